@@ -1,0 +1,173 @@
+//! The load: N connections, each with a fixed number of messages on the way, on one thread.
+//!
+//! A closed loop: the next message leaves when an echo is complete. Every byte is checked. Does not know what it
+//! measures; compare.rs reads the clocks around it.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use socket2::SockRef;
+
+use crate::pattern::{Pattern, RUN_MAX};
+use crate::sys::{Epoll, Interest};
+
+/// What to send.
+#[derive(Copy, Clone, Debug, serde::Serialize)]
+pub struct Load {
+    pub connections: usize,
+    pub size: usize,
+    /// Messages that each connection has on the way at any time.
+    pub depth: usize,
+}
+
+/// Connected, and in the middle of its exchange after the first `run`.
+pub struct Client {
+    epoll: Epoll,
+    connections: Vec<Connection>,
+    pattern: Pattern,
+    buffer: Vec<u8>,
+    load: Load,
+    pub progress: Progress,
+}
+
+/// What happened since the client connected.
+#[derive(Copy, Clone, Default)]
+pub struct Progress {
+    pub messages: u64,
+    /// Calls of epoll_wait, and the events that they returned: how large the batches are that the server sees.
+    pub waits: u64,
+    pub events: u64,
+}
+
+impl Client {
+    pub fn connect(server: SocketAddr, load: Load) -> Result<Client> {
+        ensure!(
+            load.connections > 0 && load.size > 0 && load.depth > 0,
+            "an empty load"
+        );
+        let epoll = Epoll::new(load.connections)?;
+        let mut connections = Vec::with_capacity(load.connections);
+        for index in 0..load.connections {
+            // A server that shares our core accepts only while we sleep, and its backlog may be as short as 128.
+            if index % 64 == 63 {
+                thread::sleep(Duration::from_millis(1));
+            }
+            let connection = Connection::open(server, index, &epoll);
+            connections.push(connection.with_context(|| format!("connect to {server}"))?);
+        }
+        Ok(Client {
+            epoll,
+            connections,
+            pattern: Pattern::new(),
+            buffer: vec![0; RUN_MAX],
+            load,
+            progress: Progress::default(),
+        })
+    }
+
+    /// Runs until `messages` more were echoed, and to the end of that batch.
+    pub fn run(&mut self, messages: u64) -> Result<()> {
+        if self.progress.messages == 0 {
+            for connection in &mut self.connections {
+                connection.send_allowed(&self.pattern, &self.load)?;
+            }
+        }
+        let target = self.progress.messages + messages;
+        while self.progress.messages < target {
+            self.turn()?;
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self) -> Result<()> {
+        let count = self.epoll.wait(Some(STALLED))?;
+        ensure!(count > 0, "no echo for {STALLED:?}");
+        self.progress.waits += 1;
+        self.progress.events += count as u64;
+        for event in 0..count {
+            let connection = &mut self.connections[self.epoll.key(event) as usize];
+            let before = connection.received / self.load.size as u64;
+            connection.receive(&self.pattern, &mut self.buffer)?;
+            connection.send_allowed(&self.pattern, &self.load)?;
+            self.progress.messages += connection.received / self.load.size as u64 - before;
+        }
+        Ok(())
+    }
+}
+
+struct Connection {
+    stream: TcpStream,
+    index: usize,
+    sent: u64,
+    received: u64,
+}
+
+impl Connection {
+    fn open(server: SocketAddr, index: usize, epoll: &Epoll) -> io::Result<Connection> {
+        let stream = TcpStream::connect(server)?;
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(true)?;
+        // Closing resets: a run leaves no connection in TIME_WAIT for the next one to stumble over.
+        SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
+        epoll.add(&stream, index as u64, Interest::Edge)?;
+        Ok(Connection {
+            stream,
+            index,
+            sent: 0,
+            received: 0,
+        })
+    }
+
+    fn receive(&mut self, pattern: &Pattern, buffer: &mut [u8]) -> Result<()> {
+        loop {
+            let count = match self.stream.read(buffer) {
+                Ok(0) => bail!("connection {}: the server closed it", self.index),
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => {
+                    return Err(error).with_context(|| format!("connection {}", self.index));
+                }
+            };
+            let expected = pattern.run(self.index, self.received, count);
+            ensure!(
+                buffer[..count] == *expected,
+                "connection {}: wrong bytes at {}",
+                self.index,
+                self.received
+            );
+            self.received += count as u64;
+            ensure!(
+                self.received <= self.sent,
+                "connection {}: unasked-for bytes",
+                self.index
+            );
+            // A short read means the socket is drained (epoll(7), edge-triggered stream sockets).
+            if count < buffer.len() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Sends in one piece whatever the completed echoes allow.
+    fn send_allowed(&mut self, pattern: &Pattern, load: &Load) -> Result<()> {
+        let size = load.size as u64;
+        let allowed = (self.received / size + load.depth as u64) * size;
+        while self.sent < allowed {
+            let len = usize::try_from(allowed - self.sent)?.min(RUN_MAX);
+            match self.stream.write(pattern.run(self.index, self.sent, len)) {
+                Ok(count) => self.sent += count as u64,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => {
+                    return Err(error).with_context(|| format!("connection {}", self.index));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A server that is silent for this long has lost a message.
+const STALLED: Duration = Duration::from_secs(5);

@@ -1,0 +1,59 @@
+//! What Wharf costs, beside its peers: `compare` measures echo servers, `tasks` the waking of tasks, `c10k` holds ten
+//! thousand connections open. README.md tells the method.
+
+mod c10k;
+mod client;
+mod compare;
+mod pattern;
+mod peers;
+mod plot;
+mod report;
+mod server_process;
+mod sys;
+mod tasks;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+
+/// Benchmarks of Wharf beside its peers.
+#[derive(Parser)]
+enum Command {
+    /// Server CPU time per echoed message, all peers in one run.
+    Compare(compare::Compare),
+    /// Time to wake and poll a task of one thread.
+    Tasks(tasks::Tasks),
+    /// Holds many connections open to one server, and checks every byte.
+    C10k(c10k::C10k),
+    /// Names the peers.
+    Peers,
+    /// One peer as a server, until it is killed.
+    #[command(hide = true)]
+    Serve(server_process::Serve),
+}
+
+fn main() -> ExitCode {
+    match run(&Command::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: &Command) -> Result<()> {
+    match command {
+        Command::Compare(options) => compare::run(options),
+        Command::Tasks(options) => tasks::run(options),
+        Command::C10k(options) => c10k::run(options),
+        Command::Serve(options) => server_process::serve(options),
+        Command::Peers => {
+            for peer in peers::PEERS {
+                println!("{:<16}{}", peer.name, peer.about);
+            }
+            Ok(())
+        }
+    }
+}

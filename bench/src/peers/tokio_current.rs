@@ -1,0 +1,44 @@
+//! tokio on one thread: what its documentation shows for an echo server.
+
+use anyhow::Result;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime;
+
+use super::{ANY_PORT, BUFFER_SIZE, Peer, announce};
+
+pub const PEER: Peer = Peer {
+    name: "tokio_current",
+    about: "tokio, current_thread runtime, a task and a 16 KiB buffer per connection",
+    serve,
+};
+
+fn serve() -> Result<()> {
+    runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()?
+        .block_on(accept())
+}
+
+/// Accepts for ever; each connection is a spawned task.
+pub async fn accept() -> Result<()> {
+    let listener = TcpListener::bind(ANY_PORT).await?;
+    announce(listener.local_addr()?)?;
+    loop {
+        let (stream, _) = listener.accept().await?;
+        // A connection that breaks is the client's to report.
+        tokio::spawn(async move { echo(stream).await.ok() });
+    }
+}
+
+async fn echo(mut stream: TcpStream) -> Result<()> {
+    stream.set_nodelay(true)?;
+    let mut buffer = vec![0; BUFFER_SIZE];
+    loop {
+        let count = stream.read(&mut buffer).await?;
+        if count == 0 {
+            return Ok(());
+        }
+        stream.write_all(&buffer[..count]).await?;
+    }
+}

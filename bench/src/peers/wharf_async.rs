@@ -1,0 +1,29 @@
+//! Wharf, async style, one worker: the same code as tokio's, on Wharf's defaults.
+
+use anyhow::Result;
+
+use super::{ANY_PORT, BUFFER_SIZE, Peer, announce};
+
+pub const PEER: Peer = Peer {
+    name: "wharf_async",
+    about: "Wharf, async style, one worker, a task and a 16 KiB buffer per connection",
+    serve,
+};
+
+fn serve() -> Result<()> {
+    let server = wharf::Server::bind(ANY_PORT).workers(1).start(echo)?;
+    announce(server.local_addr())?;
+    server.wait()?;
+    Ok(())
+}
+
+async fn echo(mut connection: wharf::Connection) -> wharf::Result<()> {
+    let mut buffer = vec![0; BUFFER_SIZE];
+    loop {
+        let count = connection.recv(&mut buffer).await?;
+        if count == 0 {
+            return Ok(());
+        }
+        connection.send(&buffer[..count]).await?;
+    }
+}

@@ -1,0 +1,30 @@
+//! Wharf, event style, one worker: the received slice goes back out.
+
+use anyhow::Result;
+use wharf::event::{Connection, Flow, Handler};
+
+use super::{ANY_PORT, Peer, announce};
+
+pub const PEER: Peer = Peer {
+    name: "wharf_event",
+    about: "Wharf, event style, one worker, no buffer per connection",
+    serve,
+};
+
+fn serve() -> Result<()> {
+    let server = wharf::Server::bind(ANY_PORT).workers(1).start_events(|| Echo)?;
+    announce(server.local_addr())?;
+    server.wait()?;
+    Ok(())
+}
+
+struct Echo;
+
+impl Handler for Echo {
+    fn received(&mut self, connection: &mut Connection<'_>, bytes: &[u8]) -> Flow {
+        match connection.send(bytes) {
+            Ok(()) => Flow::Continue,
+            Err(_) => Flow::Consumed(0), // the queue is full: offered again when it is not
+        }
+    }
+}

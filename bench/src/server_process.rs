@@ -1,0 +1,103 @@
+//! One peer running as a child process, so that its CPU time and memory are its own.
+
+use std::env;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::peers::{self, Peer};
+use crate::sys;
+
+/// A running echo server; killed when dropped.
+pub struct ServerProcess {
+    child: Child,
+    pub address: SocketAddr,
+}
+
+impl ServerProcess {
+    /// Starts this program again as a server, and waits until it listens.
+    pub fn start(peer: &Peer, core: Option<usize>) -> Result<ServerProcess> {
+        let mut command = Command::new(env::current_exe()?);
+        command.args(["serve", peer.name]).stdout(Stdio::piped());
+        if let Some(core) = core {
+            command.args(["--core", &core.to_string()]);
+        }
+        let mut child = command.spawn()?;
+        let out = child.stdout.take().expect("stdout was asked for as a pipe");
+        let mut server = ServerProcess {
+            child,
+            address: SocketAddr::from(([0; 4], 0)),
+        };
+
+        let mut line = String::new();
+        BufReader::new(out).read_line(&mut line)?;
+        server.address = line
+            .trim()
+            .parse()
+            .with_context(|| format!("{} did not start", peer.name))?;
+        Ok(server)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn cpu_time(&self) -> Result<Duration> {
+        Ok(sys::cpu_time_of_process(self.pid())?)
+    }
+}
+
+/// The child's first line, when it comes; empty if the child ends before.
+fn first_line(out: ChildStdout) -> Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let mut line = String::new();
+        if BufReader::new(out).read_line(&mut line).is_ok() {
+            // Nobody listens any more when the wait was given up.
+            sender.send(line).ok();
+        }
+    });
+    receiver
+}
+
+const START_PATIENCE: Duration = Duration::from_secs(10);
+
+impl Drop for ServerProcess {
+    fn drop(&mut self) {
+        // It may have ended by itself, which the client has noticed before us.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// What the child is told.
+#[derive(Args)]
+pub struct Serve {
+    #[arg(value_parser = peers::find)]
+    peer: &'static Peer,
+    /// Stay on this core, and under SCHED_BATCH.
+    #[arg(long)]
+    core: Option<usize>,
+}
+
+/// The child: announces its address and serves until it is killed.
+pub fn serve(options: &Serve) -> Result<()> {
+    sys::die_with_parent()?;
+    sys::raise_open_files_limit()?;
+    if let Some(core) = options.core {
+        take_turns_on(core)?;
+    }
+    (options.peer.serve)()
+}
+
+/// Binds the calling thread, and those it starts later, to `core`.
+pub fn take_turns_on(core: usize) -> Result<()> {
+    sys::pin_to_core(core).with_context(|| format!("pin to core {core}"))?;
+    sys::batch_scheduling().context("SCHED_BATCH")
+}

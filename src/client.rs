@@ -1,0 +1,248 @@
+//! Clients: from an address to a connection, with one deadline for all of it.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use crate::address::{Endpoint, Host};
+use crate::config::{Deadlines, Limits, SocketOptions};
+use crate::conn::Conn;
+use crate::connection::Connection;
+use crate::error::{Cause, CloseReason, Error, Operation, Result};
+use crate::resolve;
+use crate::runtime;
+use crate::worker::{self, Profile, Worker};
+
+/// The whole of a connect by default: name, addresses, handshake.
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+
+/// Whom to connect to, and within which bounds. Connects as often as asked; a clone has the same target.
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// wharf::run(async {
+///     let mut conn = wharf::Client::connect("localhost:7788").within(Duration::from_secs(3)).await?;
+///     conn.send(b"ping").await?;
+///     conn.finish().await
+/// })??;
+/// # Ok::<(), wharf::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Client {
+    address: String,
+    limits: Limits,
+    deadlines: Deadlines,
+    sockets: SocketOptions,
+    within: Duration,
+}
+
+impl Client {
+    /// Connects to `address` (`host:port`, `1.2.3.4:port`, `[v6]:port`) with default options.
+    ///
+    /// # Errors
+    /// See [`Client::open`].
+    pub fn connect(address: impl fmt::Display) -> Connect {
+        Client::new(address).open()
+    }
+
+    /// Describes a client of `address`. Nothing happens until it connects.
+    pub fn new(address: impl fmt::Display) -> Client {
+        Client {
+            address: address.to_string(),
+            limits: Limits::default(),
+            deadlines: Deadlines::for_clients(),
+            sockets: SocketOptions::default(),
+            within: CONNECT_WITHIN,
+        }
+    }
+
+    /// Sets the bounds of its connections.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Client {
+        self.limits = limits;
+        self
+    }
+
+    /// Sets the deadlines of its connections. By default those of a server, without `idle`.
+    #[must_use]
+    pub fn deadlines(mut self, deadlines: Deadlines) -> Client {
+        self.deadlines = deadlines;
+        self
+    }
+
+    /// Sets the options of its sockets.
+    #[must_use]
+    pub fn sockets(mut self, options: SocketOptions) -> Client {
+        self.sockets = options;
+        self
+    }
+
+    /// Sets the deadline of a connect as a whole: looking up the name, and trying its addresses. Default: 10 s.
+    #[must_use]
+    pub fn connect_within(mut self, after: Duration) -> Client {
+        self.within = after;
+        self
+    }
+
+    /// Connects. The addresses of a name are tried in turn, each with an equal share of the time that is left.
+    ///
+    /// # Errors
+    /// If the address cannot be read or resolved, an option makes no sense, the last address that was tried refuses or
+    /// cannot be reached, or the deadline passes.
+    ///
+    /// # Cancellation
+    /// Cancel safe: dropping the future gives the attempt up, and no socket is left.
+    ///
+    /// # Panics
+    /// When polled outside a handler and outside [`run`](crate::run).
+    pub fn open(&self) -> Connect {
+        let within = self.within;
+        Connect { future: Box::pin(open(self.clone())), address: self.address.clone(), within }
+    }
+}
+
+/// The future of [`Client::connect`] and [`Client::open`].
+#[must_use = "futures do nothing unless awaited"]
+pub struct Connect {
+    future: Pin<Box<dyn Future<Output = Result<Connection>>>>,
+    address: String,
+    within: Duration,
+}
+
+impl Connect {
+    /// Replaces the deadline of the connect as a whole.
+    pub fn within(mut self, after: Duration) -> Connect {
+        self.within = after;
+        self
+    }
+}
+
+impl IntoFuture for Connect {
+    type Output = Result<Connection>;
+    type IntoFuture = Connecting;
+
+    fn into_future(self) -> Connecting {
+        let Connect { future, address, within: after } = self;
+        Connecting {
+            future: Box::pin(async move {
+                runtime::within(after, future)
+                    .await
+                    .map_err(|_| Error::new(Operation::Connect, Cause::TimedOut { after }).at(address))?
+            }),
+        }
+    }
+}
+
+impl fmt::Debug for Connect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connect").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+/// A connect under way.
+#[must_use = "futures do nothing unless awaited"]
+pub struct Connecting {
+    future: Pin<Box<dyn Future<Output = Result<Connection>>>>,
+}
+
+impl Future for Connecting {
+    type Output = Result<Connection>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Connection>> {
+        self.future.as_mut().poll(cx)
+    }
+}
+
+impl fmt::Debug for Connecting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Connecting")
+    }
+}
+
+async fn open(client: Client) -> Result<Connection> {
+    client.limits.validate()?;
+    client.deadlines.validate()?;
+    client.sockets.validate()?;
+    let endpoint = Endpoint::parse(Operation::Connect, &client.address)?;
+    let worker = worker::with_current(Rc::clone).expect("a connect is polled on a worker");
+    let began = worker.now();
+    let candidates = candidates(&worker, &endpoint).await?;
+    let profile = Profile { limits: client.limits, deadlines: client.deadlines };
+    let mut failure = Error::new(Operation::Connect, Cause::Misuse("the name has no addresses"));
+    for (tried, peer) in candidates.iter().enumerate() {
+        let left = client.within.saturating_sub(worker.now().since(began));
+        let share = left / u32::try_from(candidates.len() - tried).unwrap_or(u32::MAX);
+        let attempt = attempt(&worker, *peer, &profile, &client.sockets);
+        failure = match runtime::within(share, attempt).await {
+            Ok(Ok(conn)) => return Ok(conn),
+            Ok(Err(cause)) => Error::new(Operation::Connect, cause),
+            Err(_) => Error::new(Operation::Connect, Cause::TimedOut { after: share }),
+        };
+        failure = match endpoint.host {
+            Host::Name(_) => failure.at(format_args!("{} ({peer})", client.address)),
+            _ => failure.at(peer),
+        };
+    }
+    Err(failure)
+}
+
+async fn candidates(worker: &Rc<Worker>, endpoint: &Endpoint) -> Result<Vec<SocketAddr>> {
+    if let Some(address) = endpoint.literal() {
+        return Ok(vec![address]);
+    }
+    let Host::Name(name) = &endpoint.host else { return Ok(Vec::new()) };
+    let simulated = worker.engine.borrow().resolve(name);
+    match simulated {
+        None => resolve::lookup(name, endpoint.port).await,
+        Some(found) => {
+            let addresses: Vec<_> = found.into_iter().map(|ip| SocketAddr::new(ip, endpoint.port)).collect();
+            if addresses.is_empty() {
+                let problem = String::from("name or service not known");
+                return Err(Error::new(Operation::Resolve, Cause::NotFound { problem }).at(name));
+            }
+            Ok(addresses)
+        }
+    }
+}
+
+/// Connects to one address. Dropped before it is done, it takes the socket with it.
+async fn attempt(
+    worker: &Rc<Worker>,
+    peer: SocketAddr,
+    profile: &Profile,
+    options: &SocketOptions,
+) -> Result<Connection, Cause> {
+    let link = worker.connect(peer, profile, options).map_err(Cause::Os)?;
+    // Dropping the connection closes the link, also when this future is dropped.
+    let conn = Connection::new(link.clone());
+    poll_fn(|cx| {
+        if link.conn.borrow().is_connecting() {
+            link.writer.register(&worker.tasks, cx);
+            return Poll::Pending;
+        }
+        Poll::Ready(())
+    })
+    .await;
+    if let Some(reason) = link.conn.borrow().reason() {
+        return Err(refusal(reason));
+    }
+    if link.local_addr() == Some(peer) {
+        // The kernel may pick the port that is connected to as the local one, and the two are then one socket.
+        link.command(|conn: &mut Conn| conn.reset(CloseReason::LocalReset));
+        return Err(refusal(CloseReason::Network(std::io::ErrorKind::ConnectionRefused)));
+    }
+    Ok(conn)
+}
+
+fn refusal(reason: CloseReason) -> Cause {
+    match reason {
+        CloseReason::Network(kind) => Cause::Os(kind.into()),
+        CloseReason::PeerReset => Cause::Os(std::io::ErrorKind::ConnectionReset.into()),
+        reason => Cause::Closed(reason),
+    }
+}

@@ -1,0 +1,134 @@
+//! Bytes received on one connection and not yet read. Knows nothing about sockets or time.
+//!
+//! Small receptions are copied into the tail chunk when they fit, so that a peer who sends single bytes pins few
+//! buffers: any two neighbouring chunks together hold more than one chunk's worth, and memory stays below twice the
+//! bytes plus one chunk.
+
+use std::collections::VecDeque;
+
+use crate::engine::buffer::Chunk;
+
+#[derive(Debug, Default)]
+pub(crate) struct Inbox {
+    /// The first chunk lives here, so that the usual connection, with one, allocates no queue.
+    head: Option<Chunk>,
+    rest: VecDeque<Chunk>,
+    len: usize,
+}
+
+impl Inbox {
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Queues `chunk` behind what is here.
+    pub(crate) fn push(&mut self, chunk: Chunk) {
+        self.len += chunk.len();
+        let Some(tail) = self.rest.back_mut().or(self.head.as_mut()) else {
+            self.head = Some(chunk);
+            return;
+        };
+        if !tail.append(&chunk) {
+            self.rest.push_back(chunk);
+        }
+    }
+
+    /// Puts `bytes` back in front, as if they had not been read.
+    pub(crate) fn unread(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        self.len += bytes.len();
+        if let Some(head) = self.head.replace(Chunk::copied(bytes)) {
+            self.rest.push_front(head);
+        }
+    }
+
+    /// Moves bytes into `buf`, as many as are here and fit.
+    pub(crate) fn read(&mut self, buf: &mut [u8]) -> usize {
+        let mut filled = 0;
+        while let Some(head) = &mut self.head {
+            let n = head.len().min(buf.len() - filled);
+            buf[filled..filled + n].copy_from_slice(&head[..n]);
+            filled += n;
+            if n < head.len() {
+                head.advance(n);
+                break;
+            }
+            self.head = self.rest.pop_front();
+        }
+        self.len -= filled;
+        filled
+    }
+
+    /// Takes the first chunk as it is.
+    pub(crate) fn take(&mut self) -> Option<Chunk> {
+        let chunk = self.head.take()?;
+        self.head = self.rest.pop_front();
+        self.len -= chunk.len();
+        Some(chunk)
+    }
+
+    /// Takes everything as one chunk, joining what lies apart.
+    pub(crate) fn take_joined(&mut self) -> Option<Chunk> {
+        if self.rest.is_empty() {
+            return self.take();
+        }
+        // Doubling keeps the joins of a long message linear in its length.
+        let mut joined = Chunk::with_room(self.len * 2);
+        for chunk in self.head.take().into_iter().chain(self.rest.drain(..)) {
+            let fits = joined.append(&chunk);
+            debug_assert!(fits, "a joined chunk has room for all its parts");
+        }
+        self.len = 0;
+        Some(joined)
+    }
+
+    /// Throws everything away; returns how many bytes that were.
+    pub(crate) fn clear(&mut self) -> usize {
+        self.head = None;
+        self.rest = VecDeque::new();
+        std::mem::take(&mut self.len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inbox(parts: &[&[u8]]) -> Inbox {
+        let mut inbox = Inbox::default();
+        for part in parts {
+            inbox.push(Chunk::copied(part));
+        }
+        inbox
+    }
+
+    #[test]
+    fn reads_across_chunks_and_leaves_the_rest() {
+        let mut inbox = inbox(&[b"abc", b"de", b"fgh"]);
+        let mut buf = [0; 6];
+        assert_eq!(inbox.read(&mut buf), 6);
+        assert_eq!(&buf, b"abcdef");
+        assert_eq!(inbox.take_joined().as_deref(), Some(&b"gh"[..]));
+        assert_eq!(inbox.len(), 0);
+    }
+
+    #[test]
+    fn unread_bytes_are_read_again_first() {
+        let mut inbox = inbox(&[b"world"]);
+        inbox.unread(b"hello ");
+        assert_eq!(inbox.take_joined().as_deref(), Some(&b"hello world"[..]));
+    }
+
+    #[test]
+    fn single_bytes_share_a_chunk_with_room() {
+        let mut inbox = Inbox::default();
+        inbox.push(Chunk::with_room(4));
+        for byte in b"abcdef" {
+            inbox.push(Chunk::copied(&[*byte]));
+        }
+        assert_eq!(inbox.take().as_deref(), Some(&b"abcd"[..]));
+        assert_eq!(inbox.len(), 2);
+    }
+}

@@ -1,0 +1,573 @@
+//! One connection without input or output: what it has received, what it has to send, and how it ends.
+//!
+//! Knows no socket, no clock and no executor. The worker feeds it **inputs** (what the engine reported, passed
+//! deadlines) and **commands** (what a handler asked for), each with the current time where it matters, and carries out
+//! the [`Action`]s that [`Conn::next_action`] gives until there are none. [`Conn::take_news`] says whom to wake.
+//!
+//! # How a connection ends
+//!
+//! Each direction ends by itself. The peer's FIN makes `reading` **Ended**: what came before it can still be read.
+//! `finish` makes `writing` **Finishing**: the queue drains, then FIN goes out and it is **Finished**. When both are
+//! over there is nothing left to happen, and the socket is released.
+//!
+//! The `phase` says how far the whole is:
+//!
+//! * **Connecting**: bytes may be queued already; nothing moves.
+//! * **Open**: both directions as above.
+//! * **Closing**: this side is done (`close`, or the handle was dropped). Unread bytes are thrown away, now and as they
+//!   come; the queue drains, FIN goes out, and then the peer's end is awaited for the linger deadline. Closing the
+//!   socket earlier would answer the peer's late bytes with RST, and RST destroys what the peer has not yet read of our
+//!   last words (RFC 1122, 4.2.2.13; RFC 2525, 2.17). A connection that a deadline ends gets no more than the linger
+//!   time for all of this.
+//! * **Releasing**: the engine has to be told to close; with RST after `reset` or a stalled queue, plainly after the end
+//!   of both directions or a failure.
+//! * **Released**: it was told; a send may still be in flight, and its buffer comes back with `Closed`.
+//! * **Closed**: nothing of this connection is anywhere but here. Received bytes can still be read.
+//!
+//! # The reason
+//!
+//! The first cause that forces the end is the reason and stays it. A graceful end forces nothing, so while it is under
+//! way a failure may still become the reason; if none does, the side that ended first gives it.
+
+mod deadline;
+mod inbox;
+mod outbox;
+#[cfg(test)]
+mod properties;
+
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::config::{Deadlines, Limits};
+use crate::engine::buffer::{Chunk, Outgoing, PiecePool};
+use crate::error::{CloseReason, Deadline};
+use crate::time::Time;
+
+use deadline::{Clock, Expired};
+use inbox::Inbox;
+use outbox::Outbox;
+
+pub(crate) use outbox::Room;
+
+#[derive(Debug)]
+pub(crate) struct Conn {
+    phase: Phase,
+    reading: Reading,
+    writing: Writing,
+    inbox: Inbox,
+    outbox: Outbox,
+    clock: Clock,
+    receive_buffer: usize,
+    /// What the engine was told last: whether to receive.
+    armed: bool,
+    news: News,
+    /// Who ended its direction first.
+    first_end: Option<CloseReason>,
+    reason: Option<CloseReason>,
+    counts: Counts,
+}
+
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+enum Phase {
+    Connecting,
+    Open,
+    Closing,
+    Releasing { reset: bool },
+    Released,
+    Closed,
+}
+
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+enum Reading {
+    Open,
+    Ended,
+    Broken,
+}
+
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+enum Writing {
+    Open,
+    Finishing,
+    Finished,
+}
+
+/// What the worker has to ask of the engine.
+#[derive(Debug)]
+pub(crate) enum Action {
+    Receive,
+    Pause,
+    Send(Outgoing),
+    /// Send FIN.
+    Shutdown,
+    Close {
+        reset: bool,
+    },
+}
+
+/// Who has something new to look at.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct News {
+    /// Bytes, the peer's end, or a failure.
+    pub(crate) readable: bool,
+    /// Room in the queue, an empty queue, or a failure.
+    pub(crate) writable: bool,
+    /// The connection is closed, once.
+    pub(crate) closed: bool,
+}
+
+/// What a read found.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Readable {
+    /// So many bytes are here.
+    Bytes(usize),
+    /// Nothing, and nothing will come: the peer ended.
+    Ended,
+    /// Nothing yet.
+    NotYet,
+}
+
+/// Bytes that went through a connection.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counts {
+    /// Bytes received from the peer.
+    pub received: u64,
+    /// Bytes handed to the kernel.
+    pub sent: u64,
+    /// Bytes that were queued and will never be sent; final once the connection is closed.
+    pub unsent: u64,
+    /// Bytes received that nobody read before the close.
+    pub discarded: u64,
+}
+
+// Getters.
+impl Conn {
+    pub(crate) fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Bytes queued or in flight.
+    pub(crate) fn pending(&self) -> usize {
+        self.outbox.pending()
+    }
+
+    pub(crate) fn unread(&self) -> usize {
+        self.inbox.len()
+    }
+
+    pub(crate) fn send_high(&self) -> usize {
+        self.outbox.high()
+    }
+
+    pub(crate) fn send_max(&self) -> usize {
+        self.outbox.max()
+    }
+
+    /// Why the connection ended or is about to, once that is certain.
+    pub(crate) fn reason(&self) -> Option<CloseReason> {
+        match self.phase {
+            Phase::Connecting | Phase::Open => None,
+            _ => Some(self.reason.or(self.first_end).unwrap_or(CloseReason::Local)),
+        }
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.phase == Phase::Closed
+    }
+
+    pub(crate) fn is_connecting(&self) -> bool {
+        self.phase == Phase::Connecting
+    }
+
+    /// Whether handlers have business with it: it was neither closed nor broken.
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Connecting | Phase::Open)
+    }
+
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.outbox.is_blocked()
+    }
+
+    /// Whether the inbox holds all that it may.
+    pub(crate) fn is_full(&self) -> bool {
+        self.inbox.len() >= self.receive_buffer
+    }
+
+    /// Whether the engine was told to stop receiving although more may come.
+    pub(crate) fn is_paused(&self) -> bool {
+        !self.armed && self.phase == Phase::Open && self.reading == Reading::Open
+    }
+
+    /// Whether everything asked for has been handed to the kernel: bytes, and FIN if this side finished.
+    pub(crate) fn is_flushed(&self) -> bool {
+        let stands = matches!(self.phase, Phase::Open | Phase::Closing);
+        let ended = self.writing == Writing::Finished && self.counts.unsent == 0;
+        (stands || ended) && self.outbox.is_empty() && self.writing != Writing::Finishing
+    }
+
+    /// Whether that is still under way.
+    pub(crate) fn is_flushing(&self) -> bool {
+        matches!(self.phase, Phase::Connecting | Phase::Open | Phase::Closing)
+    }
+
+    pub(crate) fn peer_ended(&self) -> bool {
+        self.reading == Reading::Ended
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Time> {
+        self.clock.next()
+    }
+}
+
+// Commands: what handlers ask for.
+impl Conn {
+    pub(crate) fn new(limits: &Limits, deadlines: &Deadlines, pool: Rc<PiecePool>, now: Time) -> Conn {
+        Conn {
+            phase: Phase::Connecting,
+            reading: Reading::Open,
+            writing: Writing::Open,
+            inbox: Inbox::default(),
+            outbox: Outbox::new(limits, pool),
+            clock: Clock::new(deadlines, now),
+            receive_buffer: limits.receive_buffer,
+            armed: false,
+            news: News::default(),
+            first_end: None,
+            reason: None,
+            counts: Counts::default(),
+        }
+    }
+
+    /// What there is to read; an error once reading makes no sense any more.
+    pub(crate) fn readable(&self) -> Result<Readable, CloseReason> {
+        match (self.inbox.len(), self.reading, self.reason()) {
+            (len, _, _) if len > 0 => Ok(Readable::Bytes(len)),
+            (_, Reading::Ended, _) => Ok(Readable::Ended),
+            (_, _, Some(reason)) => Err(reason),
+            _ => Ok(Readable::NotYet),
+        }
+    }
+
+    pub(crate) fn read(&mut self, buf: &mut [u8]) -> usize {
+        self.inbox.read(buf)
+    }
+
+    pub(crate) fn take_chunk(&mut self) -> Option<Chunk> {
+        self.inbox.take()
+    }
+
+    pub(crate) fn take_joined(&mut self) -> Option<Chunk> {
+        self.inbox.take_joined()
+    }
+
+    /// Puts bytes back that were taken but not used. They may come back after the close.
+    pub(crate) fn unread_bytes(&mut self, bytes: &[u8]) {
+        self.inbox.unread(bytes);
+    }
+
+    /// Keeps received bytes that a handler did not consume.
+    pub(crate) fn keep(&mut self, chunk: Chunk) {
+        self.inbox.push(chunk);
+    }
+
+    /// Somebody waits for bytes: from now on the peer's silence counts.
+    pub(crate) fn await_reading(&mut self, now: Time) {
+        if self.phase == Phase::Open && self.reading == Reading::Open {
+            self.clock.reading(Some(now));
+        }
+    }
+
+    /// Nobody waits for bytes: the peer may be silent.
+    pub(crate) fn stop_awaiting(&mut self) {
+        self.clock.reading(None);
+    }
+
+    /// Whether `len` bytes can be queued whole; an error once writing makes no sense any more.
+    pub(crate) fn room(&mut self, len: usize) -> Result<Room, CloseReason> {
+        self.writable()?;
+        Ok(self.outbox.room(len))
+    }
+
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
+        self.outbox.push(bytes);
+    }
+
+    pub(crate) fn send_owned(&mut self, bytes: Bytes) {
+        self.outbox.push_owned(bytes);
+    }
+
+    /// An error once nothing more can be queued.
+    pub(crate) fn writable(&self) -> Result<(), CloseReason> {
+        match (self.reason(), self.writing) {
+            (Some(reason), _) => Err(reason),
+            (None, Writing::Open) => Ok(()),
+            (None, _) => Err(CloseReason::Local),
+        }
+    }
+
+    /// Ends this side's direction behind what is queued.
+    pub(crate) fn finish(&mut self) {
+        if self.is_open() && self.writing == Writing::Open {
+            self.writing = Writing::Finishing;
+            self.first_end.get_or_insert(CloseReason::Local);
+        }
+    }
+
+    /// Closes gracefully; see the module's essay.
+    pub(crate) fn close(&mut self) {
+        match self.phase {
+            Phase::Connecting => self.release(None, false),
+            Phase::Open => {
+                self.finish();
+                self.phase = Phase::Closing;
+                self.counts.discarded += self.inbox.clear() as u64;
+                self.clock.closing();
+                self.news.readable = true;
+                self.news.writable = true;
+            }
+            _ => {}
+        }
+    }
+
+    /// Closes gracefully for a reason of its own: the handler failed.
+    pub(crate) fn close_for(&mut self, reason: CloseReason) {
+        if self.phase != Phase::Closed {
+            self.reason.get_or_insert(reason);
+        }
+        self.close();
+    }
+
+    /// Closes for a reason that the peer is to blame for: gracefully, but within the linger time.
+    pub(crate) fn end(&mut self, reason: CloseReason, now: Time) {
+        if matches!(self.phase, Phase::Open | Phase::Closing) {
+            self.close_for(reason);
+            self.clock.late();
+            self.clock.linger_once(now);
+        } else {
+            self.close_for(reason);
+        }
+    }
+
+    /// Bytes that others had for this connection were never queued.
+    pub(crate) fn lost(&mut self, bytes: usize) {
+        self.counts.unsent += bytes as u64;
+    }
+
+    /// Throws the connection away: RST.
+    pub(crate) fn reset(&mut self, reason: CloseReason) {
+        if matches!(self.phase, Phase::Connecting | Phase::Open | Phase::Closing) {
+            self.counts.discarded += self.inbox.clear() as u64;
+            self.release(Some(reason), true);
+        }
+    }
+
+    pub(crate) fn close_after(&mut self, delay: Duration, now: Time) {
+        if self.is_open() {
+            self.clock.close(now.after(delay));
+        }
+    }
+
+    pub(crate) fn reset_after(&mut self, delay: Duration, now: Time) {
+        if matches!(self.phase, Phase::Connecting | Phase::Open | Phase::Closing) {
+            self.clock.reset(now.after(delay));
+        }
+    }
+
+    /// Sets or removes the handler's own deadline.
+    pub(crate) fn set_deadline(&mut self, at: Option<Time>) {
+        if self.is_open() {
+            self.clock.handler(at);
+        }
+    }
+}
+
+// Inputs: what the engine reported and what time has passed.
+impl Conn {
+    pub(crate) fn connected(&mut self, now: Time) {
+        if self.phase == Phase::Connecting {
+            self.phase = Phase::Open;
+            self.news.writable = true;
+            if !self.outbox.is_empty() {
+                self.clock.writing(Some(now));
+            }
+        }
+    }
+
+    /// Counts what came; gives it back if a handler should see it, or else throws it away.
+    pub(crate) fn received(&mut self, chunk: Chunk, now: Time) -> Option<Chunk> {
+        self.counts.received += chunk.len() as u64;
+        if self.phase == Phase::Open && self.reading == Reading::Open {
+            self.clock.received(now);
+            return Some(chunk);
+        }
+        self.counts.discarded += chunk.len() as u64;
+        None
+    }
+
+    /// Queues what came for the reader, and tells it.
+    pub(crate) fn deliver(&mut self, chunk: Chunk) {
+        self.inbox.push(chunk);
+        self.news.readable = true;
+    }
+
+    pub(crate) fn receive_ended(&mut self) {
+        if self.reading == Reading::Open {
+            self.reading = Reading::Ended;
+            self.first_end.get_or_insert(CloseReason::Peer);
+            self.clock.reading(None);
+            self.news.readable = true;
+        }
+    }
+
+    /// The engine keeps the send for now.
+    pub(crate) fn in_flight(&mut self, now: Time) {
+        if !self.clock.is_writing() {
+            self.clock.writing(Some(now));
+        }
+    }
+
+    pub(crate) fn sent(&mut self, outgoing: Outgoing, n: usize, now: Time) {
+        self.counts.sent += n as u64;
+        self.outbox.sent(outgoing, n);
+        if matches!(self.phase, Phase::Releasing { .. } | Phase::Released | Phase::Closed) {
+            self.counts.unsent += self.outbox.clear() as u64;
+            return;
+        }
+        if self.outbox.is_empty() {
+            self.clock.writing(None);
+        } else if n > 0 || !self.clock.is_writing() {
+            self.clock.writing(Some(now));
+        }
+        let unblocked = self.outbox.unblock();
+        self.news.writable |= unblocked || self.outbox.is_empty();
+    }
+
+    /// A send came back with an error; nothing of it counts as sent.
+    pub(crate) fn send_failed(&mut self, outgoing: Outgoing, error: &io::Error) {
+        self.outbox.sent(outgoing, 0);
+        match self.phase {
+            Phase::Releasing { .. } | Phase::Released | Phase::Closed => {
+                self.counts.unsent += self.outbox.clear() as u64;
+            }
+            _ => self.failed(error),
+        }
+    }
+
+    /// The connection broke.
+    pub(crate) fn failed(&mut self, error: &io::Error) {
+        if matches!(self.phase, Phase::Connecting | Phase::Open | Phase::Closing) {
+            if self.reading == Reading::Open {
+                self.reading = Reading::Broken;
+            }
+            self.release(Some(CloseReason::of(error)), false);
+        }
+    }
+
+    /// Looks at the deadlines; does what the first passed one asks for. Returns whether there was one.
+    pub(crate) fn expire(&mut self, now: Time) -> bool {
+        let Some(expired) = self.clock.expired(now) else { return false };
+        self.clock.done(expired);
+        match expired {
+            Expired::Deadline(deadline) => self.end_late(deadline, now),
+            Expired::Linger => self.release(None, !self.outbox.is_empty()),
+            Expired::Close => self.close(),
+            Expired::Reset => self.reset(CloseReason::LocalReset),
+        }
+        true
+    }
+
+    /// The engine has let go of everything; `outgoing` is what it still had.
+    pub(crate) fn closed(&mut self, outgoing: Option<Outgoing>) {
+        debug_assert_eq!(self.phase, Phase::Released, "closed without being asked");
+        if let Some(outgoing) = outgoing {
+            self.outbox.sent(outgoing, 0);
+        }
+        self.counts.unsent += self.outbox.clear() as u64;
+        self.phase = Phase::Closed;
+        self.news = News { readable: true, writable: true, closed: true };
+    }
+
+    /// The engine never had a socket for it, or none any more.
+    pub(crate) fn never_opened(&mut self, error: &io::Error) {
+        self.failed(error);
+        self.phase = Phase::Released;
+        self.closed(None);
+    }
+}
+
+// Outputs.
+impl Conn {
+    /// What the engine has to do next.
+    pub(crate) fn next_action(&mut self, now: Time) -> Option<Action> {
+        match self.phase {
+            Phase::Open | Phase::Closing => {}
+            Phase::Releasing { reset } => {
+                self.phase = Phase::Released;
+                return Some(Action::Close { reset });
+            }
+            Phase::Connecting | Phase::Released | Phase::Closed => return None,
+        }
+        if let Some(outgoing) = self.outbox.take() {
+            return Some(Action::Send(outgoing));
+        }
+        if self.writing == Writing::Finishing && self.outbox.is_empty() {
+            self.writing = Writing::Finished;
+            self.news.writable = true;
+            if self.phase == Phase::Closing && self.reading == Reading::Open {
+                self.clock.linger_once(now);
+            }
+            return Some(Action::Shutdown);
+        }
+        if self.writing == Writing::Finished && self.reading != Reading::Open {
+            self.release(None, false);
+            return self.next_action(now);
+        }
+        if self.phase == Phase::Closing && self.writing == Writing::Finished {
+            // `finish` came before `close`: the wait for the peer's end begins here.
+            self.clock.linger_once(now);
+        }
+        self.receive_interest()
+    }
+
+    pub(crate) fn take_news(&mut self) -> News {
+        std::mem::take(&mut self.news)
+    }
+
+    fn receive_interest(&mut self) -> Option<Action> {
+        let wanted = self.reading == Reading::Open && (self.phase == Phase::Closing || !self.is_full());
+        if wanted == self.armed {
+            return None;
+        }
+        self.armed = wanted;
+        // After the peer's end there is nothing to pause.
+        match (wanted, self.reading) {
+            (true, _) => Some(Action::Receive),
+            (false, Reading::Open) => Some(Action::Pause),
+            (false, _) => None,
+        }
+    }
+
+    /// Ends the connection for a passed deadline.
+    fn end_late(&mut self, deadline: Deadline, now: Time) {
+        let reason = CloseReason::Timeout(deadline);
+        match deadline {
+            // Its queue is what stands still, so waiting for the queue is pointless.
+            Deadline::Write => self.release(Some(reason), true),
+            _ => self.end(reason, now),
+        }
+    }
+
+    fn release(&mut self, reason: Option<CloseReason>, reset: bool) {
+        if let Some(reason) = reason {
+            self.reason.get_or_insert(reason);
+        }
+        self.counts.unsent += self.outbox.clear() as u64;
+        self.clock.stop();
+        self.phase = Phase::Releasing { reset };
+        self.news.readable = true;
+        self.news.writable = true;
+    }
+}

@@ -1,0 +1,675 @@
+//! Async style: [`Connection`], its halves, and the futures of its operations.
+
+use std::cell::Ref;
+use std::fmt;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::thread;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::conn::{Conn, Counts, Readable, Room};
+use crate::engine::buffer::Chunk;
+use crate::error::{Cause, CloseReason, Error, Operation, Result};
+use crate::remote::Remote;
+use crate::runtime::{Late, Within};
+use crate::worker::link::Link;
+
+/// Owned sends up to this size are copied behind what is queued, which is cheaper than a piece of their own.
+const COPY_MAX: usize = 1024;
+
+/// One TCP connection, on a server or a client.
+///
+/// It belongs to the worker that made it and is not `Send`: nothing on its path is locked or atomic. Other threads
+/// reach it by a [`Remote`].
+///
+/// Every operation has a deadline of its own with `.within(duration)`: a total one, not restarted by each byte.
+///
+/// # Cancellation
+/// Dropping any of its futures loses nothing: bytes that were not returned stay in the connection and are read next, and
+/// a message is queued whole or not at all. The one exception is a message larger than
+/// [`Limits::send_max`](crate::Limits::send_max), which has to be queued in parts; see [`Connection::send`].
+///
+/// # Dropping
+/// Dropping a connection closes it gracefully, as [`Connection::close`] does; dropping it in a panic resets it.
+///
+/// ```no_run
+/// # async fn ping() -> wharf::Result<()> {
+/// use std::time::Duration;
+///
+/// let mut conn = wharf::Client::connect("127.0.0.1:7788").await?;
+/// conn.send(b"ping").await?;
+/// let mut pong = [0; 4];
+/// conn.recv_exact(&mut pong).within(Duration::from_secs(3)).await?;
+/// # Ok(()) }
+/// ```
+pub struct Connection {
+    link: Rc<Link>,
+}
+
+/// What both the whole connection and a half of it can do.
+macro_rules! common_methods {
+    () => {
+        /// The address of the other end.
+        pub fn peer_addr(&self) -> SocketAddr {
+            self.link.peer
+        }
+
+        /// The address of this end; `None` if the operating system no longer tells it.
+        pub fn local_addr(&self) -> Option<SocketAddr> {
+            self.link.local_addr()
+        }
+
+        /// A handle to this connection for other threads.
+        pub fn remote(&self) -> Remote {
+            Remote::new(self.link.remote())
+        }
+
+        /// Bytes that went through so far.
+        pub fn counts(&self) -> Counts {
+            self.link.conn.borrow().counts()
+        }
+
+        /// Why the connection ended, or is about to; `None` while it stands.
+        pub fn close_reason(&self) -> Option<CloseReason> {
+            self.link.conn.borrow().reason()
+        }
+
+        /// Waits until the connection is closed, whoever closes it, and tells why.
+        ///
+        /// # Cancellation
+        /// Cancel safe; it changes nothing.
+        pub fn closed(&self) -> Closing {
+            Closing { link: self.link.clone() }
+        }
+
+        /// Waits until the server begins to drain; at once if it already does, never on a client.
+        ///
+        /// It holds no borrow of the connection, so it can be awaited beside an operation:
+        ///
+        /// ```no_run
+        /// # async fn serve(mut conn: wharf::Connection) -> wharf::Result<()> {
+        /// use futures_lite::FutureExt;
+        ///
+        /// let mut buf = [0; 512];
+        /// let draining = conn.draining();
+        /// let n = async { draining.await; Ok(0) }.or(conn.recv(&mut buf)).await?;
+        /// # let _ = n; Ok(()) }
+        /// ```
+        pub fn draining(&self) -> Draining {
+            Draining { link: self.link.clone() }
+        }
+    };
+}
+
+/// The operations that read.
+macro_rules! read_methods {
+    () => {
+        /// Receives what is there, at most `buf.len()` bytes, waiting for the first. Returns 0 after the peer's end.
+        ///
+        /// # Errors
+        /// If the connection is closed or broken and everything received has been read.
+        ///
+        /// # Cancellation
+        /// Cancel safe: bytes are taken only when the future completes.
+        pub fn recv<'a>(&'a mut self, buf: &'a mut [u8]) -> Recv<'a> {
+            Recv { link: &self.link, buf }
+        }
+
+        /// Receives exactly `buf.len()` bytes.
+        ///
+        /// # Errors
+        /// As [`Connection::recv`]; and if the peer ends before all have come ([`Error::is_ended`]). The bytes that came
+        /// can then still be read.
+        ///
+        /// # Cancellation
+        /// Cancel safe: bytes that have come stay in the connection and are read next.
+        pub fn recv_exact<'a>(&'a mut self, buf: &'a mut [u8]) -> RecvExact<'a> {
+            RecvExact { link: &self.link, buf, filled: 0 }
+        }
+
+        /// Receives a chunk of what is there without copying it; `None` after the peer's end.
+        ///
+        /// # Errors
+        /// As [`Connection::recv`].
+        ///
+        /// # Cancellation
+        /// Cancel safe.
+        pub fn recv_chunk(&mut self) -> RecvChunk<'_> {
+            RecvChunk { link: &self.link }
+        }
+    };
+}
+
+/// The operations that write.
+macro_rules! write_methods {
+    () => {
+        /// Sends `bytes`: waits while the send queue is above its high mark, then queues them.
+        ///
+        /// They leave at the end of the worker's turn, together with what other connections send. Done means queued; what
+        /// could not be delivered is counted as [`Counts::unsent`], and [`Connection::flush`] waits for the kernel.
+        ///
+        /// # Errors
+        /// If the connection is closed, broken or finished.
+        ///
+        /// # Cancellation
+        /// Cancel safe up to [`Limits::send_max`](crate::Limits::send_max) (1 MiB by default): either all bytes are
+        /// queued or none. A larger message is queued in parts, and a dropped call may have queued a prefix of it.
+        pub fn send<'a>(&'a mut self, bytes: &'a [u8]) -> Send<'a> {
+            Send { link: &self.link, bytes }
+        }
+
+        /// Sends `bytes` without copying them (above 1 KiB). Otherwise like [`Connection::send`].
+        ///
+        /// # Errors
+        /// As [`Connection::send`].
+        ///
+        /// # Cancellation
+        /// As [`Connection::send`].
+        pub fn send_owned(&mut self, bytes: impl Into<Bytes>) -> SendOwned<'_> {
+            SendOwned { link: &self.link, bytes: bytes.into() }
+        }
+
+        /// Waits until everything queued has been handed to the kernel.
+        ///
+        /// # Errors
+        /// If the connection is closed or breaks before.
+        ///
+        /// # Cancellation
+        /// Cancel safe; it changes nothing.
+        pub fn flush(&mut self) -> Flush<'_> {
+            Flush { link: &self.link, operation: Operation::Flush }
+        }
+
+        /// Ends this side's direction (half-close): FIN follows what is queued, and receiving goes on.
+        ///
+        /// That is arranged by the call itself; the future waits until all of it has been handed to the kernel.
+        ///
+        /// # Errors
+        /// If the connection is closed or breaks before.
+        ///
+        /// # Cancellation
+        /// Cancel safe: the end stays arranged.
+        pub fn finish(&mut self) -> Flush<'_> {
+            self.link.command(Conn::finish);
+            Flush { link: &self.link, operation: Operation::Finish }
+        }
+    };
+}
+
+impl Connection {
+    pub(crate) fn new(link: Rc<Link>) -> Connection {
+        Connection { link }
+    }
+
+    common_methods!();
+    read_methods!();
+    write_methods!();
+
+    /// Closes gracefully: what is queued goes out, then FIN; what the peer still sends is thrown away until it ends, or
+    /// the linger deadline passes.
+    ///
+    /// That is arranged by the call itself. The future tells when all is over, and may be dropped. Closing twice is
+    /// closing once.
+    pub fn close(&mut self) -> Closing {
+        self.link.command(Conn::close);
+        self.closed()
+    }
+
+    /// Throws the connection away: the peer gets RST, and nothing that is queued is sent. Arranged by the call itself.
+    pub fn reset(&mut self) -> Closing {
+        self.link.command(|conn| conn.reset(CloseReason::LocalReset));
+        self.closed()
+    }
+
+    /// Closes gracefully after `delay`, unless it is closed before.
+    pub fn close_after(&mut self, delay: Duration) {
+        let now = self.link.worker.now();
+        self.link.command(|conn| conn.close_after(delay, now));
+    }
+
+    /// Resets after `delay`, unless it is closed before.
+    pub fn reset_after(&mut self, delay: Duration) {
+        let now = self.link.worker.now();
+        self.link.command(|conn| conn.reset_after(delay, now));
+    }
+
+    /// Sets a deadline for whatever the connection is used for next, or removes it with `None`.
+    ///
+    /// When it passes the connection is closed, with [`Deadline::Handler`](crate::Deadline::Handler) as the reason, and
+    /// pending operations end with an error. Nothing extends it but another call.
+    pub fn set_deadline(&mut self, after: impl Into<Option<Duration>>) {
+        let at = after.into().map(|after| self.link.worker.now().after(after));
+        self.link.command(|conn| conn.set_deadline(at));
+    }
+
+    /// Keeps a value of the user's own with the connection; replaces an earlier one.
+    pub fn set_data<T: 'static>(&mut self, data: T) {
+        *self.link.user.borrow_mut() = Some(Box::new(data));
+    }
+
+    /// The user's value, if one of this type is kept.
+    pub fn data<T: 'static>(&self) -> Option<Ref<'_, T>> {
+        let data = self.link.user.borrow();
+        Ref::filter_map(data, |data| data.as_ref()?.downcast_ref::<T>()).ok()
+    }
+
+    /// Splits it, so that one task can read while another writes.
+    ///
+    /// Dropping the writing half finishes (FIN); dropping both halves closes.
+    pub fn split(self) -> (ReadHalf, WriteHalf) {
+        let whole = Rc::new(self);
+        let (link, finishes) = (whole.link.clone(), true);
+        (ReadHalf { link: link.clone(), whole: whole.clone() }, WriteHalf { link, whole, finishes })
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if self.link.conn.borrow().is_closed() {
+            return;
+        }
+        if thread::panicking() {
+            self.link.command(|conn| conn.reset(CloseReason::HandlerPanicked));
+        } else {
+            self.link.command(Conn::close);
+        }
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("peer", &self.link.peer).finish_non_exhaustive()
+    }
+}
+
+/// The reading half of a [`Connection`].
+pub struct ReadHalf {
+    link: Rc<Link>,
+    whole: Rc<Connection>,
+}
+
+impl ReadHalf {
+    common_methods!();
+    read_methods!();
+
+    /// Joins the halves again; gives them back if they are of two connections.
+    ///
+    /// # Errors
+    /// The halves, if they do not belong together.
+    pub fn join(self, mut write: WriteHalf) -> Result<Connection, (ReadHalf, WriteHalf)> {
+        if !Rc::ptr_eq(&self.whole, &write.whole) {
+            return Err((self, write));
+        }
+        write.finishes = false;
+        drop(write);
+        Rc::try_unwrap(self.whole).map_err(|_| unreachable!("a connection has two halves"))
+    }
+}
+
+impl fmt::Debug for ReadHalf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReadHalf").field("peer", &self.link.peer).finish_non_exhaustive()
+    }
+}
+
+/// The writing half of a [`Connection`].
+pub struct WriteHalf {
+    link: Rc<Link>,
+    whole: Rc<Connection>,
+    /// Dropping it ends this side's direction.
+    finishes: bool,
+}
+
+impl WriteHalf {
+    common_methods!();
+    write_methods!();
+}
+
+impl Drop for WriteHalf {
+    fn drop(&mut self) {
+        if self.finishes {
+            self.link.command(Conn::finish);
+        }
+    }
+}
+
+impl fmt::Debug for WriteHalf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WriteHalf").field("peer", &self.link.peer).finish_non_exhaustive()
+    }
+}
+
+/// Gives a future of an operation its `within`, and says how its error names it.
+macro_rules! operation {
+    ($(<$life:lifetime>)? $name:ident, $value:ty, $self:ident => $operation:expr) => {
+        impl$(<$life>)? $name$(<$life>)? {
+            /// Ends the operation with an error if it is not done `after` this long, counted from its first poll.
+            ///
+            /// # Cancellation
+            /// A deadline that passes is like dropping the future: nothing is lost.
+            pub fn within(self, after: Duration) -> Within<Self> {
+                Within::new(self, after)
+            }
+        }
+
+        impl$(<$life>)? Late for $name$(<$life>)? {
+            type Value = $value;
+
+            fn result(output: Self::Output) -> Result<$value> {
+                output.into()
+            }
+
+            fn late(&$self, after: Duration) -> Error {
+                Error::new($operation, Cause::TimedOut { after }).at($self.link.peer)
+            }
+        }
+    };
+}
+
+operation!(<'a> Recv, usize, self => Operation::Receive);
+operation!(<'a> RecvExact, (), self => Operation::Receive);
+operation!(<'a> RecvChunk, Option<Chunk>, self => Operation::Receive);
+operation!(<'a> Send, (), self => Operation::Send);
+operation!(<'a> SendOwned, (), self => Operation::Send);
+operation!(<'a> Flush, (), self => self.operation);
+
+/// The future of [`Connection::recv`].
+#[derive(Debug)]
+#[must_use = "futures do nothing unless awaited"]
+pub struct Recv<'a> {
+    link: &'a Rc<Link>,
+    buf: &'a mut [u8],
+}
+
+impl Future for Recv<'_> {
+    type Output = Result<usize>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<usize>> {
+        let Recv { link, buf } = self.get_mut();
+        if buf.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        poll_read(link, cx, |conn| conn.read(buf)).map_ok(Option::unwrap_or_default)
+    }
+}
+
+/// The future of [`Connection::recv_exact`].
+#[derive(Debug)]
+#[must_use = "futures do nothing unless awaited"]
+pub struct RecvExact<'a> {
+    link: &'a Rc<Link>,
+    buf: &'a mut [u8],
+    filled: usize,
+}
+
+impl RecvExact<'_> {
+    /// Puts the bytes of an unfinished message back, for whoever reads next.
+    fn put_back(&mut self) {
+        let filled = std::mem::take(&mut self.filled);
+        if filled > 0 && filled < self.buf.len() {
+            self.link.conn.borrow_mut().unread_bytes(&self.buf[..filled]);
+        }
+    }
+}
+
+impl Future for RecvExact<'_> {
+    type Output = Result<()>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        let this = self.get_mut();
+        while this.filled < this.buf.len() {
+            let rest = &mut this.buf[this.filled..];
+            let failure = match poll_read(this.link, cx, |conn| conn.read(rest)) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(Some(n))) => {
+                    this.filled += n;
+                    continue;
+                }
+                Poll::Ready(Ok(None)) => {
+                    let (received, wanted) = (this.filled, this.buf.len());
+                    Error::new(Operation::Receive, Cause::Ended { received, wanted }).at(this.link.peer)
+                }
+                Poll::Ready(Err(error)) => error,
+            };
+            this.put_back();
+            return Poll::Ready(Err(failure));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for RecvExact<'_> {
+    fn drop(&mut self) {
+        self.put_back();
+    }
+}
+
+/// The future of [`Connection::recv_chunk`].
+#[derive(Debug)]
+#[must_use = "futures do nothing unless awaited"]
+pub struct RecvChunk<'a> {
+    link: &'a Rc<Link>,
+}
+
+impl Future for RecvChunk<'_> {
+    type Output = Result<Option<Chunk>>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Option<Chunk>>> {
+        poll_read(self.link, cx, Conn::take_chunk).map_ok(Option::flatten)
+    }
+}
+
+/// Takes what is there with `take`; `None` after the peer's end.
+fn poll_read<T>(
+    link: &Rc<Link>,
+    cx: &Context<'_>,
+    take: impl FnOnce(&mut Conn) -> T,
+) -> Poll<Result<Option<T>>> {
+    let mut conn = link.conn.borrow_mut();
+    match conn.readable() {
+        Ok(Readable::Bytes(_)) => {
+            let taken = take(&mut conn);
+            conn.stop_awaiting();
+            if conn.is_paused() {
+                drop(conn);
+                link.mark_dirty();
+            }
+            Poll::Ready(Ok(Some(taken)))
+        }
+        Ok(Readable::Ended) => Poll::Ready(Ok(None)),
+        Ok(Readable::NotYet) => {
+            conn.await_reading(link.worker.now());
+            drop(conn);
+            link.reader.register(&link.worker.tasks, cx);
+            link.worker.retime(link);
+            Poll::Pending
+        }
+        Err(reason) => Poll::Ready(Err(closed(link, Operation::Receive, reason))),
+    }
+}
+
+/// The future of [`Connection::send`].
+#[derive(Debug)]
+#[must_use = "futures do nothing unless awaited"]
+pub struct Send<'a> {
+    link: &'a Rc<Link>,
+    /// What is not queued yet.
+    bytes: &'a [u8],
+}
+
+impl Future for Send<'_> {
+    type Output = Result<()>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        let this = self.get_mut();
+        poll_write(this.link, cx, &mut this.bytes, |conn, bytes, n| {
+            let (now, later) = bytes.split_at(n);
+            conn.send(now);
+            *bytes = later;
+            later.len()
+        })
+    }
+}
+
+/// The future of [`Connection::send_owned`].
+#[derive(Debug)]
+#[must_use = "futures do nothing unless awaited"]
+pub struct SendOwned<'a> {
+    link: &'a Rc<Link>,
+    /// What is not queued yet.
+    bytes: Bytes,
+}
+
+impl Future for SendOwned<'_> {
+    type Output = Result<()>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        let this = self.get_mut();
+        poll_write(this.link, cx, &mut this.bytes, |conn, bytes, n| {
+            let now = bytes.split_to(n);
+            if now.len() <= COPY_MAX {
+                conn.send(&now);
+            } else {
+                conn.send_owned(now);
+            }
+            bytes.len()
+        })
+    }
+}
+
+/// Queues `bytes` with `queue`, which is told how many and returns how many are left: all at once, unless they are more
+/// than the queue may ever hold.
+fn poll_write<B: AsRef<[u8]>>(
+    link: &Rc<Link>,
+    cx: &Context<'_>,
+    bytes: &mut B,
+    mut queue: impl FnMut(&mut Conn, &mut B, usize) -> usize,
+) -> Poll<Result<()>> {
+    let mut conn = link.conn.borrow_mut();
+    loop {
+        let len = bytes.as_ref().len();
+        let part = if len > conn.send_max() { conn.send_high() } else { len };
+        match conn.room(part) {
+            Ok(Room::Yes) => {
+                let left = queue(&mut conn, bytes, part);
+                if left == 0 {
+                    drop(conn);
+                    link.mark_dirty();
+                    return Poll::Ready(Ok(()));
+                }
+            }
+            Ok(_) => {
+                drop(conn);
+                link.writer.register(&link.worker.tasks, cx);
+                link.mark_dirty();
+                return Poll::Pending;
+            }
+            Err(reason) => return Poll::Ready(Err(closed(link, Operation::Send, reason))),
+        }
+    }
+}
+
+/// The future of [`Connection::flush`] and [`Connection::finish`].
+#[derive(Debug)]
+#[must_use = "futures do nothing unless awaited"]
+pub struct Flush<'a> {
+    link: &'a Rc<Link>,
+    operation: Operation,
+}
+
+impl Future for Flush<'_> {
+    type Output = Result<()>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        let conn = self.link.conn.borrow();
+        if conn.is_flushed() {
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(reason) = conn.reason().filter(|_| !conn.is_flushing()) {
+            return Poll::Ready(Err(closed(self.link, self.operation, reason)));
+        }
+        self.link.writer.register(&self.link.worker.tasks, cx);
+        Poll::Pending
+    }
+}
+
+/// The future of [`Connection::close`], [`Connection::reset`] and [`Connection::closed`]: waits for the end and tells why.
+///
+/// Dropping it changes nothing.
+#[must_use = "await it to learn the reason, or drop it"]
+pub struct Closing {
+    link: Rc<Link>,
+}
+
+impl Closing {
+    /// Ends the wait with an error if the connection is not closed `after` this long. The close goes on.
+    pub fn within(self, after: Duration) -> Within<Closing> {
+        Within::new(self, after)
+    }
+}
+
+impl Late for Closing {
+    type Value = CloseReason;
+
+    fn result(reason: CloseReason) -> Result<CloseReason> {
+        Ok(reason)
+    }
+
+    fn late(&self, after: Duration) -> Error {
+        Error::new(Operation::Wait, Cause::TimedOut { after }).at(self.link.peer)
+    }
+}
+
+impl Future for Closing {
+    type Output = CloseReason;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        let conn = self.link.conn.borrow();
+        match conn.reason() {
+            Some(reason) if conn.is_closed() => Poll::Ready(reason),
+            _ => {
+                self.link.closer.register(&self.link.worker.tasks, cx);
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Closing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Closing").field("peer", &self.link.peer).finish_non_exhaustive()
+    }
+}
+
+/// The future of [`Connection::draining`].
+#[must_use = "futures do nothing unless awaited"]
+pub struct Draining {
+    link: Rc<Link>,
+}
+
+impl Future for Draining {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let acceptor = self.link.worker.acceptor.borrow();
+        if acceptor.as_ref().is_some_and(|acceptor| acceptor.is_draining()) {
+            return Poll::Ready(());
+        }
+        self.link.drainer.register(&self.link.worker.tasks, cx);
+        Poll::Pending
+    }
+}
+
+impl fmt::Debug for Draining {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Draining").field("peer", &self.link.peer).finish_non_exhaustive()
+    }
+}
+
+fn closed(link: &Link, operation: Operation, reason: CloseReason) -> Error {
+    Error::new(operation, Cause::Closed(reason)).at(link.peer)
+}

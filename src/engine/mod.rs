@@ -1,0 +1,242 @@
+//! The engine: what a worker may ask of the operating system, and what comes back.
+//!
+//! # The contract
+//!
+//! One engine belongs to one worker and never leaves its thread. The worker gives **commands** that name a slot by its
+//! [`Token`] (an index and a generation), never a pointer; the engine answers with **completions**.
+//!
+//! ```text
+//!   worker                                engine
+//!   listen, open, connect        ------>
+//!   receive / pause              ------>  (interest; nothing is returned)
+//!   send(outgoing)               ------>  Submitted::Done, or later a Sent completion
+//!   shutdown, close              ------>
+//!   wait(until)                  ------>  one system call, at most, for all of the above
+//!                                <------  next(): Accepted, Connected, Received, ReceiveEnded, Sent, Closed, Woken
+//! ```
+//!
+//! 1. **Slots.** `open` and `connect` bind a token to a socket. From then on the token is the engine's until it has
+//!    answered `close` with [`Completion::Closed`]; only after that may its index be used again, with another
+//!    generation. Nothing is reported for a token after `Closed`, and a command with a stale token does nothing.
+//! 2. **Connecting.** Exactly one `Connected` per `connect`. A token that failed to connect still has to be closed.
+//! 3. **Receiving.** A token starts paused. After `receive` the engine may report any number of `Received`, each with a
+//!    non-empty [`Chunk`], in stream order, until `pause` (which takes effect at once: what the kernel still holds stays
+//!    there), or `ReceiveEnded` (the peer's FIN), or `Failed`. `ReceiveEnded` comes at most once, after all data.
+//! 4. **Sending.** At most one send per token is in flight. The bytes move into the engine with [`Outgoing`] and move
+//!    back with the completion, also when the token is closed meanwhile: a buffer that the kernel may read is never
+//!    freed or changed before its final completion. A completion may tell of fewer bytes than were given; the worker
+//!    sends the rest. An engine may complete a send inline ([`Submitted::Done`]); no completion follows then.
+//! 5. **Failure.** A broken connection (reset, unreachable, timed out in the kernel) is told by `Failed`, by a failed
+//!    `Sent`, or by a failed `Submitted::Done`, at least once. The token still has to be closed.
+//! 6. **Shutdown** sends FIN behind what was sent; the worker asks for it only when no send is in flight.
+//! 7. **Close** takes the socket away, gracefully or with RST (`reset`). In-flight work is cancelled by the engine, and
+//!    `Closed` comes after the last trace of it, with the outgoing bytes if a send was in flight.
+//! 8. **Accepting.** A listener reports `Accepted` until it is paused or closed. `AcceptFailed` names the cause; the
+//!    engine then waits for `resume_accept`, so that no error can make it spin. Accepted sockets are non-blocking,
+//!    close-on-exec, and can move to another worker's engine by `open`.
+//! 9. **Fairness.** One `wait` and the `next` calls up to its `None` make a turn. In one turn no connection gets more
+//!    than [`RECEIVE_BUDGET`] chunks and no listener more than [`ACCEPT_BUDGET`] sockets; the rest comes in later turns
+//!    without another command.
+//! 10. **Laziness.** An engine may do its work within `next`, so the worker handles each completion before it asks for
+//!     the next one. That is what keeps one receive buffer warm for a thousand connections.
+//! 11. **Time** is the engine's (`now`), and `wait` returns at `until` at the latest, when something completed, or when
+//!     a [`Waker`] was used since the last `wait` (a `Woken` may follow).
+//!
+//! Three backends keep this contract or are meant to: `readiness` (epoll or kqueue through mio), `simulated` (no
+//! operating system, seeded, virtual time), and io_uring. The backend is an enum, so calls are direct.
+
+pub(crate) mod buffer;
+mod readiness;
+pub(crate) mod simulated;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use buffer::{Chunk, Outgoing};
+
+use crate::config::SocketOptions;
+use crate::time::Time;
+
+/// The most chunks that one connection receives in one turn.
+pub(crate) const RECEIVE_BUDGET: usize = 4;
+/// The most sockets that one listener accepts in one turn.
+pub(crate) const ACCEPT_BUDGET: usize = 64;
+
+/// Names one slot of one worker for as long as it holds the same connection.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Token {
+    pub(crate) index: u32,
+    pub(crate) generation: u32,
+}
+
+/// Names one listener of one worker.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ListenerId(pub(crate) u32);
+
+/// A connected socket that no engine holds yet.
+#[derive(Debug)]
+pub(crate) enum Socket {
+    Os(mio::net::TcpStream),
+    Simulated(simulated::Endpoint),
+}
+
+/// A listening socket that no engine holds yet.
+#[derive(Debug)]
+pub(crate) enum Listener {
+    Os(mio::net::TcpListener),
+    Simulated(simulated::Listening),
+}
+
+/// What became of a `send`.
+#[derive(Debug)]
+pub(crate) enum Submitted {
+    /// It is over; so many bytes of the returned [`Outgoing`] were sent (its head is not yet advanced).
+    Done(Outgoing, io::Result<usize>),
+    /// A [`Completion::Sent`] will tell.
+    InFlight,
+}
+
+/// What an engine reports.
+#[derive(Debug)]
+pub(crate) enum Completion {
+    Accepted { listener: ListenerId, socket: Socket, peer: SocketAddr },
+    AcceptFailed { listener: ListenerId, error: io::Error },
+    Connected { token: Token, result: io::Result<()> },
+    Received { token: Token, chunk: Chunk },
+    ReceiveEnded { token: Token },
+    Failed { token: Token, error: io::Error },
+    Sent { token: Token, outgoing: Outgoing, result: io::Result<usize> },
+    Closed { token: Token, outgoing: Option<Outgoing> },
+    Woken,
+}
+
+/// Ends the `wait` of one engine from any thread.
+#[derive(Clone, Debug)]
+pub(crate) enum Waker {
+    Readiness(Arc<mio::Waker>),
+    /// A simulation turns its workers itself; nobody sleeps.
+    Simulated,
+}
+
+impl Waker {
+    /// Wakes the engine. One call is enough for any number of messages; several before one `wait` are one wake.
+    pub(crate) fn wake(&self) {
+        match self {
+            // Fails only when the kernel refuses a write to an eventfd whose counter is full: it is readable then.
+            Waker::Readiness(waker) => drop(waker.wake()),
+            Waker::Simulated => {}
+        }
+    }
+}
+
+/// The engine of one worker.
+pub(crate) enum Engine {
+    Readiness(Box<readiness::Readiness>),
+    Simulated(Box<simulated::Simulated>),
+}
+
+/// Calls the same method of whichever backend this is.
+macro_rules! backend {
+    ($self:ident, $engine:ident => $call:expr) => {
+        match $self {
+            Engine::Readiness($engine) => $call,
+            Engine::Simulated($engine) => $call,
+        }
+    };
+}
+
+impl Engine {
+    pub(crate) fn readiness() -> io::Result<Engine> {
+        Ok(Engine::Readiness(Box::new(readiness::Readiness::new()?)))
+    }
+
+    pub(crate) fn now(&self) -> Time {
+        backend!(self, engine => engine.now())
+    }
+
+    pub(crate) fn waker(&self) -> Waker {
+        backend!(self, engine => engine.waker())
+    }
+
+    /// Starts accepting on `listener`.
+    pub(crate) fn listen(&mut self, id: ListenerId, listener: Listener) -> io::Result<()> {
+        backend!(self, engine => engine.listen(id, listener))
+    }
+
+    pub(crate) fn pause_accept(&mut self, id: ListenerId) {
+        backend!(self, engine => engine.pause_accept(id));
+    }
+
+    pub(crate) fn resume_accept(&mut self, id: ListenerId) {
+        backend!(self, engine => engine.resume_accept(id));
+    }
+
+    /// Closes the listener: later connects are refused, and nothing more is accepted.
+    pub(crate) fn unlisten(&mut self, id: ListenerId) {
+        backend!(self, engine => engine.unlisten(id));
+    }
+
+    /// Takes a connected socket into the slot `token`. On error the slot stays free and the socket is closed.
+    pub(crate) fn open(&mut self, token: Token, socket: Socket) -> io::Result<()> {
+        backend!(self, engine => engine.open(token, socket))
+    }
+
+    /// Begins to connect. On error the slot stays free.
+    pub(crate) fn connect(
+        &mut self,
+        token: Token,
+        peer: SocketAddr,
+        options: &SocketOptions,
+    ) -> io::Result<()> {
+        match self {
+            Engine::Readiness(engine) => engine.connect(token, peer, options),
+            // A simulated socket has no options.
+            Engine::Simulated(engine) => engine.connect(token, peer),
+        }
+    }
+
+    /// The addresses of a name, if this engine has names of its own; `None` means that the operating system knows.
+    pub(crate) fn resolve(&self, name: &str) -> Option<Vec<IpAddr>> {
+        match self {
+            Engine::Readiness(_) => None,
+            Engine::Simulated(engine) => Some(engine.network().resolve(name).unwrap_or_default()),
+        }
+    }
+
+    /// The local address of the socket in the slot.
+    pub(crate) fn local_addr(&self, token: Token) -> io::Result<SocketAddr> {
+        backend!(self, engine => engine.local_addr(token))
+    }
+
+    pub(crate) fn receive(&mut self, token: Token) {
+        backend!(self, engine => engine.receive(token));
+    }
+
+    pub(crate) fn pause(&mut self, token: Token) {
+        backend!(self, engine => engine.pause(token));
+    }
+
+    pub(crate) fn send(&mut self, token: Token, outgoing: Outgoing) -> Submitted {
+        backend!(self, engine => engine.send(token, outgoing))
+    }
+
+    pub(crate) fn shutdown(&mut self, token: Token) -> io::Result<()> {
+        backend!(self, engine => engine.shutdown(token))
+    }
+
+    /// Closes the socket; with `reset` the peer gets RST and unsent bytes are thrown away.
+    pub(crate) fn close(&mut self, token: Token, reset: bool) {
+        backend!(self, engine => engine.close(token, reset));
+    }
+
+    /// Waits until something completes, a wake, or `until`; `None` waits without end, a time in the past polls.
+    pub(crate) fn wait(&mut self, until: Option<Time>) -> io::Result<()> {
+        backend!(self, engine => engine.wait(until))
+    }
+
+    /// The next completion of this turn.
+    pub(crate) fn next(&mut self) -> Option<Completion> {
+        backend!(self, engine => engine.next())
+    }
+}

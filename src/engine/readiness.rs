@@ -1,0 +1,521 @@
+//! The readiness engine: epoll on Linux, kqueue on macOS and the BSDs, both through mio.
+//!
+//! It emulates completions. The kernel says that a socket is ready; the engine then makes the call itself, within
+//! `next`, and reports its result. Readiness is edge-triggered, so each connection remembers what it was told until a
+//! call says "would block" or moves fewer bytes than asked, which means the same (epoll(7), Q9): one system call per
+//! message instead of two. A buffer is leased only when there is data, so idle connections hold none.
+//!
+//! Late events are harmless here. An event that was fetched for a closed connection may set the flags of the next one in
+//! its slot; a wrong flag costs one call that would block.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::event::Event;
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll};
+use rustix::net::{SendAncillaryBuffer, SendFlags};
+use socket2::SockRef;
+
+use super::buffer::{ChunkPool, Outgoing, SLICES_MAX};
+use super::{
+    ACCEPT_BUDGET, Completion, Listener, ListenerId, RECEIVE_BUDGET, Socket, Submitted, Token, Waker,
+};
+use crate::address;
+use crate::config::SocketOptions;
+use crate::time::Time;
+
+/// Events fetched by one `wait`.
+const EVENTS_MAX: usize = 1024;
+const WAKER: mio::Token = mio::Token(usize::MAX);
+/// Listeners count down from here; connections count up from zero.
+const LISTENERS: usize = usize::MAX - 1;
+
+pub(crate) struct Readiness {
+    poll: Poll,
+    events: Events,
+    waker: Arc<mio::Waker>,
+    started: Instant,
+    connections: Vec<Option<Connection>>,
+    listeners: Vec<Option<Listening>>,
+    chunks: Rc<ChunkPool>,
+    /// What may have something to do in this turn.
+    queue: VecDeque<Source>,
+    /// What has used up its share of this turn.
+    later: Vec<Source>,
+    /// Completions that need no call.
+    finished: VecDeque<Completion>,
+    turn: u64,
+}
+
+#[derive(Copy, Clone)]
+enum Source {
+    Connection(u32),
+    Listener(u32),
+}
+
+struct Connection {
+    generation: u32,
+    stream: TcpStream,
+    connecting: bool,
+    armed: bool,
+    /// A read may find something.
+    readable: bool,
+    /// FIN or an error has come: the socket is not drained before a read says so.
+    read_closed: bool,
+    /// A write may find room.
+    writable: bool,
+    /// The peer's end, or a failure, has been reported.
+    ended: bool,
+    queued: bool,
+    outgoing: Option<Outgoing>,
+    share: Share,
+}
+
+struct Listening {
+    listener: TcpListener,
+    paused: bool,
+    ready: bool,
+    queued: bool,
+    share: Share,
+}
+
+/// What one source has had of a turn.
+#[derive(Default)]
+struct Share {
+    turn: u64,
+    used: usize,
+}
+
+impl Share {
+    fn take(&mut self, turn: u64, budget: usize) -> bool {
+        if self.turn != turn {
+            *self = Share { turn, used: 0 };
+        }
+        self.used += 1;
+        self.used <= budget
+    }
+}
+
+impl Readiness {
+    pub(crate) fn new() -> io::Result<Readiness> {
+        let poll = Poll::new()?;
+        let waker = Arc::new(mio::Waker::new(poll.registry(), WAKER)?);
+        Ok(Readiness {
+            poll,
+            events: Events::with_capacity(EVENTS_MAX),
+            waker,
+            started: Instant::now(),
+            connections: Vec::new(),
+            listeners: Vec::new(),
+            chunks: ChunkPool::new(),
+            queue: VecDeque::new(),
+            later: Vec::new(),
+            finished: VecDeque::new(),
+            turn: 0,
+        })
+    }
+
+    pub(crate) fn now(&self) -> Time {
+        Time::ZERO.after(self.started.elapsed())
+    }
+
+    pub(crate) fn waker(&self) -> Waker {
+        Waker::Readiness(self.waker.clone())
+    }
+}
+
+/// Listeners.
+impl Readiness {
+    pub(crate) fn listen(&mut self, id: ListenerId, listener: Listener) -> io::Result<()> {
+        let Listener::Os(mut listener) = listener else {
+            return Err(io::Error::from(io::ErrorKind::Unsupported));
+        };
+        let index = id.0 as usize;
+        self.poll.registry().register(&mut listener, mio::Token(LISTENERS - index), Interest::READABLE)?;
+        grow(&mut self.listeners, index);
+        let share = Share::default();
+        self.listeners[index] =
+            Some(Listening { listener, paused: false, ready: false, queued: false, share });
+        Ok(())
+    }
+
+    pub(crate) fn pause_accept(&mut self, id: ListenerId) {
+        if let Some(Some(listening)) = self.listeners.get_mut(id.0 as usize) {
+            listening.paused = true;
+        }
+    }
+
+    pub(crate) fn resume_accept(&mut self, id: ListenerId) {
+        if let Some(Some(listening)) = self.listeners.get_mut(id.0 as usize) {
+            listening.paused = false;
+            self.enqueue(Source::Listener(id.0));
+        }
+    }
+
+    pub(crate) fn unlisten(&mut self, id: ListenerId) {
+        if let Some(listening) = self.listeners.get_mut(id.0 as usize) {
+            *listening = None;
+        }
+    }
+
+    fn accept(&mut self, index: u32) -> Option<Completion> {
+        let listening = self.listeners[index as usize].as_mut()?;
+        let listener = ListenerId(index);
+        while listening.ready && !listening.paused {
+            if !listening.share.take(self.turn, ACCEPT_BUDGET) {
+                self.later.push(Source::Listener(index));
+                return None;
+            }
+            match listening.listener.accept() {
+                Ok((stream, peer)) => {
+                    // An IPv4 peer of a dual-stack listener is an IPv4 peer.
+                    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+                    return Some(Completion::Accepted { listener, socket: Socket::Os(stream), peer });
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => listening.ready = false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    listening.paused = true;
+                    return Some(Completion::AcceptFailed { listener, error });
+                }
+            }
+        }
+        None
+    }
+}
+
+/// Connections.
+impl Readiness {
+    pub(crate) fn open(&mut self, token: Token, socket: Socket) -> io::Result<()> {
+        let Socket::Os(stream) = socket else { return Err(io::Error::from(io::ErrorKind::Unsupported)) };
+        self.register(token, stream, false)
+    }
+
+    pub(crate) fn connect(
+        &mut self,
+        token: Token,
+        peer: SocketAddr,
+        options: &SocketOptions,
+    ) -> io::Result<()> {
+        let stream = TcpStream::connect(peer)?;
+        address::apply(&SockRef::from(&stream), options)?;
+        self.register(token, stream, true)
+    }
+
+    fn register(&mut self, token: Token, mut stream: TcpStream, connecting: bool) -> io::Result<()> {
+        let index = token.index as usize;
+        self.poll.registry().register(
+            &mut stream,
+            mio::Token(index),
+            Interest::READABLE | Interest::WRITABLE,
+        )?;
+        grow(&mut self.connections, index);
+        debug_assert!(self.connections[index].is_none(), "a slot is free before it is used again");
+        self.connections[index] = Some(Connection {
+            generation: token.generation,
+            stream,
+            connecting,
+            armed: false,
+            readable: false,
+            read_closed: false,
+            writable: !connecting,
+            ended: false,
+            queued: false,
+            outgoing: None,
+            share: Share::default(),
+        });
+        Ok(())
+    }
+
+    pub(crate) fn local_addr(&self, token: Token) -> io::Result<SocketAddr> {
+        let connection = self.connections.get(token.index as usize).and_then(Option::as_ref);
+        match connection {
+            Some(connection) if connection.generation == token.generation => connection.stream.local_addr(),
+            _ => Err(io::Error::from(io::ErrorKind::NotConnected)),
+        }
+    }
+
+    pub(crate) fn receive(&mut self, token: Token) {
+        if let Some(connection) = self.connection(token) {
+            connection.armed = true;
+            if connection.readable {
+                self.enqueue(Source::Connection(token.index));
+            }
+        }
+    }
+
+    pub(crate) fn pause(&mut self, token: Token) {
+        if let Some(connection) = self.connection(token) {
+            connection.armed = false;
+        }
+    }
+
+    pub(crate) fn send(&mut self, token: Token, outgoing: Outgoing) -> Submitted {
+        let Some(connection) = self.connection(token) else {
+            return Submitted::Done(outgoing, Err(io::Error::from(io::ErrorKind::NotConnected)));
+        };
+        debug_assert!(connection.outgoing.is_none(), "one send in flight per connection");
+        match connection.write(&outgoing) {
+            Some(result) => Submitted::Done(outgoing, result),
+            None => {
+                connection.outgoing = Some(outgoing);
+                Submitted::InFlight
+            }
+        }
+    }
+
+    pub(crate) fn shutdown(&mut self, token: Token) -> io::Result<()> {
+        match self.connection(token) {
+            Some(connection) => connection.stream.shutdown(Shutdown::Write),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn close(&mut self, token: Token, reset: bool) {
+        if self.connection(token).is_none() {
+            return;
+        }
+        let Some(connection) = self.connections[token.index as usize].take() else { return };
+        if reset {
+            // Linger of zero makes close(2) send RST. It fails only for a socket that is past caring.
+            drop(SockRef::from(&connection.stream).set_linger(Some(Duration::ZERO)));
+        }
+        self.finished.push_back(Completion::Closed { token, outgoing: connection.outgoing });
+    }
+
+    fn connection(&mut self, token: Token) -> Option<&mut Connection> {
+        let connection = self.connections.get_mut(token.index as usize)?.as_mut()?;
+        (connection.generation == token.generation).then_some(connection)
+    }
+}
+
+/// Turns.
+impl Readiness {
+    pub(crate) fn wait(&mut self, until: Option<Time>) -> io::Result<()> {
+        self.turn += 1;
+        for source in std::mem::take(&mut self.later) {
+            self.enqueue(source);
+        }
+        let pending = !self.queue.is_empty() || !self.finished.is_empty();
+        let timeout = match until {
+            _ if pending => Some(Duration::ZERO),
+            // Times in the past come up with every turn that must not sleep, and need no clock.
+            Some(Time::ZERO) => Some(Duration::ZERO),
+            Some(until) => Some(until.since(self.now())),
+            None => None,
+        };
+        match self.poll.poll(&mut self.events, timeout) {
+            Ok(()) => {}
+            // A signal: whoever handles it has been told.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
+        for event in &events {
+            self.note(event);
+        }
+        self.events = events;
+        Ok(())
+    }
+
+    pub(crate) fn next(&mut self) -> Option<Completion> {
+        if let Some(completion) = self.finished.pop_front() {
+            return Some(completion);
+        }
+        while let Some(source) = self.queue.front().copied() {
+            let completion = match source {
+                Source::Connection(index) => self.step(index),
+                Source::Listener(index) => self.accept(index),
+            };
+            if completion.is_some() {
+                return completion;
+            }
+            // It stays in front until it has nothing more to do.
+            self.queue.pop_front();
+            match source {
+                Source::Connection(index) => {
+                    if let Some(connection) = &mut self.connections[index as usize] {
+                        connection.queued = false;
+                    }
+                }
+                Source::Listener(index) => {
+                    if let Some(listening) = &mut self.listeners[index as usize] {
+                        listening.queued = false;
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// Remembers what an event tells.
+    fn note(&mut self, event: &Event) {
+        match event.token() {
+            WAKER => self.finished.push_back(Completion::Woken),
+            mio::Token(index) if index < self.connections.len() => {
+                let Some(connection) = &mut self.connections[index] else { return };
+                connection.read_closed |= event.is_read_closed() || event.is_error();
+                connection.readable |= event.is_readable() || connection.read_closed;
+                connection.writable |= event.is_writable() || event.is_write_closed() || event.is_error();
+                if connection.has_work() {
+                    self.enqueue(Source::Connection(index as u32));
+                }
+            }
+            mio::Token(token) => {
+                let index = LISTENERS - token;
+                if let Some(Some(listening)) = self.listeners.get_mut(index) {
+                    listening.ready = true;
+                    self.enqueue(Source::Listener(index as u32));
+                }
+            }
+        }
+    }
+
+    fn enqueue(&mut self, source: Source) {
+        let queued = match source {
+            Source::Connection(index) => self.connections[index as usize].as_mut().map(|c| &mut c.queued),
+            Source::Listener(index) => self.listeners[index as usize].as_mut().map(|l| &mut l.queued),
+        };
+        if let Some(queued) = queued
+            && !std::mem::replace(queued, true)
+        {
+            self.queue.push_back(source);
+        }
+    }
+
+    /// Makes the next call that a connection is ready for.
+    fn step(&mut self, index: u32) -> Option<Completion> {
+        let connection = self.connections[index as usize].as_mut()?;
+        let token = Token { index, generation: connection.generation };
+        if connection.connecting {
+            return connection.finish_connecting().map(|result| Completion::Connected { token, result });
+        }
+        if connection.writable
+            && let Some(outgoing) = connection.outgoing.take()
+        {
+            match connection.write(&outgoing) {
+                Some(result) => return Some(Completion::Sent { token, outgoing, result }),
+                None => connection.outgoing = Some(outgoing),
+            }
+        }
+        if !connection.may_read() {
+            return None;
+        }
+        if !connection.share.take(self.turn, RECEIVE_BUDGET) {
+            self.later.push(Source::Connection(index));
+            return None;
+        }
+        connection.read(token, &self.chunks)
+    }
+}
+
+impl Connection {
+    fn has_work(&self) -> bool {
+        self.may_read() || (self.writable && (self.connecting || self.outgoing.is_some()))
+    }
+
+    fn may_read(&self) -> bool {
+        self.armed && self.readable && !self.ended && !self.connecting
+    }
+
+    /// The outcome of a connect that is over; `None` while it goes on.
+    fn finish_connecting(&mut self) -> Option<io::Result<()>> {
+        if !self.writable {
+            return None;
+        }
+        let result = match self.stream.take_error() {
+            Ok(Some(error)) | Err(error) => Err(error),
+            // A socket may be told writable before it is connected (mio, TcpStream::connect).
+            Ok(None) => match self.stream.peer_addr() {
+                Ok(_) => Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::NotConnected => {
+                    self.writable = false;
+                    return None;
+                }
+                Err(error) => Err(error),
+            },
+        };
+        self.connecting = false;
+        self.ended = result.is_err();
+        Some(result)
+    }
+
+    fn read(&mut self, token: Token, chunks: &Rc<ChunkPool>) -> Option<Completion> {
+        loop {
+            let mut room = 0;
+            let read = chunks.fill(|buf| {
+                room = buf.len();
+                self.stream.read(buf)
+            });
+            match read {
+                Ok(Some(chunk)) => {
+                    // Fewer bytes than asked for: drained, unless the end is known to follow.
+                    self.readable = chunk.len() == room || self.read_closed;
+                    return Some(Completion::Received { token, chunk });
+                }
+                Ok(None) => {
+                    self.ended = true;
+                    return Some(Completion::ReceiveEnded { token });
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.readable = false;
+                    return None;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.ended = true;
+                    return Some(Completion::Failed { token, error });
+                }
+            }
+        }
+    }
+
+    /// Writes what the kernel takes; `None` if it takes nothing now.
+    fn write(&mut self, outgoing: &Outgoing) -> Option<io::Result<usize>> {
+        if !self.writable || self.connecting {
+            return None;
+        }
+        loop {
+            let (given, written) = match outgoing.single() {
+                Some(bytes) => (bytes.len(), self.stream.write(bytes)),
+                None => self.write_gathered(outgoing),
+            };
+            match written {
+                Ok(n) => {
+                    // Fewer bytes than given: full, and an edge will tell when there is room (epoll(7), Q9).
+                    self.writable = n == given;
+                    return Some(Ok(n));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.writable = false;
+                    return None;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+
+    /// Writes several pieces in one call; tells how many bytes it gave, and how many were taken.
+    ///
+    /// `sendmsg` rather than the standard library's `writev`, which raises SIGPIPE where it is not ignored.
+    fn write_gathered(&self, outgoing: &Outgoing) -> (usize, io::Result<usize>) {
+        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+        let count = outgoing.slices(&mut slices);
+        let given = slices[..count].iter().map(|slice| slice.len()).sum();
+        let mut none = SendAncillaryBuffer::default();
+        let written = rustix::net::sendmsg(&self.stream, &slices[..count], &mut none, SendFlags::NOSIGNAL);
+        (given, written.map_err(io::Error::from))
+    }
+}
+
+fn grow<T>(table: &mut Vec<Option<T>>, index: usize) {
+    if table.len() <= index {
+        table.resize_with(index + 1, || None);
+    }
+}

@@ -1,0 +1,420 @@
+//! The engine without an operating system: one worker's slots and listeners on a seeded network in virtual time. What
+//! happens between two sockets is the business of the network behind it.
+//!
+//! ```text
+//!   worker --> Simulated --> Network: hosts, listeners, connections, events by time
+//!                  ^------ ready: "look at this slot, this listener" ------'
+//! ```
+//!
+//! The network only says where to look. What there is to tell is found out within `next`, one completion at a time, so
+//! whatever the worker does meanwhile (pause, close) takes effect at once. `wait` never sleeps: whoever drives the
+//! simulation turns the workers until none has anything ready, and then moves the clock to the next event.
+
+mod connection;
+mod faults;
+mod network;
+#[cfg(test)]
+mod tests;
+mod trace;
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+
+use rustix::io::Errno;
+
+use self::connection::EndId;
+pub use self::faults::Faults;
+pub(crate) use self::network::{Endpoint, Listening, Network};
+use self::network::{Ready, State};
+use super::buffer::{ChunkPool, Outgoing};
+use super::{
+    ACCEPT_BUDGET, Completion, Listener, ListenerId, RECEIVE_BUDGET, Socket, Submitted, Token, Waker,
+};
+use crate::time::Time;
+
+/// The engine of one worker on one simulated host.
+pub(crate) struct Simulated {
+    network: Network,
+    address: IpAddr,
+    /// Its number on the network.
+    id: usize,
+    chunks: Rc<ChunkPool>,
+    slots: BTreeMap<u32, Slot>,
+    listeners: BTreeMap<u32, Accepting>,
+    turn: u64,
+    /// What has used up its share of this turn.
+    deferred: Vec<Ready>,
+}
+
+impl Simulated {
+    pub(super) fn new(network: Network, address: IpAddr, id: usize) -> Simulated {
+        Simulated {
+            network,
+            address,
+            id,
+            chunks: ChunkPool::new(),
+            slots: BTreeMap::new(),
+            listeners: BTreeMap::new(),
+            turn: 0,
+            deferred: Vec::new(),
+        }
+    }
+
+    pub(crate) fn now(&self) -> Time {
+        self.network.now()
+    }
+
+    pub(crate) fn network(&self) -> &Network {
+        &self.network
+    }
+
+    pub(crate) fn waker(&self) -> Waker {
+        Waker::Simulated
+    }
+
+    /// The pool behind the chunks of this engine.
+    pub(crate) fn chunks(&self) -> &Rc<ChunkPool> {
+        &self.chunks
+    }
+
+    pub(crate) fn listen(&mut self, id: ListenerId, listener: Listener) -> io::Result<()> {
+        let Listener::Simulated(listening) = listener else {
+            return Err(Errno::INVAL.into());
+        };
+        debug_assert!(!self.listeners.contains_key(&id.0), "a listener's number is in use");
+        let listener = listening.adopt();
+        self.listeners.insert(id.0, Accepting { listener, paused: false, share: Share::default() });
+        self.network.state().hold_listener(listener, self.id, id.0);
+        Ok(())
+    }
+
+    pub(crate) fn pause_accept(&mut self, id: ListenerId) {
+        if let Some(accepting) = self.listeners.get_mut(&id.0) {
+            accepting.paused = true;
+        }
+    }
+
+    pub(crate) fn resume_accept(&mut self, id: ListenerId) {
+        if let Some(accepting) = self.listeners.get_mut(&id.0) {
+            accepting.paused = false;
+            self.network.state().push_now(self.id, Ready::Listener(id.0));
+        }
+    }
+
+    pub(crate) fn unlisten(&mut self, id: ListenerId) {
+        if let Some(accepting) = self.listeners.remove(&id.0) {
+            self.network.state().unlisten(accepting.listener);
+        }
+    }
+
+    /// Takes an accepted socket. Its descriptor is counted since the accept, so this cannot run out of them.
+    pub(crate) fn open(&mut self, token: Token, socket: Socket) -> io::Result<()> {
+        let Socket::Simulated(endpoint) = socket else {
+            return Err(Errno::INVAL.into());
+        };
+        debug_assert_eq!(endpoint.host, self.address, "a socket cannot move to another host");
+        let end = endpoint.adopt();
+        self.occupy(Slot::new(token, end));
+        Ok(())
+    }
+
+    pub(crate) fn connect(&mut self, token: Token, peer: SocketAddr) -> io::Result<()> {
+        let end = self.network.state().connect(self.address, peer)?;
+        self.occupy(Slot { connecting: true, ..Slot::new(token, end) });
+        Ok(())
+    }
+
+    fn occupy(&mut self, slot: Slot) {
+        let (token, end) = (slot.token, slot.end);
+        let before = self.slots.insert(token.index, slot);
+        debug_assert!(before.is_none(), "a slot is free only after Closed");
+        let mut state = self.network.state();
+        state.hold(end, self.id, token);
+        // It may have been broken on its way here.
+        state.push_now(self.id, Ready::Slot(token));
+    }
+
+    pub(crate) fn local_addr(&self, token: Token) -> io::Result<SocketAddr> {
+        let slot = self.slots.get(&token.index).filter(|slot| slot.token == token);
+        let state = self.network.state();
+        let addresses = slot.and_then(|slot| state.addresses(slot.end));
+        Ok(addresses.ok_or(Errno::NOTCONN)?.0)
+    }
+
+    pub(crate) fn receive(&mut self, token: Token) {
+        if let Some(slot) = slot(&mut self.slots, token) {
+            slot.receiving = true;
+            self.network.state().push_now(self.id, Ready::Slot(token));
+        }
+    }
+
+    pub(crate) fn pause(&mut self, token: Token) {
+        if let Some(slot) = slot(&mut self.slots, token) {
+            slot.receiving = false;
+        }
+    }
+
+    pub(crate) fn send(&mut self, token: Token, outgoing: Outgoing) -> Submitted {
+        let Some(slot) = slot(&mut self.slots, token) else {
+            return Submitted::Done(outgoing, Err(Errno::BADF.into()));
+        };
+        debug_assert!(slot.outgoing.is_none(), "one send is in flight already");
+        debug_assert!(!slot.connecting && slot.closed_at.is_none(), "the slot is not connected");
+        let mut state = self.network.state();
+        slot.sent_at = state.completion_time();
+        if slot.sent_at <= state.now
+            && let Some(result) = state.send(slot.end, &outgoing)
+        {
+            return Submitted::Done(outgoing, result.map_err(io::Error::from));
+        }
+        slot.outgoing = Some(outgoing);
+        state.push_at(slot.sent_at, self.id, Ready::Slot(token));
+        Submitted::InFlight
+    }
+
+    pub(crate) fn shutdown(&mut self, token: Token) -> io::Result<()> {
+        let Some(slot) = slot(&mut self.slots, token) else {
+            return Ok(());
+        };
+        debug_assert!(slot.outgoing.is_none(), "FIN would overtake the send in flight");
+        debug_assert!(slot.closed_at.is_none(), "the slot is closing");
+        Ok(self.network.state().shutdown(slot.end)?)
+    }
+
+    pub(crate) fn close(&mut self, token: Token, reset: bool) {
+        let Some(slot) = slot(&mut self.slots, token) else {
+            return;
+        };
+        debug_assert!(slot.closed_at.is_none(), "the slot is closing already");
+        let mut state = self.network.state();
+        state.close(slot.end, reset);
+        let at = state.completion_time();
+        slot.closed_at = Some(at);
+        state.push_at(at, self.id, Ready::Slot(token));
+    }
+
+    /// Begins a turn. Nothing to wait for: time moves only between turns, and not by our doing.
+    pub(crate) fn wait(&mut self, _until: Option<Time>) -> io::Result<()> {
+        self.turn += 1;
+        let mut state = self.network.state();
+        for ready in self.deferred.drain(..) {
+            state.push_now(self.id, ready);
+        }
+        Ok(())
+    }
+
+    /// Whether a turn that begins now would report anything.
+    pub(crate) fn has_ready(&self) -> bool {
+        let state = self.network.state();
+        state.ready(self.id).chain(self.deferred.iter().copied()).any(|ready| match ready {
+            Ready::Slot(token) => {
+                let slot = self.slots.get(&token.index).filter(|slot| slot.token == token);
+                slot.is_some_and(|slot| slot.due(&state).is_some())
+            }
+            Ready::Listener(number) => {
+                self.listeners.get(&number).is_some_and(|accepting| accepting.is_due(&state))
+            }
+        })
+    }
+
+    pub(crate) fn next(&mut self) -> Option<Completion> {
+        loop {
+            let ready = self.network.state().pop_ready(self.id)?;
+            let completion = match ready {
+                Ready::Slot(token) => self.next_of_slot(token),
+                Ready::Listener(number) => self.next_of_listener(number),
+            };
+            if completion.is_some() {
+                // There may be more, but others come first.
+                self.network.state().push_now(self.id, ready);
+                return completion;
+            }
+        }
+    }
+
+    fn next_of_slot(&mut self, token: Token) -> Option<Completion> {
+        let slot = slot(&mut self.slots, token)?;
+        let mut state = self.network.state();
+        let due = slot.due(&state)?;
+        if matches!(due, Due::Received) && !slot.share.take(self.turn, RECEIVE_BUDGET) {
+            self.deferred.push(Ready::Slot(token));
+            return None;
+        }
+        Some(match due {
+            Due::Connected(result) => {
+                slot.connecting = false;
+                slot.failed = result.is_err();
+                Completion::Connected { token, result: result.map_err(io::Error::from) }
+            }
+            Due::Sent => {
+                let outgoing = slot.outgoing.take().expect("due only with a send in flight");
+                let result = state.send(slot.end, &outgoing).expect("due only when it can go");
+                Completion::Sent { token, outgoing, result: result.map_err(io::Error::from) }
+            }
+            Due::Failed(errno) => {
+                slot.failed = true;
+                Completion::Failed { token, error: errno.into() }
+            }
+            Due::Received => {
+                let read = |buffer: &mut [u8]| Ok(state.read(slot.end, buffer));
+                let Ok::<_, Infallible>(chunk) = self.chunks.fill(read);
+                Completion::Received { token, chunk: chunk.expect("due only with unread bytes") }
+            }
+            Due::ReceiveEnded => {
+                slot.ended = true;
+                Completion::ReceiveEnded { token }
+            }
+            Due::Closed => {
+                state.release_descriptor(self.address);
+                let outgoing = slot.outgoing.take();
+                self.slots.remove(&token.index);
+                Completion::Closed { token, outgoing }
+            }
+        })
+    }
+
+    fn next_of_listener(&mut self, number: u32) -> Option<Completion> {
+        let accepting = self.listeners.get_mut(&number)?;
+        let mut state = self.network.state();
+        if !accepting.is_due(&state) {
+            return None;
+        }
+        if !accepting.share.take(self.turn, ACCEPT_BUDGET) {
+            self.deferred.push(Ready::Listener(number));
+            return None;
+        }
+        let listener = ListenerId(number);
+        Some(match state.accept(accepting.listener, self.address) {
+            Ok((endpoint, peer)) => {
+                Completion::Accepted { listener, socket: Socket::Simulated(endpoint), peer }
+            }
+            Err(errno) => {
+                accepting.paused = true;
+                Completion::AcceptFailed { listener, error: errno.into() }
+            }
+        })
+    }
+}
+
+/// Closes what the worker left open, as the end of a process would.
+impl Drop for Simulated {
+    fn drop(&mut self) {
+        let mut state = self.network.state();
+        for slot in self.slots.values() {
+            if slot.closed_at.is_none() {
+                state.close(slot.end, false);
+            }
+            state.release_descriptor(self.address);
+        }
+        for accepting in self.listeners.values() {
+            state.unlisten(accepting.listener);
+        }
+    }
+}
+
+/// A socket of the worker.
+struct Slot {
+    token: Token,
+    end: EndId,
+    connecting: bool,
+    receiving: bool,
+    /// The peer's FIN was told.
+    ended: bool,
+    /// A failure was told, by `Failed` or by `Connected`.
+    failed: bool,
+    /// The send in flight, which is not over before `sent_at`.
+    outgoing: Option<Outgoing>,
+    sent_at: Time,
+    /// Closed by the worker; told at this time.
+    closed_at: Option<Time>,
+    share: Share,
+}
+
+/// What a slot has to tell next.
+enum Due {
+    Connected(Result<(), Errno>),
+    Sent,
+    Failed(Errno),
+    Received,
+    ReceiveEnded,
+    Closed,
+}
+
+impl Slot {
+    fn new(token: Token, end: EndId) -> Slot {
+        Slot {
+            token,
+            end,
+            connecting: false,
+            receiving: false,
+            ended: false,
+            failed: false,
+            outgoing: None,
+            sent_at: Time::ZERO,
+            closed_at: None,
+            share: Share::default(),
+        }
+    }
+
+    fn due(&self, state: &State) -> Option<Due> {
+        if let Some(at) = self.closed_at {
+            return (at <= state.now).then_some(Due::Closed);
+        }
+        let end = state.end(self.end)?;
+        if self.connecting {
+            let result = end.broken().map_or(Ok(()), Err);
+            return end.is_settled().then_some(Due::Connected(result));
+        }
+        if self.outgoing.is_some() && self.sent_at <= state.now && state.can_send(self.end) {
+            return Some(Due::Sent);
+        }
+        match end.broken() {
+            // A paused slot is told too: otherwise it might never learn that its peer is gone.
+            Some(errno) if !self.failed => Some(Due::Failed(errno)),
+            Some(_) => None,
+            None if self.receiving && end.has_unread() => Some(Due::Received),
+            None if self.receiving && end.fin_received() && !self.ended => Some(Due::ReceiveEnded),
+            None => None,
+        }
+    }
+}
+
+/// A listener of the worker.
+struct Accepting {
+    listener: u64,
+    paused: bool,
+    share: Share,
+}
+
+impl Accepting {
+    fn is_due(&self, state: &State) -> bool {
+        !self.paused && state.has_queued(self.listener)
+    }
+}
+
+/// How much of the budget of one turn is used.
+#[derive(Default)]
+struct Share {
+    turn: u64,
+    used: usize,
+}
+
+impl Share {
+    /// Uses one more of the budget; says whether there was one left.
+    fn take(&mut self, turn: u64, budget: usize) -> bool {
+        if self.turn != turn {
+            *self = Share { turn, used: 0 };
+        }
+        let left = self.used < budget;
+        self.used += usize::from(left);
+        left
+    }
+}
+
+/// The slot that the token names, unless the token is stale.
+fn slot(slots: &mut BTreeMap<u32, Slot>, token: Token) -> Option<&mut Slot> {
+    slots.get_mut(&token.index).filter(|slot| slot.token == token)
+}

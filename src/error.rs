@@ -1,0 +1,422 @@
+//! What can go wrong and why a connection ended: [`Error`], [`ErrorKind`], [`CloseReason`].
+//!
+//! An error names the operation, the address and the cause, and its kind says who can act on it.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+/// A result whose error is Wharf's own.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Any failure of an operation: what was done, to whom, and the cause.
+///
+/// Prints as one line, for example `receive from 10.0.0.7:443: connection reset by peer`.
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    operation: Operation,
+    target: Option<String>,
+    cause: Cause,
+}
+
+/// Who can act on an error.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The peer or the network between ended or refused the connection.
+    Peer,
+    /// This program asked for something that cannot be: a bad address or option, a closed connection.
+    Caller,
+    /// The operating system refused: the port is taken, permission is missing, descriptors ran out.
+    System,
+    /// A configured bound was reached.
+    Limit,
+    /// A deadline passed.
+    Timeout,
+}
+
+/// What was being done when an error occurred.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Operation {
+    Listen,
+    Start,
+    Resolve,
+    Connect,
+    Receive,
+    Send,
+    Flush,
+    Finish,
+    Wait,
+    Run,
+    Handle,
+}
+
+#[derive(Debug)]
+pub(crate) enum Cause {
+    Os(io::Error),
+    TimedOut { after: Duration },
+    Closed(CloseReason),
+    Ended { received: usize, wanted: usize },
+    Option { name: &'static str, problem: String },
+    Address { problem: String },
+    TooLarge { bytes: usize, bound: usize, option: &'static str },
+    Full { queued: usize, option: &'static str },
+    NotFound { problem: String },
+    Misuse(&'static str),
+    Other(Box<dyn StdError + Send + Sync>),
+}
+
+impl Error {
+    pub(crate) fn new(operation: Operation, cause: Cause) -> Error {
+        Error(Box::new(Inner { operation, target: None, cause }))
+    }
+
+    pub(crate) fn os(operation: Operation, error: io::Error) -> Error {
+        Error::new(operation, Cause::Os(error))
+    }
+
+    pub(crate) fn option(name: &'static str, problem: impl Into<String>) -> Error {
+        Error::new(Operation::Start, Cause::Option { name, problem: problem.into() })
+    }
+
+    pub(crate) fn at(mut self, target: impl fmt::Display) -> Error {
+        self.0.target = Some(target.to_string());
+        self
+    }
+
+    /// An error of the handler's own, to be returned from it.
+    ///
+    /// ```
+    /// # use wharf::Error;
+    /// let error = Error::other("unknown command");
+    /// assert_eq!(error.to_string(), "handle: unknown command");
+    /// ```
+    pub fn other(error: impl Into<Box<dyn StdError + Send + Sync>>) -> Error {
+        Error::new(Operation::Handle, Cause::Other(error.into()))
+    }
+
+    /// Who can act on this error.
+    pub fn kind(&self) -> ErrorKind {
+        match &self.0.cause {
+            Cause::Os(error) if is_network(error.kind()) => ErrorKind::Peer,
+            Cause::Os(error) if error.kind() == io::ErrorKind::TimedOut => ErrorKind::Timeout,
+            Cause::Os(_) => ErrorKind::System,
+            Cause::TimedOut { .. } => ErrorKind::Timeout,
+            Cause::Ended { .. } => ErrorKind::Peer,
+            Cause::NotFound { .. } => ErrorKind::System,
+            Cause::TooLarge { .. } | Cause::Full { .. } => ErrorKind::Limit,
+            Cause::Option { .. } | Cause::Address { .. } | Cause::Misuse(_) | Cause::Other(_) => {
+                ErrorKind::Caller
+            }
+            Cause::Closed(reason) => match reason {
+                CloseReason::Peer | CloseReason::PeerReset | CloseReason::Network(_) => ErrorKind::Peer,
+                CloseReason::Timeout(_) => ErrorKind::Timeout,
+                CloseReason::Limit(_) => ErrorKind::Limit,
+                _ => ErrorKind::Caller,
+            },
+        }
+    }
+
+    /// What was being done: `"connect"`, `"receive"`, `"send"` and so on.
+    pub fn operation(&self) -> &'static str {
+        self.0.operation.name()
+    }
+
+    /// Whether a deadline passed: of the operation, or of the connection.
+    pub fn is_timeout(&self) -> bool {
+        self.kind() == ErrorKind::Timeout
+    }
+
+    /// Whether the peer refused the connection (nobody listens there).
+    pub fn is_refused(&self) -> bool {
+        self.io_kind() == Some(io::ErrorKind::ConnectionRefused)
+    }
+
+    /// Whether the peer ended its side before a whole message had come; see [`Error::partial`].
+    pub fn is_ended(&self) -> bool {
+        matches!(self.0.cause, Cause::Ended { .. })
+    }
+
+    /// Whether the connection was already closed; [`Error::close_reason`] tells why.
+    pub fn is_closed(&self) -> bool {
+        matches!(self.0.cause, Cause::Closed(_))
+    }
+
+    /// How many bytes of a message that never came whole are there, still to be read with `recv`.
+    pub fn partial(&self) -> Option<usize> {
+        match self.0.cause {
+            Cause::Ended { received, .. } => Some(received),
+            _ => None,
+        }
+    }
+
+    /// Why the connection had ended, if this error is due to that.
+    pub fn close_reason(&self) -> Option<CloseReason> {
+        match self.0.cause {
+            Cause::Closed(reason) => Some(reason),
+            _ => None,
+        }
+    }
+
+    /// The kind of the operating system's error, if one is the cause.
+    pub fn io_kind(&self) -> Option<io::ErrorKind> {
+        match &self.0.cause {
+            Cause::Os(error) => Some(error.kind()),
+            Cause::Closed(CloseReason::Network(kind)) => Some(*kind),
+            Cause::Closed(CloseReason::PeerReset) => Some(io::ErrorKind::ConnectionReset),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { operation, target, cause } = &*self.0;
+        match target {
+            Some(target) => write!(f, "{}{} {target}: {cause}", operation.name(), operation.preposition()),
+            None => write!(f, "{}: {cause}", operation.name()),
+        }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Error({self})")
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match &self.0.cause {
+            Cause::Os(error) => Some(error),
+            Cause::Other(error) => Some(&**error),
+            _ => None,
+        }
+    }
+}
+
+impl From<io::Error> for Error {
+    /// Wraps an input/output error of the handler's own (a file, say).
+    fn from(error: io::Error) -> Error {
+        Error::os(Operation::Handle, error)
+    }
+}
+
+impl From<Error> for io::Error {
+    fn from(error: Error) -> io::Error {
+        let kind = match error.kind() {
+            ErrorKind::Timeout => io::ErrorKind::TimedOut,
+            ErrorKind::Peer if error.is_ended() => io::ErrorKind::UnexpectedEof,
+            _ => error.io_kind().unwrap_or(io::ErrorKind::Other),
+        };
+        io::Error::new(kind, error)
+    }
+}
+
+impl Operation {
+    fn name(self) -> &'static str {
+        match self {
+            Operation::Listen => "listen",
+            Operation::Start => "start",
+            Operation::Resolve => "resolve",
+            Operation::Connect => "connect",
+            Operation::Receive => "receive",
+            Operation::Send => "send",
+            Operation::Flush => "flush",
+            Operation::Finish => "finish",
+            Operation::Wait => "wait",
+            Operation::Run => "run",
+            Operation::Handle => "handle",
+        }
+    }
+
+    /// What stands between the operation and its address, with the space before it.
+    fn preposition(self) -> &'static str {
+        match self {
+            Operation::Listen => " on",
+            Operation::Receive => " from",
+            Operation::Connect | Operation::Send | Operation::Flush | Operation::Finish => " to",
+            Operation::Start | Operation::Resolve | Operation::Wait | Operation::Run | Operation::Handle => {
+                ""
+            }
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Cause::Os(error) => f.write_str(&plain(error)),
+            Cause::TimedOut { after } => write!(f, "timed out after {after:?}"),
+            Cause::Closed(reason) => write!(f, "connection is closed: {reason}"),
+            Cause::Ended { received, wanted } => {
+                write!(f, "the peer ended after {received} of {wanted} bytes")
+            }
+            Cause::Option { name, problem } => write!(f, "option `{name}` {problem}"),
+            Cause::Address { problem } | Cause::NotFound { problem } => f.write_str(problem),
+            Cause::TooLarge { bytes, bound, option } => {
+                write!(f, "{bytes} bytes are more than `{option}` allows ({bound})")
+            }
+            Cause::Full { queued, option } => write!(f, "{queued} bytes are queued, see `{option}`"),
+            Cause::Misuse(what) => f.write_str(what),
+            Cause::Other(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+/// The operating system's text without Rust's "(os error 98)" and with a small first letter.
+fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut letters = text.chars();
+    match letters.next() {
+        Some(first) => first.to_lowercase().chain(letters).collect(),
+        None => String::from("unknown error"),
+    }
+}
+
+/// Errors that the other end or the path to it causes.
+fn is_network(kind: io::ErrorKind) -> bool {
+    matches!(
+        kind,
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::NetworkDown
+    )
+}
+
+/// Why a connection ended. Every connection has exactly one reason: the first cause that made its end certain.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// This side ended first, gracefully: all that was queued went out before FIN.
+    Local,
+    /// The peer ended first (FIN), and this side then finished gracefully.
+    Peer,
+    /// This side threw the connection away (RST), with whatever was unsent.
+    LocalReset,
+    /// The peer threw the connection away (RST).
+    PeerReset,
+    /// A deadline of the connection passed.
+    Timeout(Deadline),
+    /// A bound of the connection was passed.
+    Limit(Bound),
+    /// The network failed: unreachable, down, or unanswered for too long.
+    Network(io::ErrorKind),
+    /// The handler returned an error; what it had queued was still sent.
+    HandlerFailed,
+    /// The handler panicked; the connection was reset.
+    HandlerPanicked,
+    /// The server stopped, or its drain deadline passed, before the connection ended.
+    Shutdown,
+}
+
+/// The deadlines that can end a connection.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Deadline {
+    /// A read was awaited and no byte came for [`Deadlines::idle`](crate::Deadlines::idle).
+    Idle,
+    /// Bytes were queued and none went out for [`Deadlines::write`](crate::Deadlines::write).
+    Write,
+    /// The connection reached [`Deadlines::age`](crate::Deadlines::age).
+    Age,
+    /// The handler's own deadline, set with `set_deadline`.
+    Handler,
+}
+
+/// The bounds whose passing ends a connection.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Bound {
+    /// An event handler left more unconsumed than [`Limits::receive_buffer`](crate::Limits::receive_buffer) holds.
+    ReceiveBuffer,
+}
+
+impl CloseReason {
+    /// Whether both directions ended in order and nothing queued was lost.
+    pub fn is_graceful(self) -> bool {
+        matches!(self, CloseReason::Local | CloseReason::Peer)
+    }
+
+    pub(crate) fn of(error: &io::Error) -> CloseReason {
+        match error.kind() {
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => CloseReason::PeerReset,
+            kind => CloseReason::Network(kind),
+        }
+    }
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CloseReason::Local => f.write_str("closed by this side"),
+            CloseReason::Peer => f.write_str("closed by the peer"),
+            CloseReason::LocalReset => f.write_str("reset by this side"),
+            CloseReason::PeerReset => f.write_str("reset by the peer"),
+            CloseReason::Timeout(deadline) => write!(f, "{deadline} deadline passed"),
+            CloseReason::Limit(bound) => write!(f, "{bound} limit passed"),
+            CloseReason::Network(kind) => write!(f, "{kind}"),
+            CloseReason::HandlerFailed => f.write_str("handler failed"),
+            CloseReason::HandlerPanicked => f.write_str("handler panicked"),
+            CloseReason::Shutdown => f.write_str("server shut down"),
+        }
+    }
+}
+
+impl fmt::Display for Deadline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Deadline::Idle => "idle",
+            Deadline::Write => "write",
+            Deadline::Age => "age",
+            Deadline::Handler => "handler's",
+        })
+    }
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Bound::ReceiveBuffer => "receive buffer",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_names_operation_address_and_cause_in_one_line() {
+        let reset = io::Error::from_raw_os_error(104);
+        let error = Error::os(Operation::Receive, reset).at("10.0.0.7:443");
+        assert_eq!(error.to_string(), "receive from 10.0.0.7:443: connection reset by peer");
+        assert_eq!(error.kind(), ErrorKind::Peer);
+    }
+
+    #[test]
+    fn a_bad_option_is_named() {
+        let error = Error::option("workers", "must be at least 1");
+        assert_eq!(error.to_string(), "start: option `workers` must be at least 1");
+        assert_eq!(error.kind(), ErrorKind::Caller);
+    }
+
+    #[test]
+    fn an_error_is_one_pointer_wide() {
+        assert_eq!(size_of::<Result<()>>(), size_of::<usize>());
+    }
+
+    #[test]
+    fn a_timeout_stays_a_timeout_as_an_io_error() {
+        let error = Error::new(Operation::Connect, Cause::TimedOut { after: Duration::from_secs(3) });
+        assert!(error.is_timeout());
+        assert_eq!(io::Error::from(error).kind(), io::ErrorKind::TimedOut);
+    }
+}

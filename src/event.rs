@@ -1,0 +1,206 @@
+//! Event style: a [`Handler`] that is called when something happens to its connection.
+//!
+//! It is the engine's own shape with nothing in between: received bytes are borrowed from the engine's buffer, nothing is
+//! allocated for a message, and one handler at a time is called on a worker.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::conn::{Conn, Counts, Room};
+use crate::error::{Cause, CloseReason, Error, Operation, Result};
+use crate::remote::Remote;
+use crate::worker::link::Link;
+
+/// What a server does with one connection, in event style.
+///
+/// The life of a connection:
+///
+/// 1. [`connected`](Handler::connected), once.
+/// 2. [`received`](Handler::received) whenever bytes have come; [`writable`](Handler::writable) when sending is possible
+///    again after [`Connection::send`] refused; [`draining`](Handler::draining) once, if the server drains.
+/// 3. [`ended`](Handler::ended), if the peer ends its side, after its last byte.
+/// 4. [`closed`](Handler::closed), exactly once and last, with the reason.
+///
+/// Calls never overlap. A handler must not block: it holds up every connection of its worker. One that panics loses its
+/// own connection (reset, [`CloseReason::HandlerPanicked`]) and no other.
+///
+/// ```
+/// use wharf::event::{Connection, Flow, Handler};
+///
+/// struct Echo;
+///
+/// impl Handler for Echo {
+///     fn received(&mut self, conn: &mut Connection<'_>, bytes: &[u8]) -> Flow {
+///         match conn.send(bytes) {
+///             Ok(()) => Flow::Continue,
+///             Err(_) => Flow::Consumed(0), // the queue is full: offer them again when it is not
+///         }
+///     }
+/// }
+///
+/// let server = wharf::Server::bind("127.0.0.1:0").workers(1).start_events(|| Echo)?;
+/// # server.stop().wait()?;
+/// # Ok::<(), wharf::Error>(())
+/// ```
+pub trait Handler: 'static {
+    /// The connection stands.
+    fn connected(&mut self, conn: &mut Connection<'_>) -> Flow {
+        let _ = conn;
+        Flow::Continue
+    }
+
+    /// Bytes have come. [`Flow::Continue`] consumes all of them, [`Flow::Consumed`] the first so many.
+    ///
+    /// What is not consumed is offered again, in front of what comes next: take all complete messages, and leave the
+    /// beginning of the next one. While [`Connection::send`] refuses, nothing is offered, and the peer has to wait.
+    fn received(&mut self, conn: &mut Connection<'_>, bytes: &[u8]) -> Flow;
+
+    /// The send queue has fallen to its low mark after a send was refused, or is empty.
+    ///
+    /// Called whenever that happens, so a handler that has nothing to send returns at once. What `received` left is offered
+    /// again right after.
+    fn writable(&mut self, conn: &mut Connection<'_>) -> Flow {
+        let _ = conn;
+        Flow::Continue
+    }
+
+    /// The peer has ended its side, and all of its bytes were offered. Closes by default; a handler that still has
+    /// something to send can go on.
+    fn ended(&mut self, conn: &mut Connection<'_>) -> Flow {
+        let _ = conn;
+        Flow::Close
+    }
+
+    /// The server stops accepting and will reset what has not ended at its drain deadline. Goes on by default.
+    fn draining(&mut self, conn: &mut Connection<'_>) -> Flow {
+        let _ = conn;
+        Flow::Continue
+    }
+
+    /// The connection is closed. Nothing is called after this.
+    fn closed(&mut self, conn: &mut Connection<'_>, reason: CloseReason) {
+        let _ = (conn, reason);
+    }
+}
+
+/// What a handler decides.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Flow {
+    /// Go on; in [`Handler::received`], all bytes are consumed.
+    Continue,
+    /// Go on; of the offered bytes the first so many are consumed. Only [`Handler::received`] consumes; elsewhere it
+    /// means [`Flow::Continue`].
+    Consumed(usize),
+    /// Close gracefully: send what is queued, then end.
+    Close,
+    /// Throw the connection away (RST).
+    Reset,
+}
+
+/// A connection while its handler is being called.
+pub struct Connection<'a> {
+    link: &'a Rc<Link>,
+}
+
+impl<'a> Connection<'a> {
+    pub(crate) fn new(link: &'a Rc<Link>) -> Connection<'a> {
+        Connection { link }
+    }
+
+    /// Queues `bytes` whole or not at all. They leave at the end of the worker's turn.
+    ///
+    /// # Errors
+    /// If the queue is above its high mark ([`Error::kind`] is [`Limit`](crate::ErrorKind::Limit)): then
+    /// [`Handler::writable`] is called when it has fallen to its low mark. If the message is larger than the queue may
+    /// ever be. If the connection is closed or finished.
+    pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        self.queue(bytes.len(), |conn| conn.send(bytes))
+    }
+
+    /// Queues `bytes` without copying them. Otherwise like [`Connection::send`].
+    ///
+    /// # Errors
+    /// As [`Connection::send`]; the bytes are dropped then, so keep a clone of what must not be lost.
+    pub fn send_owned(&mut self, bytes: impl Into<Bytes>) -> Result<()> {
+        let bytes = bytes.into();
+        self.queue(bytes.len(), |conn| conn.send_owned(bytes))
+    }
+
+    fn queue(&mut self, len: usize, push: impl FnOnce(&mut Conn)) -> Result<()> {
+        let mut conn = self.link.conn.borrow_mut();
+        let cause = match conn.room(len) {
+            Ok(Room::Yes) => {
+                push(&mut conn);
+                drop(conn);
+                self.link.mark_dirty();
+                return Ok(());
+            }
+            Ok(Room::Later) => Cause::Full { queued: conn.pending(), option: "send_marks" },
+            Ok(Room::Never) => Cause::TooLarge { bytes: len, bound: conn.send_max(), option: "send_max" },
+            Err(reason) => Cause::Closed(reason),
+        };
+        Err(Error::new(Operation::Send, cause).at(self.link.peer))
+    }
+
+    /// Bytes queued and not yet handed to the kernel.
+    pub fn pending(&self) -> usize {
+        self.link.conn.borrow().pending()
+    }
+
+    /// Ends this side's direction (half-close): FIN follows what is queued, and receiving goes on.
+    pub fn finish(&mut self) {
+        self.link.command(Conn::finish);
+    }
+
+    /// Closes gracefully after `delay`, unless it is closed before.
+    pub fn close_after(&mut self, delay: Duration) {
+        let now = self.link.worker.now();
+        self.link.command(|conn| conn.close_after(delay, now));
+    }
+
+    /// Resets after `delay`, unless it is closed before.
+    pub fn reset_after(&mut self, delay: Duration) {
+        let now = self.link.worker.now();
+        self.link.command(|conn| conn.reset_after(delay, now));
+    }
+
+    /// Sets a deadline for what the connection is to do next, say a whole request, or removes it with `None`.
+    ///
+    /// It is total: no byte extends it, only another call does. When it passes the connection is closed, with
+    /// [`Deadline::Handler`](crate::Deadline::Handler) as the reason.
+    pub fn set_deadline(&mut self, after: impl Into<Option<Duration>>) {
+        let at = after.into().map(|after| self.link.worker.now().after(after));
+        self.link.command(|conn| conn.set_deadline(at));
+    }
+
+    /// The address of the other end.
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.link.peer
+    }
+
+    /// The address of this end; `None` if the operating system no longer tells it.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.link.local_addr()
+    }
+
+    /// A handle to this connection for other threads.
+    pub fn remote(&self) -> Remote {
+        Remote::new(self.link.remote())
+    }
+
+    /// Bytes that went through so far.
+    pub fn counts(&self) -> Counts {
+        self.link.conn.borrow().counts()
+    }
+}
+
+impl fmt::Debug for Connection<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("peer", &self.link.peer).finish_non_exhaustive()
+    }
+}

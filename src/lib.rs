@@ -1,0 +1,84 @@
+//! TCP servers and clients that stay up.
+//!
+//! Wharf is for people who write their own protocol on TCP. It brings what a production service otherwise adds by hand:
+//! bounds on every queue, total deadlines, an accept loop that survives, a drain, and a reason for every close.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use wharf::{Connection, Server};
+//!
+//! let server = Server::bind("0.0.0.0:7788").start(|mut conn: Connection| async move {
+//!     let mut buf = [0; 4];
+//!     while conn.recv(&mut buf).within(Duration::from_secs(3)).await? > 0 {
+//!         conn.send(b"pong").await?;
+//!     }
+//!     Ok(()) // a graceful close
+//! })?; // bind errors arrive here, not later
+//! println!("listening on {}", server.local_addr());
+//! # let signal = || {};
+//! # signal();
+//! server.drain(Duration::from_secs(15)).wait()?;
+//! # Ok::<(), wharf::Error>(())
+//! ```
+//!
+//! # The two styles
+//!
+//! * **Async**: [`Server::start`] runs a future for each connection, with a [`Connection`] to read and write.
+//! * **Event**: [`Server::start_events`] calls an [`event::Handler`] when something happens. It is the engine's own
+//!   shape and allocates nothing for a message.
+//!
+//! Clients are async: [`Client::connect`], within a handler or within [`run`].
+//!
+//! # How data moves
+//!
+//! ```text
+//!   kernel                    worker (one thread)                         handler
+//!            +--------------------------------------------------+
+//!   recv --> | engine --> Chunk --> conn: inbox, deadlines      | --> received(&[u8])  or  recv(&mut buf)
+//!            |                                                  |
+//!   send <-- | engine <-- Outgoing <-- conn: outbox, marks      | <-- conn.send(bytes)
+//!            |    once per turn, for all dirty connections      |
+//!            +--------------------------------------------------+
+//! ```
+//!
+//! A connection never leaves its worker, so nothing on this path is locked or atomic. Other threads hold a [`Remote`].
+//!
+//! # Testing your own server
+//!
+//! [`sim`] runs a whole server and its clients in one thread, on a simulated network with virtual time. All that happens
+//! follows from one seed, faults included.
+//!
+//! # Features
+//!
+//! * `tracing`: lifecycle events to the program's `tracing` subscriber. Off by default.
+
+#[macro_use]
+mod trace;
+
+mod address;
+mod client;
+mod config;
+mod conn;
+mod connection;
+mod engine;
+mod error;
+pub mod event;
+mod remote;
+mod resolve;
+mod runtime;
+mod server;
+pub mod sim;
+mod time;
+mod worker;
+
+pub use client::{Client, Connect, Connecting};
+pub use config::{Backend, Deadlines, Limits, SocketOptions};
+pub use conn::Counts;
+pub use connection::{
+    Closing, Connection, Draining, Flush, ReadHalf, Recv, RecvChunk, RecvExact, Send, SendOwned, WriteHalf,
+};
+pub use engine::buffer::Chunk;
+pub use error::{Bound, CloseReason, Deadline, Error, ErrorKind, Result};
+pub use remote::Remote;
+pub use runtime::{JoinHandle, Late, Sleep, Within, run, run_on, sleep, spawn, within};
+pub use server::{Server, ServerHandle, Stats};

@@ -1,0 +1,385 @@
+//! One connection as its worker, its handle and its handler share it: the conn core plus who waits for it.
+//!
+//! Never leaves its worker's thread. Everything that happens to a connection ends in [`Worker::advance`], which carries
+//! out what the core asks for and tells those who wait.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::fmt;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+
+use super::tasks::Waiter;
+use super::timer::TimerId;
+use super::{Alarm, Worker};
+use crate::conn::{Action, Conn, News, Room};
+use crate::engine::buffer::Chunk;
+use crate::engine::{Submitted, Token};
+use crate::error::{Bound, CloseReason};
+use crate::event::{self, Flow, Handler};
+use crate::remote::RemoteState;
+use crate::server::Admission;
+use crate::time::Time;
+
+/// Messages of other threads up to this size are copied behind what is queued instead of becoming a piece of their own.
+const COPY_MAX: usize = 1024;
+
+pub(crate) struct Link {
+    pub(crate) token: Token,
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) peer: SocketAddr,
+    pub(crate) local: Cell<Option<SocketAddr>>,
+    pub(crate) conn: RefCell<Conn>,
+    pub(crate) reader: Waiter,
+    pub(crate) writer: Waiter,
+    pub(crate) closer: Waiter,
+    pub(crate) drainer: Waiter,
+    pub(crate) user: RefCell<Option<Box<dyn Any>>>,
+    /// In event style, what the connection's events go to. Away while it is being called.
+    handler: RefCell<Option<Box<dyn Handler>>>,
+    is_event: Cell<bool>,
+    /// The handler has been told that the peer ended.
+    end_told: Cell<bool>,
+    dirty: Cell<bool>,
+    timer: Cell<Option<(TimerId, Time)>>,
+    remote: RefCell<Option<Arc<RemoteState>>>,
+    /// Messages of other threads that the send queue has no room for yet.
+    arrivals: RefCell<VecDeque<Bytes>>,
+    pub(crate) admission: RefCell<Option<Admission>>,
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("token", &self.token).field("peer", &self.peer).finish_non_exhaustive()
+    }
+}
+
+impl Link {
+    pub(crate) fn new(token: Token, worker: Rc<Worker>, peer: SocketAddr, conn: Conn) -> Rc<Link> {
+        Rc::new(Link {
+            token,
+            worker,
+            peer,
+            local: Cell::new(None),
+            conn: RefCell::new(conn),
+            reader: Waiter::default(),
+            writer: Waiter::default(),
+            closer: Waiter::default(),
+            drainer: Waiter::default(),
+            user: RefCell::new(None),
+            handler: RefCell::new(None),
+            is_event: Cell::new(false),
+            end_told: Cell::new(false),
+            dirty: Cell::new(false),
+            timer: Cell::new(None),
+            remote: RefCell::new(None),
+            arrivals: RefCell::default(),
+            admission: RefCell::new(None),
+        })
+    }
+
+    /// The address of this end; asked of the engine once.
+    pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
+        if self.local.get().is_none() {
+            self.local.set(self.worker.engine.borrow().local_addr(self.token).ok());
+        }
+        self.local.get()
+    }
+
+    /// Runs `command` on the core and has its consequences carried out before the turn ends.
+    pub(crate) fn command<T>(self: &Rc<Self>, command: impl FnOnce(&mut Conn) -> T) -> T {
+        let result = command(&mut self.conn.borrow_mut());
+        self.mark_dirty();
+        result
+    }
+
+    pub(crate) fn mark_dirty(self: &Rc<Self>) {
+        if !self.dirty.replace(true) {
+            self.worker.dirty.borrow_mut().push(self.clone());
+        }
+    }
+
+    /// What handles on other threads share with this connection.
+    pub(crate) fn remote(&self) -> Arc<RemoteState> {
+        let mut remote = self.remote.borrow_mut();
+        let new = || {
+            let conn = self.conn.borrow();
+            let state = RemoteState::new(self.worker.post.clone(), self.token, self.peer, conn.send_max());
+            if let Some(reason) = conn.reason() {
+                state.close(reason);
+            }
+            Arc::new(state)
+        };
+        remote.get_or_insert_with(new).clone()
+    }
+}
+
+/// What happens to connections.
+impl Worker {
+    /// Carries out what the core of `link` asks for, then tells those who wait.
+    pub(crate) fn advance(self: &Rc<Self>, link: &Rc<Link>) {
+        link.dirty.set(false);
+        let now = self.now();
+        loop {
+            let Some(action) = link.conn.borrow_mut().next_action(now) else { break };
+            self.act(link, action, now);
+        }
+        self.tell(link);
+        self.retime(link);
+    }
+
+    fn act(&self, link: &Link, action: Action, now: Time) {
+        let mut engine = self.engine.borrow_mut();
+        match action {
+            Action::Receive => engine.receive(link.token),
+            Action::Pause => engine.pause(link.token),
+            Action::Close { reset } => engine.close(link.token, reset),
+            Action::Shutdown => {
+                if let Err(error) = engine.shutdown(link.token) {
+                    link.conn.borrow_mut().failed(&error);
+                }
+            }
+            Action::Send(outgoing) => match engine.send(link.token, outgoing) {
+                Submitted::InFlight => link.conn.borrow_mut().in_flight(now),
+                Submitted::Done(outgoing, Ok(n)) => link.conn.borrow_mut().sent(outgoing, n, now),
+                Submitted::Done(outgoing, Err(error)) => {
+                    link.conn.borrow_mut().send_failed(outgoing, &error);
+                }
+            },
+        }
+    }
+
+    /// Makes sure that the worker wakes at the connection's earliest deadline. A timer that is too early stays: when it
+    /// fires, the deadline is looked at again.
+    pub(crate) fn retime(&self, link: &Link) {
+        let Some(at) = link.conn.borrow().next_deadline() else { return };
+        if let Some((id, set)) = link.timer.get() {
+            if set <= at {
+                return;
+            }
+            self.timers.borrow_mut().cancel(id);
+        }
+        let id = self.timers.borrow_mut().insert(at, Alarm::Link(link.token));
+        link.timer.set(Some((id, at)));
+    }
+
+    /// The connection's timer fired.
+    pub(crate) fn expire(self: &Rc<Self>, link: &Rc<Link>) {
+        link.timer.set(None);
+        while link.conn.borrow_mut().expire(self.now()) {}
+        self.advance(link);
+    }
+
+    /// Bytes came.
+    pub(crate) fn received(self: &Rc<Self>, link: &Rc<Link>, chunk: Chunk) {
+        let Some(chunk) = link.conn.borrow_mut().received(chunk, self.now()) else { return };
+        if link.is_event.get() {
+            self.offer(link, chunk);
+        } else {
+            link.conn.borrow_mut().deliver(chunk);
+            self.tell(link);
+        }
+        if link.conn.borrow().is_full() {
+            self.advance(link);
+        }
+    }
+
+    /// Wakes, or calls, those who wait for what has happened.
+    pub(crate) fn tell(self: &Rc<Self>, link: &Rc<Link>) {
+        let news = link.conn.borrow_mut().take_news();
+        if news == News::default() {
+            return;
+        }
+        if news.writable && !link.arrivals.borrow().is_empty() {
+            self.pump(link);
+        }
+        if link.is_event.get() {
+            self.tell_handler(link, news);
+        } else {
+            if news.readable {
+                link.reader.wake(&self.tasks);
+            }
+            if news.writable {
+                link.writer.wake(&self.tasks);
+            }
+        }
+        if news.closed {
+            self.closed(link);
+        } else if let (Some(reason), Some(remote)) = (link.conn.borrow().reason(), &*link.remote.borrow()) {
+            remote.close(reason);
+        }
+    }
+
+    /// The engine has let go of the connection: everybody is told, and the slot is free.
+    fn closed(self: &Rc<Self>, link: &Rc<Link>) {
+        self.slots.remove(link.token);
+        if let Some((id, _)) = link.timer.take() {
+            self.timers.borrow_mut().cancel(id);
+        }
+        let reason = link.conn.borrow().reason().unwrap_or(CloseReason::Local);
+        let undelivered: usize = link.arrivals.take().iter().map(Bytes::len).sum();
+        link.conn.borrow_mut().lost(undelivered);
+        if let Some(remote) = &*link.remote.borrow() {
+            remote.close(reason);
+        }
+        self.call(link, |handler, conn| {
+            handler.closed(conn, reason);
+            Flow::Continue
+        });
+        drop(link.handler.take());
+        link.closer.wake(&self.tasks);
+        link.drainer.wake(&self.tasks);
+        let counts = link.conn.borrow().counts();
+        event!(debug, peer = %link.peer, %reason, received = counts.received, sent = counts.sent,
+            unsent = counts.unsent, "connection closed");
+        if let Some(admission) = link.admission.take() {
+            admission.closed(reason, counts);
+        }
+    }
+}
+
+/// Event style: what the handler is told.
+impl Worker {
+    /// From now on `handler` gets the connection's events, beginning with `connected`.
+    pub(crate) fn attach(self: &Rc<Self>, link: &Rc<Link>, handler: Box<dyn Handler>) {
+        link.is_event.set(true);
+        *link.handler.borrow_mut() = Some(handler);
+        link.conn.borrow_mut().await_reading(self.now());
+        self.call(link, |handler, conn| handler.connected(conn));
+        link.mark_dirty();
+    }
+
+    fn tell_handler(self: &Rc<Self>, link: &Rc<Link>, news: News) {
+        let open = link.conn.borrow().is_open();
+        if news.writable && open && !link.conn.borrow().is_blocked() {
+            link.conn.borrow_mut().await_reading(self.now());
+            self.call(link, |handler, conn| handler.writable(conn));
+        }
+        if (news.writable || news.readable) && open {
+            self.offer_unread(link);
+            self.tell_end(link);
+        }
+    }
+
+    /// Offers what was left over, once the handler can send again.
+    fn offer_unread(self: &Rc<Self>, link: &Rc<Link>) {
+        let mut conn = link.conn.borrow_mut();
+        if conn.is_open()
+            && !conn.is_blocked()
+            && let Some(chunk) = conn.take_joined()
+        {
+            drop(conn);
+            self.offer_joined(link, chunk);
+        }
+    }
+
+    /// Tells the peer's end, after the last bytes.
+    fn tell_end(self: &Rc<Self>, link: &Rc<Link>) {
+        let due = {
+            let conn = link.conn.borrow();
+            conn.peer_ended() && conn.is_open() && !conn.is_blocked()
+        };
+        if due && !link.end_told.replace(true) {
+            self.call(link, |handler, conn| handler.ended(conn));
+        }
+    }
+
+    /// Offers what came, behind what was left over.
+    fn offer(self: &Rc<Self>, link: &Rc<Link>, chunk: Chunk) {
+        let mut conn = link.conn.borrow_mut();
+        if conn.unread() == 0 && !conn.is_blocked() {
+            drop(conn);
+            return self.offer_joined(link, chunk);
+        }
+        conn.keep(chunk);
+        drop(conn);
+        self.offer_unread(link);
+    }
+
+    fn offer_joined(self: &Rc<Self>, link: &Rc<Link>, mut chunk: Chunk) {
+        let offered = chunk.len();
+        let mut consumed = offered;
+        self.call(link, |handler, conn| {
+            let flow = handler.received(conn, &chunk);
+            if let Flow::Consumed(n) = flow {
+                consumed = n.min(offered);
+            }
+            flow
+        });
+        let mut conn = link.conn.borrow_mut();
+        if consumed == offered || !conn.is_open() {
+            return;
+        }
+        chunk.advance(consumed);
+        conn.keep(chunk);
+        if conn.is_blocked() {
+            // It is this side that makes the peer wait.
+            conn.stop_awaiting();
+        } else if conn.is_full() && consumed == 0 {
+            conn.end(CloseReason::Limit(Bound::ReceiveBuffer), self.now());
+            drop(conn);
+            link.mark_dirty();
+        }
+    }
+
+    /// Tells the handler that the server drains.
+    pub(crate) fn tell_draining(self: &Rc<Self>, link: &Rc<Link>) {
+        link.drainer.wake(&self.tasks);
+        if link.conn.borrow().is_open() {
+            self.call(link, |handler, conn| handler.draining(conn));
+        }
+    }
+
+    /// Calls the handler, if there is one, and does what it decides. A panic resets the connection.
+    fn call(
+        self: &Rc<Self>,
+        link: &Rc<Link>,
+        call: impl FnOnce(&mut dyn Handler, &mut event::Connection<'_>) -> Flow,
+    ) {
+        let Some(mut handler) = link.handler.take() else { return };
+        let mut conn = event::Connection::new(link);
+        match catch_unwind(AssertUnwindSafe(|| call(&mut *handler, &mut conn))) {
+            Ok(Flow::Continue | Flow::Consumed(_)) => {}
+            Ok(Flow::Close) => link.command(Conn::close),
+            Ok(Flow::Reset) => link.command(|conn| conn.reset(CloseReason::LocalReset)),
+            Err(_) => link.command(|conn| conn.reset(CloseReason::HandlerPanicked)),
+        }
+        *link.handler.borrow_mut() = Some(handler);
+    }
+}
+
+/// Messages of other threads.
+impl Worker {
+    /// Queues `bytes` behind what other threads sent before.
+    pub(crate) fn arrived(self: &Rc<Self>, link: &Rc<Link>, bytes: Bytes) {
+        link.arrivals.borrow_mut().push_back(bytes);
+        self.pump(link);
+        link.mark_dirty();
+    }
+
+    /// Moves arrivals into the send queue while it has room for them.
+    fn pump(&self, link: &Link) {
+        let mut arrivals = link.arrivals.borrow_mut();
+        let mut conn = link.conn.borrow_mut();
+        while let Some(bytes) = arrivals.front() {
+            if conn.room(bytes.len()) != Ok(Room::Yes) {
+                break;
+            }
+            let Some(bytes) = arrivals.pop_front() else { break };
+            if let Some(remote) = &*link.remote.borrow() {
+                remote.queued.fetch_sub(bytes.len(), Ordering::Relaxed);
+            }
+            if bytes.len() <= COPY_MAX {
+                conn.send(&bytes);
+            } else {
+                conn.send_owned(bytes);
+            }
+        }
+    }
+}

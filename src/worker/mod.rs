@@ -1,0 +1,380 @@
+//! One thread's worth of connections: the loop that turns an engine's completions into what handlers see.
+//!
+//! # One turn
+//!
+//! ```text
+//!   mailbox -> ready tasks -> dirty connections -> passed deadlines
+//!        -> engine.wait (one system call) -> each completion -> [tasks, dirty] every 32 -> tasks -> dirty
+//! ```
+//!
+//! Handlers never touch the engine. What they ask for stays in their connection, which is marked dirty; the worker
+//! carries it out when they have returned, so the sends of many connections are made together, and no handler can be
+//! called within another. A pass over tasks or dirty connections takes those that are there when it begins: what they
+//! cause waits for the next pass, after the engine was looked at again, so nobody can keep the loop for himself.
+//!
+//! A worker without an operating system works the same way: the simulation calls [`Worker::turn`] instead of a thread.
+
+pub(crate) mod accept;
+pub(crate) mod link;
+pub(crate) mod mailbox;
+pub(crate) mod slots;
+pub(crate) mod tasks;
+pub(crate) mod timer;
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::config::{Deadlines, Limits, SocketOptions};
+use crate::conn::Conn;
+use crate::engine::buffer::PiecePool;
+use crate::engine::{Completion, Engine, Listener, ListenerId, Socket, Token};
+use crate::error::CloseReason;
+use crate::server::Admission;
+use crate::time::Time;
+
+use accept::Acceptor;
+use link::Link;
+use mailbox::Mailbox;
+use slots::Slots;
+use tasks::{TaskId, Tasks, Wakeup};
+use timer::Wheel;
+
+/// After so many completions what they caused is carried out, while it is still warm.
+const BATCH: usize = 32;
+/// How long a worker that failed to wait for its engine pauses before it tries again.
+const WAIT_RETRY: Duration = Duration::from_millis(10);
+
+/// How other threads reach a worker.
+pub(crate) type Post = Arc<Mailbox<Message>>;
+
+/// What other threads, and other workers, tell a worker.
+pub(crate) enum Message {
+    Wake(TaskId),
+    /// Take over an accepted connection.
+    Adopt {
+        socket: Socket,
+        peer: SocketAddr,
+        admission: Admission,
+    },
+    Send {
+        token: Token,
+        bytes: Bytes,
+    },
+    Close {
+        token: Token,
+    },
+    Reset {
+        token: Token,
+    },
+    /// There may be room for connections again.
+    ResumeAccept,
+    /// Stop accepting; end what has not ended within this time.
+    Drain {
+        within: Duration,
+    },
+}
+
+/// What a timer was set for.
+pub(crate) enum Alarm {
+    Link(Token),
+    Wakeup(Wakeup),
+    ResumeAccept(ListenerId),
+    /// The drain deadline.
+    Drain,
+}
+
+/// The limits and deadlines that connections are made with.
+#[derive(Debug)]
+pub(crate) struct Profile {
+    pub(crate) limits: Limits,
+    pub(crate) deadlines: Deadlines,
+}
+
+pub(crate) struct Worker {
+    pub(crate) engine: RefCell<Engine>,
+    pub(crate) post: Post,
+    pub(crate) tasks: Tasks,
+    pub(crate) slots: Slots,
+    pub(crate) timers: RefCell<Wheel<Alarm>>,
+    pub(crate) dirty: RefCell<Vec<Rc<Link>>>,
+    /// The server that this worker belongs to, if any.
+    pub(crate) acceptor: RefCell<Option<Rc<Acceptor>>>,
+    pieces: Rc<PiecePool>,
+    now: Cell<Time>,
+    inbox: RefCell<Vec<Message>>,
+    spare: RefCell<Vec<Rc<Link>>>,
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Rc<Worker>>> = const { RefCell::new(None) };
+}
+
+/// Runs `f` with the worker whose turn it is on this thread.
+pub(crate) fn with_current<T>(f: impl FnOnce(&Rc<Worker>) -> T) -> Option<T> {
+    CURRENT.try_with(|current| current.borrow().as_ref().map(f)).ok().flatten()
+}
+
+/// Makes a worker the current one of this thread for as long as this lives.
+pub(crate) struct Entered(Option<Rc<Worker>>);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        CURRENT.with(|current| *current.borrow_mut() = self.0.take());
+    }
+}
+
+impl Worker {
+    pub(crate) fn new(engine: Engine) -> Rc<Worker> {
+        let waker = engine.waker();
+        let post: Post = Arc::new(Mailbox::new(move || waker.wake()));
+        let now = engine.now();
+        Rc::new(Worker {
+            engine: RefCell::new(engine),
+            tasks: Tasks::new(post.clone()),
+            post,
+            slots: Slots::default(),
+            timers: RefCell::new(Wheel::new(now)),
+            dirty: RefCell::default(),
+            acceptor: RefCell::default(),
+            pieces: PiecePool::new(),
+            now: Cell::new(now),
+            inbox: RefCell::default(),
+            spare: RefCell::default(),
+        })
+    }
+
+    /// The time at which this turn's completions were looked at.
+    pub(crate) fn now(&self) -> Time {
+        self.now.get()
+    }
+
+    pub(crate) fn enter(self: &Rc<Self>) -> Entered {
+        Entered(CURRENT.with(|current| current.replace(Some(self.clone()))))
+    }
+
+    /// Turns the loop once; sleeps in it only if `may_sleep` and there is nothing to do. Returns whether anything
+    /// happened.
+    pub(crate) fn turn(self: &Rc<Self>, may_sleep: bool) -> bool {
+        let mut busy = self.handle_messages();
+        busy |= self.run_ready();
+        busy |= self.expire_timers();
+        // Whoever drives the worker looks at what has happened before it may sleep on it.
+        let sleeps = may_sleep && !busy && !self.has_work() && self.post.prepare_sleep();
+        let until = if sleeps { self.timers.borrow().next() } else { Some(Time::ZERO) };
+        let waited = self.engine.borrow_mut().wait(until);
+        self.post.awake();
+        self.now.set(self.engine.borrow().now());
+        if let Err(error) = waited {
+            self.survive(&error);
+        }
+        busy | self.handle_completions()
+    }
+
+    /// Whether the next turn has something to do without the engine.
+    pub(crate) fn has_work(&self) -> bool {
+        self.tasks.has_ready() || !self.dirty.borrow().is_empty() || self.post.is_filled()
+    }
+
+    /// When the next timer is due.
+    pub(crate) fn next_alarm(&self) -> Option<Time> {
+        self.timers.borrow().next()
+    }
+
+    /// Takes a connected socket: from now on it is a connection of this worker.
+    pub(crate) fn open(
+        self: &Rc<Self>,
+        socket: Socket,
+        peer: SocketAddr,
+        profile: &Profile,
+    ) -> io::Result<Rc<Link>> {
+        let link = self.link(peer, profile);
+        let opened = self.engine.borrow_mut().open(link.token, socket);
+        if let Err(error) = opened {
+            self.never_opened(&link, &error);
+            return Err(error);
+        }
+        link.conn.borrow_mut().connected(self.now());
+        link.mark_dirty();
+        Ok(link)
+    }
+
+    /// Begins to connect; the link's waiters are told when that is over.
+    pub(crate) fn connect(
+        self: &Rc<Self>,
+        peer: SocketAddr,
+        profile: &Profile,
+        options: &SocketOptions,
+    ) -> io::Result<Rc<Link>> {
+        let link = self.link(peer, profile);
+        let begun = self.engine.borrow_mut().connect(link.token, peer, options);
+        if let Err(error) = begun {
+            self.never_opened(&link, &error);
+            return Err(error);
+        }
+        Ok(link)
+    }
+
+    /// Starts to accept for `acceptor`.
+    pub(crate) fn listen(&self, id: ListenerId, listener: Listener) -> io::Result<()> {
+        self.engine.borrow_mut().listen(id, listener)
+    }
+
+    /// Ends everything of this worker that still lives: connections are reset, tasks dropped.
+    pub(crate) fn shut(self: &Rc<Self>) {
+        let _entered = self.enter();
+        self.tasks.clear();
+        for link in self.slots.all() {
+            link.command(|conn| conn.reset(CloseReason::Shutdown));
+        }
+        while !self.slots.is_empty() && self.turn(false) {}
+        drop(self.post.close());
+    }
+
+    fn link(self: &Rc<Self>, peer: SocketAddr, profile: &Profile) -> Rc<Link> {
+        let conn = Conn::new(&profile.limits, &profile.deadlines, self.pieces.clone(), self.now());
+        self.slots.insert(|token| Link::new(token, self.clone(), peer, conn))
+    }
+
+    fn never_opened(self: &Rc<Self>, link: &Rc<Link>, error: &io::Error) {
+        link.conn.borrow_mut().never_opened(error);
+        self.tell(link);
+    }
+
+    fn handle_messages(self: &Rc<Self>) -> bool {
+        let mut messages = self.inbox.take();
+        self.post.drain(&mut messages);
+        let busy = !messages.is_empty();
+        for message in messages.drain(..) {
+            self.handle(message);
+        }
+        *self.inbox.borrow_mut() = messages;
+        busy
+    }
+
+    fn handle(self: &Rc<Self>, message: Message) {
+        let with_link = |token, f: &dyn Fn(&Rc<Link>)| {
+            if let Some(link) = self.slots.get(token) {
+                f(&link);
+            }
+        };
+        match message {
+            Message::Wake(id) => self.tasks.wake(id),
+            Message::Send { token, bytes } => {
+                if let Some(link) = self.slots.get(token) {
+                    self.arrived(&link, bytes);
+                }
+            }
+            Message::Close { token } => with_link(token, &|link| link.command(Conn::close)),
+            Message::Reset { token } => {
+                with_link(token, &|link| link.command(|conn| conn.reset(CloseReason::LocalReset)));
+            }
+            Message::Adopt { socket, peer, admission } => {
+                self.with_acceptor(|acceptor| acceptor.adopt(self, socket, peer, admission));
+            }
+            Message::ResumeAccept => self.with_acceptor(|acceptor| acceptor.resume(self)),
+            Message::Drain { within } => self.with_acceptor(|acceptor| acceptor.drain(self, within)),
+        }
+    }
+
+    fn with_acceptor(&self, f: impl FnOnce(&Rc<Acceptor>)) {
+        let acceptor = self.acceptor.borrow().clone();
+        if let Some(acceptor) = acceptor {
+            f(&acceptor);
+        }
+    }
+
+    /// Polls the ready tasks, then carries out what the dirty connections ask for.
+    fn run_ready(self: &Rc<Self>) -> bool {
+        let mut busy = self.tasks.has_ready();
+        self.tasks.run();
+        let mut dirty = self.spare.take();
+        std::mem::swap(&mut dirty, &mut *self.dirty.borrow_mut());
+        busy |= !dirty.is_empty();
+        for link in dirty.drain(..) {
+            self.advance(&link);
+        }
+        *self.spare.borrow_mut() = dirty;
+        busy
+    }
+
+    fn expire_timers(self: &Rc<Self>) -> bool {
+        let mut busy = false;
+        loop {
+            let Some(alarm) = self.timers.borrow_mut().expire(self.now()) else { return busy };
+            busy = true;
+            match alarm {
+                Alarm::Wakeup(wakeup) => wakeup.wake(&self.tasks),
+                Alarm::Link(token) => {
+                    if let Some(link) = self.slots.get(token) {
+                        self.expire(&link);
+                    }
+                }
+                Alarm::ResumeAccept(id) => self.with_acceptor(|acceptor| acceptor.retry(self, id)),
+                Alarm::Drain => self.with_acceptor(|acceptor| acceptor.give_up(self)),
+            }
+        }
+    }
+
+    fn handle_completions(self: &Rc<Self>) -> bool {
+        let mut count = 0;
+        loop {
+            let Some(completion) = self.engine.borrow_mut().next() else { break };
+            self.complete(completion);
+            count += 1;
+            if count % BATCH == 0 {
+                self.run_ready();
+            }
+        }
+        self.run_ready() | (count > 0)
+    }
+
+    fn complete(self: &Rc<Self>, completion: Completion) {
+        match completion {
+            Completion::Received { token, chunk } => {
+                if let Some(link) = self.slots.get(token) {
+                    self.received(&link, chunk);
+                }
+            }
+            Completion::Sent { token, outgoing, result } => self.with_link(token, |conn, now| match result {
+                Ok(n) => conn.sent(outgoing, n, now),
+                Err(error) => conn.send_failed(outgoing, &error),
+            }),
+            Completion::ReceiveEnded { token } => self.with_link(token, |conn, _| conn.receive_ended()),
+            Completion::Failed { token, error } => self.with_link(token, |conn, _| conn.failed(&error)),
+            Completion::Closed { token, outgoing } => self.with_link(token, |conn, _| conn.closed(outgoing)),
+            Completion::Connected { token, result } => self.with_link(token, |conn, now| match result {
+                Ok(()) => conn.connected(now),
+                Err(error) => conn.failed(&error),
+            }),
+            Completion::Accepted { listener, socket, peer } => {
+                self.with_acceptor(|acceptor| acceptor.accepted(self, listener, socket, peer));
+            }
+            Completion::AcceptFailed { listener, error } => {
+                self.with_acceptor(|acceptor| acceptor.failed(self, listener, &error));
+            }
+            Completion::Woken => {}
+        }
+    }
+
+    /// Gives an input to the core of a connection and carries out what follows.
+    fn with_link(self: &Rc<Self>, token: Token, input: impl FnOnce(&mut Conn, Time)) {
+        if let Some(link) = self.slots.get(token) {
+            input(&mut link.conn.borrow_mut(), self.now());
+            self.advance(&link);
+        }
+    }
+
+    /// The engine could not wait. Whatever the cause (memory, most likely), connections that stand are not given up:
+    /// the worker goes on at a slower pace.
+    fn survive(&self, error: &io::Error) {
+        event!(error, %error, "waiting for the engine failed");
+        let _ = error;
+        std::thread::sleep(WAIT_RETRY);
+    }
+}
