@@ -71,6 +71,25 @@ pub mod sim;
 mod time;
 mod worker;
 
+/// What the fuzz targets drive; not part of the API.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing {
+    use crate::address::Endpoint;
+    use crate::conn::harness::{Step, drive};
+    use crate::error::Operation;
+
+    /// Takes a connection core through the steps that `data` spells.
+    pub fn connection(data: &[u8]) {
+        drive(data.chunks_exact(2).map(|step| Step::from_bytes(step[0], step[1])));
+    }
+
+    /// Reads `text` as an address.
+    pub fn address(text: &str) {
+        drop(Endpoint::parse(Operation::Connect, text));
+    }
+}
+
 pub use client::{Client, Connect, Connecting};
 pub use config::{Backend, Deadlines, Limits, SocketOptions};
 pub use conn::Counts;

@@ -35,8 +35,8 @@ impl ServerProcess {
             address: SocketAddr::from(([0; 4], 0)),
         };
 
-        let mut line = String::new();
-        BufReader::new(out).read_line(&mut line)?;
+        // An empty line is no address: it ended, or does not get there.
+        let line = first_line(out).recv_timeout(START_PATIENCE).unwrap_or_default();
         server.address = line
             .trim()
             .parse()

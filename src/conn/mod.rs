@@ -30,6 +30,8 @@
 //! way a failure may still become the reason; if none does, the side that ended first gives it.
 
 mod deadline;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod harness;
 mod inbox;
 mod outbox;
 #[cfg(test)]
@@ -319,7 +321,11 @@ impl Conn {
     /// Closes gracefully; see the module's essay.
     pub(crate) fn close(&mut self) {
         match self.phase {
-            Phase::Connecting => self.release(None, false),
+            // What was queued in advance never had a way out.
+            Phase::Connecting => {
+                let lost = !self.outbox.is_empty();
+                self.release(lost.then_some(CloseReason::LocalReset), false);
+            }
             Phase::Open => {
                 self.finish();
                 self.phase = Phase::Closing;

@@ -1,1 +1,50 @@
-//! Property tests of the connection core.
+//! Property tests: whatever happens in whatever order, no byte is lost, doubled or moved, no bound is passed, and a
+//! connection closes exactly once.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::harness::{Step, drive};
+
+fn step() -> impl Strategy<Value = Step> {
+    let n = || 0..=600u16;
+    // Traffic is frequent, ends are rare, so that most sequences live for a while.
+    prop_oneof![
+        4 => Just(Step::Connected),
+        12 => n().prop_map(Step::Receive),
+        12 => n().prop_map(Step::SendEnds),
+        12 => n().prop_map(Step::Read),
+        6 => Just(Step::TakeChunk),
+        6 => n().prop_map(Step::PutBack),
+        12 => n().prop_map(Step::Send),
+        6 => n().prop_map(Step::SendOwned),
+        6 => Just(Step::Await),
+        4 => Just(Step::EngineCloses),
+        4 => n().prop_map(Step::Pass),
+        1 => Just(Step::Pass(60_001)),
+        1 => n().prop_map(Step::CloseAfter),
+        1 => n().prop_map(Step::SetDeadline),
+        1 => Just(Step::PeerEnds),
+        1 => Just(Step::Breaks),
+        1 => Just(Step::SendFails),
+        1 => Just(Step::Finish),
+        1 => Just(Step::Close),
+        1 => Just(Step::Reset),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_sequence_keeps_bytes_bounds_and_one_close(steps in vec(step(), 0..200)) {
+        drive(steps);
+    }
+}
+
+#[test]
+fn steps_are_read_from_any_two_bytes() {
+    for kind in 0..=u8::MAX {
+        drive([Step::from_bytes(kind, 7)]);
+    }
+}

@@ -1,0 +1,326 @@
+//! A connection core between a scripted engine and a scripted handler, which check each other: what the property tests
+//! and the fuzzer drive.
+//!
+//! Received and sent bytes follow a fixed pattern, so that a lost, doubled or moved byte shows at once.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{Action, Conn, Readable, Room};
+use crate::config::{Deadlines, Limits};
+use crate::engine::buffer::{CHUNK_SIZE, Chunk, Outgoing, PiecePool};
+use crate::error::CloseReason;
+use crate::time::Time;
+
+const RECEIVE_BUFFER: usize = 300;
+const SEND_LOW: usize = 100;
+const SEND_HIGH: usize = 400;
+const SEND_MAX: usize = 1000;
+/// What one reception brings at most here; smaller than a real chunk, so that bounds are met often.
+const RECEIVE_MAX: usize = 200;
+
+/// One thing that can happen to a connection.
+#[derive(Copy, Clone, Debug)]
+pub(crate) enum Step {
+    Connected,
+    /// So many bytes come, if the engine may report any.
+    Receive(u16),
+    PeerEnds,
+    Breaks,
+    /// The send in flight ends with so many bytes.
+    SendEnds(u16),
+    SendFails,
+    /// The engine lets go, if it was told to close.
+    EngineCloses,
+    Await,
+    Read(u16),
+    TakeChunk,
+    /// Read so many bytes and put the last of them back.
+    PutBack(u16),
+    Send(u16),
+    SendOwned(u16),
+    Finish,
+    Close,
+    Reset,
+    CloseAfter(u16),
+    SetDeadline(u16),
+    /// So many milliseconds pass.
+    Pass(u16),
+}
+
+impl Step {
+    /// Reads a step from two bytes, for the fuzzer.
+    pub(crate) fn from_bytes(kind: u8, amount: u8) -> Step {
+        let n = u16::from(amount) * 4;
+        match kind % 19 {
+            0 => Step::Connected,
+            1 => Step::Receive(n),
+            2 => Step::PeerEnds,
+            3 => Step::Breaks,
+            4 => Step::SendEnds(n),
+            5 => Step::SendFails,
+            6 => Step::EngineCloses,
+            7 => Step::Await,
+            8 => Step::Read(n),
+            9 => Step::TakeChunk,
+            10 => Step::PutBack(n),
+            11 => Step::Send(n),
+            12 => Step::SendOwned(n),
+            13 => Step::Finish,
+            14 => Step::Close,
+            15 => Step::Reset,
+            16 => Step::CloseAfter(n),
+            17 => Step::SetDeadline(n),
+            _ => Step::Pass(n),
+        }
+    }
+}
+
+/// Drives a connection through `steps`, then to its end, checking everything after each step.
+pub(crate) fn drive(steps: impl IntoIterator<Item = Step>) {
+    let mut harness = Harness::new();
+    for step in steps {
+        harness.step(step);
+        harness.settle();
+    }
+    harness.end();
+}
+
+struct Harness {
+    conn: Conn,
+    now: Time,
+    armed: bool,
+    in_flight: Option<Outgoing>,
+    /// The connection stands, as the engine sees it.
+    engine_open: bool,
+    peer_ended: bool,
+    broken: bool,
+    fin_sent: bool,
+    close_asked: bool,
+    closed_told: usize,
+    received: usize,
+    read: usize,
+    queued: usize,
+    sent: usize,
+    reason: Option<CloseReason>,
+}
+
+/// Byte `n` of the pattern.
+fn pattern(n: usize) -> u8 {
+    (n % 251) as u8
+}
+
+fn stretch(from: usize, len: usize) -> Vec<u8> {
+    (from..from + len).map(pattern).collect()
+}
+
+impl Harness {
+    fn new() -> Harness {
+        let limits = Limits::default()
+            .receive_buffer(RECEIVE_BUFFER)
+            .send_marks(SEND_LOW, SEND_HIGH)
+            .send_max(SEND_MAX);
+        let deadlines = Deadlines::default().age(Duration::from_secs(3600));
+        Harness {
+            conn: Conn::new(&limits, &deadlines, PiecePool::new(), Time::ZERO),
+            now: Time::ZERO,
+            armed: false,
+            in_flight: None,
+            engine_open: false,
+            peer_ended: false,
+            broken: false,
+            fin_sent: false,
+            close_asked: false,
+            closed_told: 0,
+            received: 0,
+            read: 0,
+            queued: 0,
+            sent: 0,
+            reason: None,
+        }
+    }
+
+    fn step(&mut self, step: Step) {
+        let live = self.engine_open && !self.close_asked && !self.broken;
+        match step {
+            Step::Connected if !self.engine_open && !self.close_asked && !self.broken => {
+                self.engine_open = true;
+                self.conn.connected(self.now);
+            }
+            Step::Receive(n) if live && self.armed && !self.peer_ended => self.receive(usize::from(n)),
+            Step::PeerEnds if live && self.armed && !self.peer_ended => {
+                self.peer_ended = true;
+                self.conn.receive_ended();
+            }
+            Step::Breaks if !self.close_asked && !self.broken => {
+                self.broken = true;
+                self.conn.failed(&io::ErrorKind::ConnectionReset.into());
+            }
+            Step::SendEnds(n) => self.end_send(usize::from(n)),
+            Step::SendFails => {
+                if let Some(outgoing) = self.in_flight.take() {
+                    self.broken = true;
+                    self.conn.send_failed(outgoing, &io::ErrorKind::BrokenPipe.into());
+                }
+            }
+            Step::EngineCloses if self.close_asked && self.closed_told == 0 && !self.conn.is_closed() => {
+                self.conn.closed(self.in_flight.take());
+            }
+            Step::Await => {
+                if self.conn.readable() == Ok(Readable::NotYet) {
+                    self.conn.await_reading(self.now);
+                }
+            }
+            Step::Read(n) => drop(self.read(usize::from(n))),
+            Step::TakeChunk => {
+                if let Some(chunk) = self.conn.take_chunk() {
+                    self.check_read(&chunk);
+                }
+            }
+            Step::PutBack(n) => {
+                let bytes = self.read(usize::from(n));
+                let back = bytes.len() / 2;
+                self.read -= back;
+                self.conn.unread_bytes(&bytes[bytes.len() - back..]);
+            }
+            Step::Send(n) => self.queue(usize::from(n), |conn, bytes| conn.send(&bytes)),
+            Step::SendOwned(n) => {
+                self.queue(usize::from(n), |conn, bytes| conn.send_owned(Bytes::from(bytes)));
+            }
+            Step::Finish => self.conn.finish(),
+            Step::Close => self.conn.close(),
+            Step::Reset => self.conn.reset(CloseReason::LocalReset),
+            Step::CloseAfter(ms) => self.conn.close_after(Duration::from_millis(ms.into()), self.now),
+            Step::SetDeadline(ms) => {
+                self.conn.set_deadline(Some(self.now.after(Duration::from_millis(ms.into()))));
+            }
+            Step::Pass(ms) => {
+                self.now = self.now.after(Duration::from_millis(ms.into()));
+                while self.conn.expire(self.now) {}
+            }
+            _ => {}
+        }
+    }
+
+    fn receive(&mut self, n: usize) {
+        let n = n.clamp(1, RECEIVE_MAX.min(CHUNK_SIZE));
+        let chunk = Chunk::copied(&stretch(self.received, n));
+        self.received += n;
+        if let Some(chunk) = self.conn.received(chunk, self.now) {
+            self.conn.deliver(chunk);
+        }
+    }
+
+    fn end_send(&mut self, n: usize) {
+        if let Some(outgoing) = self.in_flight.take() {
+            let n = n.min(outgoing.len());
+            self.check_sent(&outgoing, n);
+            self.conn.sent(outgoing, n, self.now);
+        }
+    }
+
+    fn check_sent(&mut self, outgoing: &Outgoing, n: usize) {
+        assert!(!self.fin_sent, "no byte follows FIN");
+        let mut bytes = std::collections::VecDeque::new();
+        outgoing.copy_to(&mut bytes, n);
+        assert_eq!(Vec::from(bytes), stretch(self.sent, n), "sent bytes are in order");
+        self.sent += n;
+    }
+
+    fn read(&mut self, n: usize) -> Vec<u8> {
+        let mut buf = vec![0; n];
+        let n = self.conn.read(&mut buf);
+        buf.truncate(n);
+        self.check_read(&buf);
+        buf
+    }
+
+    fn check_read(&mut self, bytes: &[u8]) {
+        assert_eq!(bytes, stretch(self.read, bytes.len()), "read bytes are in order");
+        self.read += bytes.len();
+    }
+
+    fn queue(&mut self, n: usize, push: impl FnOnce(&mut Conn, Vec<u8>)) {
+        if self.conn.room(n) == Ok(Room::Yes) {
+            push(&mut self.conn, stretch(self.queued, n));
+            self.queued += n;
+        }
+    }
+
+    /// Does what the core asks for, and checks what must always hold.
+    fn settle(&mut self) {
+        while let Some(action) = self.conn.next_action(self.now) {
+            assert!(!self.close_asked, "nothing is asked for after the close");
+            match action {
+                Action::Receive => self.armed = true,
+                Action::Pause => self.armed = false,
+                Action::Send(outgoing) => {
+                    assert!(self.in_flight.is_none(), "one send is in flight at a time");
+                    assert!(!self.fin_sent, "no send follows FIN");
+                    self.conn.in_flight(self.now);
+                    self.in_flight = Some(outgoing);
+                }
+                Action::Shutdown => {
+                    assert!(!std::mem::replace(&mut self.fin_sent, true), "FIN is sent once");
+                    assert_eq!((self.conn.pending(), self.sent), (0, self.queued), "FIN follows all bytes");
+                }
+                Action::Close { .. } => self.close_asked = true,
+            }
+        }
+        self.check();
+    }
+
+    fn check(&mut self) {
+        let counts = self.conn.counts();
+        let unread = self.conn.unread();
+        assert!(self.conn.pending() <= SEND_MAX, "the hard bound of the send queue");
+        assert!(
+            !self.armed || self.close_asked || !self.conn.is_open() || unread < RECEIVE_BUFFER,
+            "paused when full"
+        );
+        if self.closed_told == 0 && !self.close_asked {
+            assert_eq!(counts.received as usize, self.received);
+            assert_eq!(self.sent + self.conn.pending() + counts.unsent as usize, self.queued);
+            assert_eq!(self.read + unread + counts.discarded as usize, self.received, "no byte is lost");
+        }
+        let news = self.conn.take_news();
+        self.closed_told += usize::from(news.closed);
+        assert_eq!(self.closed_told, usize::from(self.conn.is_closed()), "closed is told exactly once");
+        if self.conn.is_closed() {
+            let reason = self.conn.reason().expect("a closed connection has a reason");
+            assert_eq!(*self.reason.get_or_insert(reason), reason, "the reason stays");
+            assert_eq!(self.conn.pending(), 0);
+            assert_eq!(self.sent + counts.unsent as usize, self.queued, "what was not sent is counted");
+            assert!(!reason.is_graceful() || counts.unsent == 0, "nothing is lost gracefully");
+        }
+    }
+
+    /// Closes, lets a healthy engine and peer do their part, and expects the end.
+    fn end(&mut self) {
+        self.step(Step::Connected);
+        self.settle();
+        self.step(Step::Close);
+        self.settle();
+        for _ in 0..SEND_MAX {
+            self.step(Step::SendEnds(u16::MAX));
+            self.settle();
+            self.step(Step::PeerEnds);
+            self.settle();
+            self.step(Step::Pass(1));
+            self.settle();
+            self.step(Step::EngineCloses);
+            self.settle();
+            if self.conn.is_closed() {
+                return;
+            }
+        }
+        // A reader that lags keeps the engine paused, and the peer's end unseen: the linger deadline is for that.
+        self.step(Step::Pass(u16::MAX));
+        self.settle();
+        self.step(Step::EngineCloses);
+        self.settle();
+        assert!(self.conn.is_closed(), "a close comes to its end");
+    }
+}
