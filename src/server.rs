@@ -115,7 +115,7 @@ impl Server {
         F: Fn(Connection) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<()>> + 'static,
     {
-        self.launch(async_style(handler))
+        self.launch(&async_style(handler))
     }
 
     /// Starts serving in event style: `make` is called for each connection, and the handler that it returns gets the
@@ -128,10 +128,10 @@ impl Server {
         F: Fn() -> H + Send + Sync + 'static,
         H: Handler,
     {
-        self.launch(event_style(make))
+        self.launch(&event_style(make))
     }
 
-    fn launch(self, attach: Attach) -> Result<ServerHandle> {
+    fn launch(self, attach: &Attach) -> Result<ServerHandle> {
         let plan = self.plan()?;
         let endpoint = Endpoint::parse(Operation::Listen, &self.address)?;
         let candidates = match &endpoint.host {
@@ -144,7 +144,7 @@ impl Server {
         let listener = listen_on_first(&candidates, &self.sockets).map_err(failed)?;
         let local = listener.local_addr().map_err(failed)?;
         let state = ServerState::new(local, plan.connections, plan.workers, false);
-        start_threads(&self, &state, &attach, listener)?;
+        start_threads(&self, &state, attach, listener)?;
         event!(info, %local, workers = plan.workers, "listening");
         Ok(ServerHandle { state })
     }

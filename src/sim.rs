@@ -235,6 +235,11 @@ impl Simulation {
         self.network.trace()
     }
 
+    /// Appends a line of the test's own to the trace, and so to its hash.
+    pub fn note(&mut self, line: &str) {
+        self.network.note(line);
+    }
+
     /// A hash of everything that happened on the network: equal for equal seeds.
     pub fn trace_hash(&self) -> u64 {
         self.network.trace_hash()

@@ -168,10 +168,8 @@ impl Harness {
             Step::EngineCloses if self.close_asked && self.closed_told == 0 && !self.conn.is_closed() => {
                 self.conn.closed(self.in_flight.take());
             }
-            Step::Await => {
-                if self.conn.readable() == Ok(Readable::NotYet) {
-                    self.conn.await_reading(self.now);
-                }
+            Step::Await if self.conn.readable() == Ok(Readable::NotYet) => {
+                self.conn.await_reading(self.now);
             }
             Step::Read(n) => drop(self.read(usize::from(n))),
             Step::TakeChunk => {

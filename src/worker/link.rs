@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
-use super::tasks::Waiter;
+use super::tasks::{Waiter, Waiters};
 use super::timer::TimerId;
 use super::{Alarm, Worker};
 use crate::conn::{Action, Conn, News, Room};
@@ -38,8 +38,8 @@ pub(crate) struct Link {
     pub(crate) conn: RefCell<Conn>,
     pub(crate) reader: Waiter,
     pub(crate) writer: Waiter,
-    pub(crate) closer: Waiter,
-    pub(crate) drainer: Waiter,
+    pub(crate) closer: Waiters,
+    pub(crate) drainer: Waiters,
     pub(crate) user: RefCell<Option<Box<dyn Any>>>,
     /// In event style, what the connection's events go to. Away while it is being called.
     handler: RefCell<Option<Box<dyn Handler>>>,
@@ -60,6 +60,17 @@ impl fmt::Debug for Link {
     }
 }
 
+impl Drop for Link {
+    fn drop(&mut self) {
+        drop_guarded(self.user.take());
+    }
+}
+
+/// Drops what belongs to a handler; if its destructor panics, that is the end of it and of nothing else.
+fn drop_guarded<T>(value: T) {
+    drop(catch_unwind(AssertUnwindSafe(move || drop(value))));
+}
+
 impl Link {
     pub(crate) fn new(token: Token, worker: Rc<Worker>, peer: SocketAddr, conn: Conn) -> Rc<Link> {
         Rc::new(Link {
@@ -70,8 +81,8 @@ impl Link {
             conn: RefCell::new(conn),
             reader: Waiter::default(),
             writer: Waiter::default(),
-            closer: Waiter::default(),
-            drainer: Waiter::default(),
+            closer: Waiters::default(),
+            drainer: Waiters::default(),
             user: RefCell::new(None),
             handler: RefCell::new(None),
             is_event: Cell::new(false),
@@ -232,7 +243,7 @@ impl Worker {
             handler.closed(conn, reason);
             Flow::Continue
         });
-        drop(link.handler.take());
+        drop_guarded(link.handler.take());
         link.closer.wake(&self.tasks);
         link.drainer.wake(&self.tasks);
         let counts = link.conn.borrow().counts();
@@ -251,7 +262,7 @@ impl Worker {
         link.is_event.set(true);
         *link.handler.borrow_mut() = Some(handler);
         link.conn.borrow_mut().await_reading(self.now());
-        self.call(link, |handler, conn| handler.connected(conn));
+        self.call(link, Handler::connected);
         link.mark_dirty();
     }
 
@@ -259,7 +270,7 @@ impl Worker {
         let open = link.conn.borrow().is_open();
         if news.writable && open && !link.conn.borrow().is_blocked() {
             link.conn.borrow_mut().await_reading(self.now());
-            self.call(link, |handler, conn| handler.writable(conn));
+            self.call(link, Handler::writable);
         }
         if (news.writable || news.readable) && open {
             self.offer_unread(link);
@@ -286,7 +297,7 @@ impl Worker {
             conn.peer_ended() && conn.is_open() && !conn.is_blocked()
         };
         if due && !link.end_told.replace(true) {
-            self.call(link, |handler, conn| handler.ended(conn));
+            self.call(link, Handler::ended);
         }
     }
 
@@ -332,7 +343,7 @@ impl Worker {
     pub(crate) fn tell_draining(self: &Rc<Self>, link: &Rc<Link>) {
         link.drainer.wake(&self.tasks);
         if link.conn.borrow().is_open() {
-            self.call(link, |handler, conn| handler.draining(conn));
+            self.call(link, Handler::draining);
         }
     }
 

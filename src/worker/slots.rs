@@ -55,6 +55,11 @@ impl Slots {
         Some(link)
     }
 
+    /// Forgets all connections.
+    pub(crate) fn clear(&self) {
+        drop(self.table.take());
+    }
+
     pub(crate) fn len(&self) -> usize {
         let table = self.table.borrow();
         table.entries.len() - table.free.len()

@@ -279,6 +279,24 @@ impl Waiter {
     }
 }
 
+/// The place where any number of futures wait for one thing.
+#[derive(Default)]
+pub(crate) struct Waiters(RefCell<Vec<Wakeup>>);
+
+impl Waiters {
+    pub(crate) fn register(&self, tasks: &Tasks, cx: &Context<'_>) {
+        let mut waiters = self.0.borrow_mut();
+        if !waiters.iter().any(|wakeup| wakeup.is_for(tasks, cx)) {
+            waiters.push(Wakeup::of(tasks, cx));
+        }
+    }
+
+    pub(crate) fn wake(&self, tasks: &Tasks) {
+        let waiters = self.0.take();
+        waiters.into_iter().for_each(|wakeup| wakeup.wake(tasks));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;

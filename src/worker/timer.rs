@@ -138,11 +138,13 @@ impl<T> Wheel<T> {
         Some(Time::from_nanos(start.saturating_mul(TICK_NS)))
     }
 
-    pub(crate) fn len(&self) -> usize {
+    #[cfg(test)]
+    fn len(&self) -> usize {
         self.len
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    #[cfg(test)]
+    fn is_empty(&self) -> bool {
         self.len == 0
     }
 

@@ -75,11 +75,6 @@ impl Simulated {
         Waker::Simulated
     }
 
-    /// The pool behind the chunks of this engine.
-    pub(crate) fn chunks(&self) -> &Rc<ChunkPool> {
-        &self.chunks
-    }
-
     pub(crate) fn listen(&mut self, id: ListenerId, listener: Listener) -> io::Result<()> {
         let Listener::Simulated(listening) = listener else {
             return Err(Errno::INVAL.into());
@@ -207,7 +202,8 @@ impl Simulated {
     }
 
     /// Whether a turn that begins now would report anything.
-    pub(crate) fn has_ready(&self) -> bool {
+    #[cfg(test)]
+    fn has_ready(&self) -> bool {
         let state = self.network.state();
         state.ready(self.id).chain(self.deferred.iter().copied()).any(|ready| match ready {
             Ready::Slot(token) => {

@@ -76,12 +76,6 @@ impl Network {
         self.state().blackholes.insert(address);
     }
 
-    /// Closes a connected socket that no engine will open. The same as dropping it, by name.
-    pub(crate) fn abandon(&self, endpoint: Endpoint) {
-        drop(endpoint);
-        drop(self.state());
-    }
-
     /// Sockets that somebody holds: connections until their `Closed` is told, and listeners. For leak checks.
     pub(crate) fn open_sockets(&self) -> usize {
         let state = self.state();
@@ -352,6 +346,7 @@ impl State {
         self.engines[engine].pop()
     }
 
+    #[cfg(test)]
     pub(super) fn ready(&self, engine: usize) -> impl Iterator<Item = Ready> + '_ {
         self.engines[engine].order.iter().copied()
     }
