@@ -6,11 +6,11 @@ cd "$(dirname "$0")"
 
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
-bench() { cargo run --quiet --locked "${cargo_options[@]}" -- "$@"; }
+bench() { cargo run --quiet "${cargo_options[@]}" -- "$@"; }
 cargo_options=("$@")
 
 cargo fmt --check
-cargo test --quiet --locked "$@"
+cargo test --quiet "$@"
 
 for pin in same separate none; do
     bench compare --rounds 1 --messages 200 --connections 1,70 --size 64,16384 --depth 1,4 \

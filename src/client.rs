@@ -15,7 +15,7 @@ use crate::connection::Connection;
 use crate::error::{Cause, CloseReason, Error, Operation, Result};
 use crate::resolve;
 use crate::runtime;
-use crate::worker::{self, Profile, Worker};
+use crate::worker::{Profile, Worker};
 
 /// The whole of a connect by default: name, addresses, handshake.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
@@ -101,23 +101,20 @@ impl Client {
     /// # Panics
     /// When polled outside a handler and outside [`run`](crate::run).
     pub fn open(&self) -> Connect {
-        let within = self.within;
-        Connect { future: Box::pin(open(self.clone())), address: self.address.clone(), within }
+        Connect { client: self.clone() }
     }
 }
 
 /// The future of [`Client::connect`] and [`Client::open`].
 #[must_use = "futures do nothing unless awaited"]
 pub struct Connect {
-    future: Pin<Box<dyn Future<Output = Result<Connection>>>>,
-    address: String,
-    within: Duration,
+    client: Client,
 }
 
 impl Connect {
     /// Replaces the deadline of the connect as a whole.
     pub fn within(mut self, after: Duration) -> Connect {
-        self.within = after;
+        self.client.within = after;
         self
     }
 }
@@ -127,12 +124,13 @@ impl IntoFuture for Connect {
     type IntoFuture = Connecting;
 
     fn into_future(self) -> Connecting {
-        let Connect { future, address, within: after } = self;
+        let client = self.client;
         Connecting {
             future: Box::pin(async move {
-                runtime::within(after, future)
-                    .await
-                    .map_err(|_| Error::new(Operation::Connect, Cause::TimedOut { after }).at(address))?
+                let after = client.within;
+                runtime::within(after, open(&client)).await.map_err(|_| {
+                    Error::new(Operation::Connect, Cause::TimedOut { after }).at(&client.address)
+                })?
             }),
         }
     }
@@ -140,7 +138,7 @@ impl IntoFuture for Connect {
 
 impl fmt::Debug for Connect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connect").field("address", &self.address).finish_non_exhaustive()
+        f.debug_struct("Connect").field("address", &self.client.address).finish_non_exhaustive()
     }
 }
 
@@ -164,15 +162,15 @@ impl fmt::Debug for Connecting {
     }
 }
 
-async fn open(client: Client) -> Result<Connection> {
+async fn open(client: &Client) -> Result<Connection> {
     client.limits.validate()?;
     client.deadlines.validate()?;
     client.sockets.validate()?;
     let endpoint = Endpoint::parse(Operation::Connect, &client.address)?;
-    let worker = worker::with_current(Rc::clone).expect("a connect is polled on a worker");
+    let worker = runtime::current("a connect");
     let began = worker.now();
     let candidates = candidates(&worker, &endpoint).await?;
-    let profile = Profile { limits: client.limits, deadlines: client.deadlines };
+    let profile = Profile { limits: client.limits.clone(), deadlines: client.deadlines.clone() };
     let mut failure = Error::new(Operation::Connect, Cause::Misuse("the name has no addresses"));
     for (tried, peer) in candidates.iter().enumerate() {
         let left = client.within.saturating_sub(worker.now().since(began));

@@ -397,6 +397,12 @@ impl Future for Recv<'_> {
     }
 }
 
+impl Drop for Recv<'_> {
+    fn drop(&mut self) {
+        give_up_awaiting(self.link);
+    }
+}
+
 /// The future of [`Connection::recv_exact`].
 #[derive(Debug)]
 #[must_use = "futures do nothing unless awaited"]
@@ -445,6 +451,7 @@ impl Future for RecvExact<'_> {
 impl Drop for RecvExact<'_> {
     fn drop(&mut self) {
         self.put_back();
+        give_up_awaiting(self.link);
     }
 }
 
@@ -461,6 +468,17 @@ impl Future for RecvChunk<'_> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Option<Chunk>>> {
         poll_read(self.link, cx, Conn::take_chunk).map_ok(Option::flatten)
     }
+}
+
+impl Drop for RecvChunk<'_> {
+    fn drop(&mut self) {
+        give_up_awaiting(self.link);
+    }
+}
+
+/// A read that is given up waits no longer, so the peer may be silent.
+fn give_up_awaiting(link: &Link) {
+    link.conn.borrow_mut().give_up_awaiting(link.worker.now());
 }
 
 /// Takes what is there with `take`; `None` after the peer's end.
@@ -600,7 +618,6 @@ impl Future for Flush<'_> {
 /// The future of [`Connection::close`], [`Connection::reset`] and [`Connection::closed`]: waits for the end and tells why.
 ///
 /// Dropping it changes nothing.
-#[must_use = "await it to learn the reason, or drop it"]
 pub struct Closing {
     link: Rc<Link>,
 }

@@ -59,10 +59,9 @@ pub trait Handler: 'static {
     /// beginning of the next one. While [`Connection::send`] refuses, nothing is offered, and the peer has to wait.
     fn received(&mut self, conn: &mut Connection<'_>, bytes: &[u8]) -> Flow;
 
-    /// The send queue has fallen to its low mark after a send was refused, or is empty.
+    /// The send queue has fallen to its low mark after a send was refused.
     ///
-    /// Called whenever that happens, so a handler that has nothing to send returns at once. What `received` left is offered
-    /// again right after.
+    /// What `received` left is offered again right after.
     fn writable(&mut self, conn: &mut Connection<'_>) -> Flow {
         let _ = conn;
         Flow::Continue

@@ -299,7 +299,7 @@ pub(crate) async fn catch<T>(future: impl Future<Output = T>) -> Result<T, Box<d
 ///
 /// # Panics
 /// If there is none.
-fn current(who: &str) -> Rc<Worker> {
+pub(crate) fn current(who: &str) -> Rc<Worker> {
     worker::with_current(Rc::clone)
         .unwrap_or_else(|| panic!("{who} needs a worker: call it in a handler or within wharf::run"))
 }

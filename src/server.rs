@@ -15,10 +15,11 @@ use crate::config::{Backend, Deadlines, Limits, SocketOptions};
 use crate::conn::Counts;
 use crate::connection::Connection;
 use crate::engine::{Engine, Listener};
-use crate::error::{Cause, CloseReason, Error, Operation, Result};
+use crate::error::{Cause, CloseReason, Deadline, Error, Operation, Result};
 use crate::event::Handler;
 use crate::runtime;
-use crate::worker::accept::{Acceptor, Attach};
+use crate::worker::accept::{Acceptor, Attach, HandlerCount};
+use crate::worker::link::Link;
 use crate::worker::{Message, Post, Profile, Worker};
 
 /// Descriptors that are left for everything but connections when the limit is taken from the process's.
@@ -237,26 +238,47 @@ where
 {
     let handler = Arc::new(handler);
     Arc::new(move |worker, link, count| {
-        let handler = handler.clone();
-        let (conn, link) = (Connection::new(link.clone()), link.clone());
+        let (handler, conn) = (handler.clone(), Connection::new(link.clone()));
+        let running = Running { link: link.clone(), _count: count };
         worker.tasks.spawn(Box::pin(async move {
-            let outcome = runtime::catch(async move { handler(conn).await }).await;
-            match outcome {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) if error.is_timeout() => {
-                    let reason = CloseReason::Timeout(crate::error::Deadline::Handler);
-                    link.command(|conn| conn.close_for(reason));
-                }
-                Ok(Err(error)) => {
-                    event!(debug, peer = %link.peer, %error, "handler failed");
-                    drop(error);
-                    link.command(|conn| conn.close_for(CloseReason::HandlerFailed));
-                }
-                Err(_) => link.command(|conn| conn.reset(CloseReason::HandlerPanicked)),
+            let running = running;
+            if let Err(error) = handler(conn).await {
+                running.failed(&error);
             }
-            drop(count);
         }));
     })
+}
+
+/// A handler in async style while it runs.
+struct Running {
+    link: Rc<Link>,
+    _count: HandlerCount,
+}
+
+impl Running {
+    /// The handler returned an error.
+    fn failed(&self, error: &Error) {
+        let reason = self.link.conn.borrow().reason();
+        if error.is_closed() && error.close_reason() == reason {
+            // The connection was closed under the handler's hands: that is no failure of the handler.
+            return;
+        }
+        event!(debug, peer = %self.link.peer, %error, "handler failed");
+        let reason = match error.is_timeout() {
+            true => CloseReason::Timeout(Deadline::Handler),
+            false => CloseReason::HandlerFailed,
+        };
+        self.link.command(|conn| conn.close_for(reason));
+    }
+}
+
+impl Drop for Running {
+    /// Dropped in a panic of the handler, which the worker catches: the connection is reset.
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.link.command(|conn| conn.reset(CloseReason::HandlerPanicked));
+        }
+    }
 }
 
 /// How a handler in event style is put on a connection.
@@ -420,10 +442,14 @@ impl ServerState {
         &self.posts()[worker]
     }
 
+    /// The connections of a worker, those on their way to it included.
+    pub(crate) fn load(&self, worker: usize) -> usize {
+        self.loads[worker].load(Ordering::Relaxed)
+    }
+
     /// The worker with the fewest connections.
     pub(crate) fn least_loaded(&self) -> usize {
-        let load = |worker: &usize| self.loads[*worker].load(Ordering::Relaxed);
-        (0..self.loads.len()).min_by_key(load).unwrap_or(0)
+        (0..self.loads.len()).min_by_key(|worker| self.load(*worker)).unwrap_or(0)
     }
 
     pub(crate) fn is_full(&self) -> bool {

@@ -210,12 +210,16 @@ impl Simulation {
     /// Runs until `done`, or nothing is left to happen; returns whether `done`.
     pub fn run_until(&mut self, mut done: impl FnMut() -> bool) -> bool {
         let limit = self.network.now().after(PATIENCE);
-        while !done() {
-            if !self.step(limit) {
-                return done();
+        loop {
+            // Before the clock moves: it is over at the time when it is done.
+            self.settle();
+            if done() {
+                return true;
+            }
+            if !self.advance(limit) {
+                return false;
             }
         }
-        true
     }
 
     /// Runs for `duration` of virtual time.
@@ -253,9 +257,15 @@ impl Simulation {
     /// Lets everything happen that happens now, then moves the clock to the next event before `limit`. Returns whether
     /// there was one.
     fn step(&mut self, limit: Time) -> bool {
+        self.settle();
+        self.advance(limit)
+    }
+
+    /// Lets everything happen that happens now.
+    fn settle(&mut self) {
         for _ in 0..TURNS_AT_ONCE {
             if !self.turn_all() {
-                return self.advance(limit);
+                return;
             }
         }
         panic!("seed {}: time stands still at {:?}", self.seed, self.now());
@@ -265,10 +275,12 @@ impl Simulation {
         let mut busy = false;
         for (_, worker) in &self.hosts {
             let _entered = worker.enter();
+            worker.look_at_clock();
             busy |= worker.turn(false);
         }
         self.servers.retain(|(handle, worker)| {
             let entered = worker.enter();
+            worker.look_at_clock();
             busy |= worker.turn(false);
             drop(entered);
             let acceptor = worker.acceptor.borrow().clone();

@@ -15,7 +15,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::pattern::Noise;
 use crate::peers::{self, Peer};
-use crate::server_process::ServerProcess;
+use crate::server_process::{Placing, ServerProcess};
 use crate::sys;
 
 #[derive(Args)]
@@ -48,7 +48,7 @@ pub fn run(options: &C10k) -> Result<()> {
     );
     let started = options
         .peer
-        .map(|peer| ServerProcess::start(peer, None))
+        .map(|peer| ServerProcess::start(peer, &Placing::default()))
         .transpose()?;
     let to = started.as_ref().map(|server| server.address).or(options.to);
     let to = to.context("neither an address nor a peer")?;

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::client::{Client, Load, Progress};
 use crate::peers::{self, PEERS, Peer};
-use crate::server_process::{ServerProcess, take_turns_on};
+use crate::server_process::{Placing, ServerProcess, take_turns_on};
 use crate::{plot, report, sys};
 
 #[derive(Args)]
@@ -31,7 +31,7 @@ pub struct Compare {
     #[arg(long, value_delimiter = ',', default_value = "1")]
     depth: Vec<usize>,
     /// How often each peer is measured in each scenario.
-    #[arg(long, default_value_t = 9)]
+    #[arg(long, default_value_t = 10)]
     rounds: usize,
     /// How long one measurement takes.
     #[arg(long, default_value_t = 0.4)]
@@ -41,6 +41,10 @@ pub struct Compare {
     messages: Option<u64>,
     #[arg(long, value_enum, default_value_t = Pin::Same)]
     pin: Pin,
+    /// Give each server a thread that does nothing, as most real programs have one. It makes libc's and the kernel's
+    /// calls dearer by some percent, for the peers that would otherwise have a single thread.
+    #[arg(long)]
+    second_thread: bool,
     /// Also write every sample here.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -66,6 +70,7 @@ pub enum Pin {
 pub struct Comparison {
     pub machine: Machine,
     pub pin: Pin,
+    pub second_thread: bool,
     pub base: &'static str,
     pub scenarios: Vec<Scenario>,
 }
@@ -126,6 +131,7 @@ fn measure(options: &Compare) -> Result<Comparison> {
     let mut comparison = Comparison {
         machine: Machine::read()?,
         pin: options.pin,
+        second_thread: options.second_thread,
         base: options.base.name,
         scenarios: scenarios(options, &peers),
     };
@@ -139,6 +145,10 @@ fn measure(options: &Compare) -> Result<Comparison> {
         Pin::Separate => (Some(0), Some(1)),
         Pin::None => (None, None),
     };
+    let placing = Placing {
+        core: server_core,
+        second_thread: options.second_thread,
+    };
     if let Some(core) = client_core {
         take_turns_on(core)?;
     }
@@ -151,7 +161,7 @@ fn measure(options: &Compare) -> Result<Comparison> {
             for place in 0..peers.len() {
                 // Each peer comes first, second, ... equally often, and after a different neighbour per scenario.
                 let turn = (place + round + number) % peers.len();
-                let sample = measure_once(peers[turn], scenario.load, server_core, options)
+                let sample = measure_once(peers[turn], scenario.load, &placing, options)
                     .with_context(|| format!("{} with {:?}", peers[turn].name, scenario.load))?;
                 scenario.results[turn].samples.push(sample);
             }
@@ -193,9 +203,9 @@ fn scenarios(options: &Compare, peers: &[&Peer]) -> Vec<Scenario> {
     scenarios
 }
 
-fn measure_once(peer: &Peer, load: Load, core: Option<usize>, options: &Compare) -> Result<Sample> {
+fn measure_once(peer: &Peer, load: Load, placing: &Placing, options: &Compare) -> Result<Sample> {
     // A new process each time: where its memory lands is part of the noise, not of the peer.
-    let server = ServerProcess::start(peer, core)?;
+    let server = ServerProcess::start(peer, placing)?;
     let mut client = Client::connect(server.address, load)?;
     let in_flight = (load.connections * load.depth) as u64;
     let span = Duration::from_secs_f64(options.seconds);

@@ -12,9 +12,14 @@ pub fn table(comparison: &Comparison) -> String {
     let mut out = String::new();
     writing(writeln!(
         out,
-        "server CPU per echoed message, {}, kernel {}, {} cores, load before {}\n\
+        "server CPU per echoed message, {}{}, kernel {}, {} cores, load before {}\n\
          cost = server CPU / client CPU, as a ratio to {} in the same round: median [quartiles] (all)",
         pinning(comparison.pin),
+        if comparison.second_thread {
+            ", servers with a second thread"
+        } else {
+            ""
+        },
         comparison.machine.kernel,
         comparison.machine.cores,
         comparison.machine.load_before,

@@ -22,11 +22,14 @@ pub struct ServerProcess {
 
 impl ServerProcess {
     /// Starts this program again as a server, and waits until it listens.
-    pub fn start(peer: &Peer, core: Option<usize>) -> Result<ServerProcess> {
+    pub fn start(peer: &Peer, placing: &Placing) -> Result<ServerProcess> {
         let mut command = Command::new(env::current_exe()?);
         command.args(["serve", peer.name]).stdout(Stdio::piped());
-        if let Some(core) = core {
+        if let Some(core) = placing.core {
             command.args(["--core", &core.to_string()]);
+        }
+        if placing.second_thread {
+            command.arg("--second-thread");
         }
         let mut child = command.spawn()?;
         let out = child.stdout.take().expect("stdout was asked for as a pipe");
@@ -81,17 +84,34 @@ impl Drop for ServerProcess {
 pub struct Serve {
     #[arg(value_parser = peers::find)]
     peer: &'static Peer,
+    #[command(flatten)]
+    placing: Placing,
+}
+
+/// The circumstances under which a server runs.
+#[derive(Args, Default)]
+pub struct Placing {
     /// Stay on this core, and under SCHED_BATCH.
     #[arg(long)]
-    core: Option<usize>,
+    pub core: Option<usize>,
+    /// Have a thread that does nothing.
+    #[arg(long)]
+    pub second_thread: bool,
 }
 
 /// The child: announces its address and serves until it is killed.
 pub fn serve(options: &Serve) -> Result<()> {
     sys::die_with_parent()?;
     sys::raise_open_files_limit()?;
-    if let Some(core) = options.core {
+    if let Some(core) = options.placing.core {
         take_turns_on(core)?;
+    }
+    if options.placing.second_thread {
+        thread::spawn(|| {
+            loop {
+                thread::park();
+            }
+        });
     }
     (options.peer.serve)()
 }

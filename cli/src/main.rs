@@ -1,1 +1,28 @@
-fn main() {}
+//! The `wharf` command: TCP servers and clients for trying, testing and pipes.
+//!
+//! Data goes to standard output, messages to standard error.
+
+mod args;
+mod connect;
+mod demo;
+mod exit;
+mod serve;
+mod services;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Args, Command};
+
+fn main() -> ExitCode {
+    let outcome = match Args::parse().command {
+        Command::Demo(args) => demo::run(&args),
+        Command::Serve(args) => serve::run(&args),
+        Command::Connect(args) => connect::run(&args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => ExitCode::from(failure.report()),
+    }
+}

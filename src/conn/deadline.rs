@@ -1,7 +1,8 @@
 //! The deadlines of one connection. Time comes in as an argument; what has passed is told when asked.
 //!
-//! Nothing here touches a timer. The worker asks for the earliest deadline and keeps one timer per connection, which it
-//! corrects only when it fires: a deadline that moves with every message costs a store, not a timer operation.
+//! Nothing here touches a timer. The worker keeps one per connection, and is told of a new time for it only when a
+//! deadline is earlier. One that moves later, as with every message, costs a comparison: when the timer fires too early,
+//! the deadlines are looked at again.
 
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ pub(crate) struct Clock {
     linger: Duration,
     /// When the last byte came, or the wait for one began. None while nobody waits to read.
     reading_since: Option<Time>,
+    /// How long earlier waits, since the last byte, were in vain.
+    silent: Duration,
     /// When the last byte left, or the queue stopped being empty. None while nothing is queued.
     writing_since: Option<Time>,
     age_at: Option<Time>,
@@ -23,6 +26,10 @@ pub(crate) struct Clock {
     linger_at: Option<Time>,
     close_at: Option<Time>,
     reset_at: Option<Time>,
+    /// When the worker's timer will look at the deadlines.
+    timer_at: Time,
+    /// A deadline is earlier than the timer.
+    urgent: bool,
 }
 
 /// What a passed deadline asks for.
@@ -45,21 +52,39 @@ impl Clock {
             write: deadlines.write,
             linger: deadlines.linger,
             reading_since: None,
+            silent: Duration::ZERO,
             writing_since: None,
             age_at: deadlines.age.map(|age| now.after(age)),
             handler_at: None,
             linger_at: None,
             close_at: None,
             reset_at: None,
+            timer_at: Time::NEVER,
+            urgent: deadlines.age.is_some(),
         }
     }
 
-    pub(crate) fn reading(&mut self, since: Option<Time>) {
-        self.reading_since = since;
+    /// A byte is awaited; that may be said again at any time.
+    pub(crate) fn read_awaited(&mut self, now: Time) {
+        self.reading_since.get_or_insert(now);
+        self.hurry(self.idle_at());
     }
 
-    /// A byte came; counts only while one is awaited.
+    /// The wait is given up without a byte. The silence so far counts when the next one begins.
+    pub(crate) fn read_given_up(&mut self, now: Time) {
+        if let Some(since) = self.reading_since.take() {
+            self.silent += now.since(since);
+        }
+    }
+
+    /// The wait is over.
+    pub(crate) fn read_over(&mut self) {
+        (self.reading_since, self.silent) = (None, Duration::ZERO);
+    }
+
+    /// A byte came.
     pub(crate) fn received(&mut self, now: Time) {
+        self.silent = Duration::ZERO;
         if self.reading_since.is_some() {
             self.reading_since = Some(now);
         }
@@ -71,18 +96,22 @@ impl Clock {
 
     pub(crate) fn writing(&mut self, since: Option<Time>) {
         self.writing_since = since;
+        self.hurry(progress(since, self.write));
     }
 
     pub(crate) fn handler(&mut self, at: Option<Time>) {
         self.handler_at = at;
+        self.hurry(at);
     }
 
     pub(crate) fn close(&mut self, at: Time) {
         self.close_at = Some(at);
+        self.hurry(self.close_at);
     }
 
     pub(crate) fn reset(&mut self, at: Time) {
         self.reset_at = Some(at);
+        self.hurry(self.reset_at);
     }
 
     /// From now on only the queue's progress, and after it the peer's end, are waited for.
@@ -93,6 +122,7 @@ impl Clock {
     /// Starts the linger time, unless it runs already.
     pub(crate) fn linger_once(&mut self, now: Time) {
         self.linger_at.get_or_insert(now.after(self.linger));
+        self.hurry(self.linger_at);
     }
 
     /// A deadline has ended the connection: it must not do so again while the connection closes.
@@ -106,9 +136,29 @@ impl Clock {
         (self.writing_since, self.age_at, self.linger_at, self.reset_at) = (None, None, None, None);
     }
 
+    /// The earliest deadline, if it is earlier than the timer; from now on it is what the timer is set to.
+    pub(crate) fn take_urgent(&mut self) -> Option<Time> {
+        if !std::mem::take(&mut self.urgent) {
+            return None;
+        }
+        let next = self.next().filter(|at| *at < self.timer_at)?;
+        self.timer_at = next;
+        Some(next)
+    }
+
+    /// The timer fired: there is none until the next urgent deadline.
+    pub(crate) fn timer_fired(&mut self) {
+        self.timer_at = Time::NEVER;
+        self.urgent = true;
+    }
+
     /// The earliest deadline.
-    pub(crate) fn next(&self) -> Option<Time> {
+    fn next(&self) -> Option<Time> {
         self.all().into_iter().flatten().map(|(at, _)| at).min()
+    }
+
+    fn hurry(&mut self, at: Option<Time>) {
+        self.urgent |= at.is_some_and(|at| at < self.timer_at);
     }
 
     /// The earliest deadline that has passed.
@@ -127,11 +177,14 @@ impl Clock {
         }
     }
 
+    fn idle_at(&self) -> Option<Time> {
+        progress(self.reading_since, self.idle.map(|idle| idle.saturating_sub(self.silent)))
+    }
+
     fn all(&self) -> [Option<(Time, Expired)>; 7] {
-        let progress = |since: Option<Time>, within: Option<Duration>| Some(since?.after(within?));
         let deadline = |at: Option<Time>, which| at.map(|at| (at, Expired::Deadline(which)));
         [
-            deadline(progress(self.reading_since, self.idle), Deadline::Idle),
+            deadline(self.idle_at(), Deadline::Idle),
             deadline(progress(self.writing_since, self.write), Deadline::Write),
             deadline(self.age_at, Deadline::Age),
             deadline(self.handler_at, Deadline::Handler),
@@ -140,4 +193,8 @@ impl Clock {
             self.reset_at.map(|at| (at, Expired::Reset)),
         ]
     }
+}
+
+fn progress(since: Option<Time>, within: Option<Duration>) -> Option<Time> {
+    Some(since?.after(within?))
 }

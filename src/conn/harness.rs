@@ -29,6 +29,8 @@ pub(crate) enum Step {
     Receive(u16),
     PeerEnds,
     Breaks,
+    /// The next send takes so many bytes inline.
+    SendsInline(u16),
     /// The send in flight ends with so many bytes.
     SendEnds(u16),
     SendFails,
@@ -54,7 +56,7 @@ impl Step {
     /// Reads a step from two bytes, for the fuzzer.
     pub(crate) fn from_bytes(kind: u8, amount: u8) -> Step {
         let n = u16::from(amount) * 4;
-        match kind % 19 {
+        match kind % 20 {
             0 => Step::Connected,
             1 => Step::Receive(n),
             2 => Step::PeerEnds,
@@ -73,6 +75,7 @@ impl Step {
             15 => Step::Reset,
             16 => Step::CloseAfter(n),
             17 => Step::SetDeadline(n),
+            18 => Step::SendsInline(n),
             _ => Step::Pass(n),
         }
     }
@@ -93,6 +96,8 @@ struct Harness {
     now: Time,
     armed: bool,
     in_flight: Option<Outgoing>,
+    /// How many bytes the next send takes inline.
+    inline: Option<usize>,
     /// The connection stands, as the engine sees it.
     engine_open: bool,
     peer_ended: bool,
@@ -128,6 +133,7 @@ impl Harness {
             now: Time::ZERO,
             armed: false,
             in_flight: None,
+            inline: None,
             engine_open: false,
             peer_ended: false,
             broken: false,
@@ -158,6 +164,7 @@ impl Harness {
                 self.broken = true;
                 self.conn.failed(&io::ErrorKind::ConnectionReset.into());
             }
+            Step::SendsInline(n) => self.inline = Some(usize::from(n).max(1)),
             Step::SendEnds(n) => self.end_send(usize::from(n)),
             Step::SendFails => {
                 if let Some(outgoing) = self.in_flight.take() {
@@ -219,6 +226,25 @@ impl Harness {
         }
     }
 
+    /// Plays the engine that is asked to send: at once if it was told to, or later.
+    fn send(&mut self) {
+        assert!(self.in_flight.is_none(), "one send is in flight at a time");
+        assert!(!self.fin_sent, "no send follows FIN");
+        let outgoing = std::mem::take(self.conn.offer());
+        match self.inline.take() {
+            None => {
+                self.conn.in_flight(self.now);
+                self.in_flight = Some(outgoing);
+            }
+            Some(most) => {
+                let n = most.min(outgoing.len());
+                self.check_sent(&outgoing, n);
+                *self.conn.offer() = outgoing;
+                self.conn.sent_inline(n, self.now);
+            }
+        }
+    }
+
     fn check_sent(&mut self, outgoing: &Outgoing, n: usize) {
         assert!(!self.fin_sent, "no byte follows FIN");
         let mut bytes = std::collections::VecDeque::new();
@@ -254,12 +280,7 @@ impl Harness {
             match action {
                 Action::Receive => self.armed = true,
                 Action::Pause => self.armed = false,
-                Action::Send(outgoing) => {
-                    assert!(self.in_flight.is_none(), "one send is in flight at a time");
-                    assert!(!self.fin_sent, "no send follows FIN");
-                    self.conn.in_flight(self.now);
-                    self.in_flight = Some(outgoing);
-                }
+                Action::Send => self.send(),
                 Action::Shutdown => {
                     assert!(!std::mem::replace(&mut self.fin_sent, true), "FIN is sent once");
                     assert_eq!((self.conn.pending(), self.sent), (0, self.queued), "FIN follows all bytes");
@@ -284,7 +305,7 @@ impl Harness {
             assert_eq!(self.read + unread + counts.discarded as usize, self.received, "no byte is lost");
         }
         let news = self.conn.take_news();
-        self.closed_told += usize::from(news.closed);
+        self.closed_told += usize::from(news.closed());
         assert_eq!(self.closed_told, usize::from(self.conn.is_closed()), "closed is told exactly once");
         if self.conn.is_closed() {
             let reason = self.conn.reason().expect("a closed connection has a reason");

@@ -101,7 +101,8 @@ enum Writing {
 pub(crate) enum Action {
     Receive,
     Pause,
-    Send(Outgoing),
+    /// Send what [`Conn::offer`] gives.
+    Send,
     /// Send FIN.
     Shutdown,
     Close {
@@ -109,15 +110,43 @@ pub(crate) enum Action {
     },
 }
 
-/// Who has something new to look at.
+/// Who has something new to look at: a set of bits.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct News {
+pub(crate) struct News(u8);
+
+impl News {
+    const READABLE: News = News(1);
+    const WRITABLE: News = News(2);
+    const UNBLOCKED: News = News(4);
+    const CLOSED: News = News(8);
+
+    fn add(&mut self, news: News) {
+        self.0 |= news.0;
+    }
+
+    pub(crate) fn is_none(self) -> bool {
+        self.0 == 0
+    }
+
     /// Bytes, the peer's end, or a failure.
-    pub(crate) readable: bool,
+    pub(crate) fn readable(self) -> bool {
+        self.0 & News::READABLE.0 != 0
+    }
+
     /// Room in the queue, an empty queue, or a failure.
-    pub(crate) writable: bool,
+    pub(crate) fn writable(self) -> bool {
+        self.0 & News::WRITABLE.0 != 0
+    }
+
+    /// Room in the queue, for somebody who was told to wait for it.
+    pub(crate) fn unblocked(self) -> bool {
+        self.0 & News::UNBLOCKED.0 != 0
+    }
+
     /// The connection is closed, once.
-    pub(crate) closed: bool,
+    pub(crate) fn closed(self) -> bool {
+        self.0 & News::CLOSED.0 != 0
+    }
 }
 
 /// What a read found.
@@ -218,10 +247,6 @@ impl Conn {
     pub(crate) fn peer_ended(&self) -> bool {
         self.reading == Reading::Ended
     }
-
-    pub(crate) fn next_deadline(&self) -> Option<Time> {
-        self.clock.next()
-    }
 }
 
 // Commands: what handlers ask for.
@@ -245,11 +270,13 @@ impl Conn {
 
     /// What there is to read; an error once reading makes no sense any more.
     pub(crate) fn readable(&self) -> Result<Readable, CloseReason> {
-        match (self.inbox.len(), self.reading, self.reason()) {
-            (len, _, _) if len > 0 => Ok(Readable::Bytes(len)),
-            (_, Reading::Ended, _) => Ok(Readable::Ended),
-            (_, _, Some(reason)) => Err(reason),
-            _ => Ok(Readable::NotYet),
+        if self.inbox.len() > 0 {
+            return Ok(Readable::Bytes(self.inbox.len()));
+        }
+        match (self.reading, self.reason()) {
+            (Reading::Ended, _) => Ok(Readable::Ended),
+            (_, Some(reason)) => Err(reason),
+            (_, None) => Ok(Readable::NotYet),
         }
     }
 
@@ -278,13 +305,18 @@ impl Conn {
     /// Somebody waits for bytes: from now on the peer's silence counts.
     pub(crate) fn await_reading(&mut self, now: Time) {
         if self.phase == Phase::Open && self.reading == Reading::Open {
-            self.clock.reading(Some(now));
+            self.clock.read_awaited(now);
         }
     }
 
     /// Nobody waits for bytes: the peer may be silent.
     pub(crate) fn stop_awaiting(&mut self) {
-        self.clock.reading(None);
+        self.clock.read_over();
+    }
+
+    /// Nobody waits for bytes any more, and none has come.
+    pub(crate) fn give_up_awaiting(&mut self, now: Time) {
+        self.clock.read_given_up(now);
     }
 
     /// Whether `len` bytes can be queued whole; an error once writing makes no sense any more.
@@ -331,8 +363,8 @@ impl Conn {
                 self.phase = Phase::Closing;
                 self.counts.discarded += self.inbox.clear() as u64;
                 self.clock.closing();
-                self.news.readable = true;
-                self.news.writable = true;
+                self.news.add(News::READABLE);
+                self.news.add(News::WRITABLE);
             }
             _ => {}
         }
@@ -395,7 +427,7 @@ impl Conn {
     pub(crate) fn connected(&mut self, now: Time) {
         if self.phase == Phase::Connecting {
             self.phase = Phase::Open;
-            self.news.writable = true;
+            self.news.add(News::WRITABLE);
             if !self.outbox.is_empty() {
                 self.clock.writing(Some(now));
             }
@@ -413,42 +445,64 @@ impl Conn {
         None
     }
 
-    /// Queues what came for the reader, and tells it.
+    /// Queues what came for the reader, who has to be told.
     pub(crate) fn deliver(&mut self, chunk: Chunk) {
         self.inbox.push(chunk);
-        self.news.readable = true;
     }
 
     pub(crate) fn receive_ended(&mut self) {
         if self.reading == Reading::Open {
             self.reading = Reading::Ended;
             self.first_end.get_or_insert(CloseReason::Peer);
-            self.clock.reading(None);
-            self.news.readable = true;
+            self.clock.read_over();
+            self.news.add(News::READABLE);
         }
     }
 
-    /// The engine keeps the send for now.
+    /// What the engine is to send.
+    pub(crate) fn offer(&mut self) -> &mut Outgoing {
+        self.outbox.offer()
+    }
+
+    /// The engine took what it was offered, to send it later.
     pub(crate) fn in_flight(&mut self, now: Time) {
+        self.outbox.taken();
         if !self.clock.is_writing() {
             self.clock.writing(Some(now));
         }
     }
 
+    /// The engine sent so much of what it was offered, and took nothing.
+    pub(crate) fn sent_inline(&mut self, n: usize, now: Time) {
+        self.counts.sent += n as u64;
+        self.outbox.sent_inline(n);
+        self.progressed(n, now);
+    }
+
+    /// A send in flight is over.
     pub(crate) fn sent(&mut self, outgoing: Outgoing, n: usize, now: Time) {
         self.counts.sent += n as u64;
         self.outbox.sent(outgoing, n);
-        if matches!(self.phase, Phase::Releasing { .. } | Phase::Released | Phase::Closed) {
-            self.counts.unsent += self.outbox.clear() as u64;
-            return;
+        match self.phase {
+            Phase::Releasing { .. } | Phase::Released | Phase::Closed => {
+                self.counts.unsent += self.outbox.clear() as u64;
+            }
+            _ => self.progressed(n, now),
         }
+    }
+
+    fn progressed(&mut self, n: usize, now: Time) {
         if self.outbox.is_empty() {
             self.clock.writing(None);
         } else if n > 0 || !self.clock.is_writing() {
             self.clock.writing(Some(now));
         }
-        let unblocked = self.outbox.unblock();
-        self.news.writable |= unblocked || self.outbox.is_empty();
+        if self.outbox.unblock() {
+            self.news.add(News::UNBLOCKED);
+            self.news.add(News::WRITABLE);
+        } else if self.outbox.is_empty() {
+            self.news.add(News::WRITABLE);
+        }
     }
 
     /// A send came back with an error; nothing of it counts as sent.
@@ -472,6 +526,11 @@ impl Conn {
         }
     }
 
+    /// The timer that was set for the deadlines fired.
+    pub(crate) fn timer_fired(&mut self) {
+        self.clock.timer_fired();
+    }
+
     /// Looks at the deadlines; does what the first passed one asks for. Returns whether there was one.
     pub(crate) fn expire(&mut self, now: Time) -> bool {
         let Some(expired) = self.clock.expired(now) else { return false };
@@ -493,7 +552,9 @@ impl Conn {
         }
         self.counts.unsent += self.outbox.clear() as u64;
         self.phase = Phase::Closed;
-        self.news = News { readable: true, writable: true, closed: true };
+        for news in [News::READABLE, News::WRITABLE, News::CLOSED] {
+            self.news.add(news);
+        }
     }
 
     /// The engine never had a socket for it, or none any more.
@@ -516,12 +577,12 @@ impl Conn {
             }
             Phase::Connecting | Phase::Released | Phase::Closed => return None,
         }
-        if let Some(outgoing) = self.outbox.take() {
-            return Some(Action::Send(outgoing));
+        if self.outbox.is_sendable() {
+            return Some(Action::Send);
         }
         if self.writing == Writing::Finishing && self.outbox.is_empty() {
             self.writing = Writing::Finished;
-            self.news.writable = true;
+            self.news.add(News::WRITABLE);
             if self.phase == Phase::Closing && self.reading == Reading::Open {
                 self.clock.linger_once(now);
             }
@@ -536,6 +597,11 @@ impl Conn {
             self.clock.linger_once(now);
         }
         self.receive_interest()
+    }
+
+    /// When the worker has to look at the deadlines, if that is earlier than it knows.
+    pub(crate) fn take_urgent_deadline(&mut self) -> Option<Time> {
+        self.clock.take_urgent()
     }
 
     pub(crate) fn take_news(&mut self) -> News {
@@ -573,7 +639,7 @@ impl Conn {
         self.counts.unsent += self.outbox.clear() as u64;
         self.clock.stop();
         self.phase = Phase::Releasing { reset };
-        self.news.readable = true;
-        self.news.writable = true;
+        self.news.add(News::READABLE);
+        self.news.add(News::WRITABLE);
     }
 }

@@ -22,6 +22,8 @@ pub(crate) struct Outbox {
     waiting: Outgoing,
     /// Bytes that the engine holds at the moment; 0 when no send is in flight.
     in_flight: usize,
+    /// Bytes that the engine was offered last.
+    offered: usize,
     /// Somebody was told to wait until the low mark.
     blocked: bool,
     low: usize,
@@ -39,7 +41,16 @@ impl std::fmt::Debug for PiecePool {
 impl Outbox {
     pub(crate) fn new(limits: &Limits, pool: Rc<PiecePool>) -> Outbox {
         let Limits { send_low: low, send_high: high, send_max: max, .. } = *limits;
-        Outbox { waiting: Outgoing::default(), in_flight: 0, blocked: false, low, high, max, pool }
+        Outbox {
+            waiting: Outgoing::default(),
+            in_flight: 0,
+            offered: 0,
+            blocked: false,
+            low,
+            high,
+            max,
+            pool,
+        }
     }
 
     /// Bytes queued or in flight.
@@ -87,13 +98,27 @@ impl Outbox {
         self.waiting.push_owned(bytes);
     }
 
-    /// What the engine should send now: nothing while a send is in flight.
-    pub(crate) fn take(&mut self) -> Option<Outgoing> {
-        if self.in_flight > 0 || self.waiting.is_empty() {
-            return None;
-        }
-        self.in_flight = self.waiting.len();
-        Some(std::mem::take(&mut self.waiting))
+    /// Whether the engine should be asked to send: something waits, and no send is in flight.
+    pub(crate) fn is_sendable(&self) -> bool {
+        self.in_flight == 0 && !self.waiting.is_empty()
+    }
+
+    /// What the engine is asked to send.
+    pub(crate) fn offer(&mut self) -> &mut Outgoing {
+        debug_assert_eq!(self.in_flight, 0, "one send in flight per connection");
+        self.offered = self.waiting.len();
+        &mut self.waiting
+    }
+
+    /// The engine took what it was offered.
+    pub(crate) fn taken(&mut self) {
+        debug_assert!(self.waiting.is_empty(), "the engine takes all or nothing");
+        self.in_flight = self.offered;
+    }
+
+    /// The engine sent `n` bytes of what it was offered, and took nothing.
+    pub(crate) fn sent_inline(&mut self, n: usize) {
+        self.waiting.advance(n, &self.pool);
     }
 
     /// The engine is done with `outgoing`, of which `n` bytes were sent; the rest goes first again.

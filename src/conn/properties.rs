@@ -13,6 +13,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => Just(Step::Connected),
         12 => n().prop_map(Step::Receive),
         12 => n().prop_map(Step::SendEnds),
+        8 => n().prop_map(Step::SendsInline),
         12 => n().prop_map(Step::Read),
         6 => Just(Step::TakeChunk),
         6 => n().prop_map(Step::PutBack),

@@ -247,6 +247,13 @@ impl Outgoing {
     pub(crate) fn advance(&mut self, mut n: usize, pool: &PiecePool) {
         assert!(n <= self.len, "an engine reported more bytes sent than it was given");
         self.len -= n;
+        if self.len == 0 && self.rest.is_empty() {
+            self.head_sent = 0;
+            if let Some(Piece::Copied(piece)) = self.head.take() {
+                pool.give(piece);
+            }
+            return;
+        }
         while let Some(head) = self.head.take() {
             let left = head.as_slice().len() - self.head_sent;
             if n < left {

@@ -91,9 +91,9 @@ pub(crate) enum Listener {
 /// What became of a `send`.
 #[derive(Debug)]
 pub(crate) enum Submitted {
-    /// It is over; so many bytes of the returned [`Outgoing`] were sent (its head is not yet advanced).
-    Done(Outgoing, io::Result<usize>),
-    /// A [`Completion::Sent`] will tell.
+    /// It is over; so many bytes were sent. The [`Outgoing`] stays with the caller, not yet advanced.
+    Done(io::Result<usize>),
+    /// The engine took the [`Outgoing`] and left an empty one; a [`Completion::Sent`] brings it back.
     InFlight,
 }
 
@@ -217,7 +217,8 @@ impl Engine {
         backend!(self, engine => engine.pause(token));
     }
 
-    pub(crate) fn send(&mut self, token: Token, outgoing: Outgoing) -> Submitted {
+    /// Sends what it can of `outgoing`, or takes it to send it later.
+    pub(crate) fn send(&mut self, token: Token, outgoing: &mut Outgoing) -> Submitted {
         backend!(self, engine => engine.send(token, outgoing))
     }
 

@@ -22,6 +22,8 @@ use crate::server::{Admission, ServerState};
 const LISTENER: ListenerId = ListenerId(0);
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Enough for handlers to be told of the end, and not for more.
+const LAST_TURNS: u32 = 16;
 
 /// Puts a handler on a new connection.
 pub(crate) type Attach = Arc<dyn Fn(&Rc<Worker>, &Rc<Link>, HandlerCount) + Send + Sync>;
@@ -35,6 +37,8 @@ pub(crate) struct Acceptor {
     /// How long to pause after the next accept error.
     pause: Cell<Duration>,
     drain: Cell<Drain>,
+    /// Turns that tasks may still have when all connections are gone after the drain deadline.
+    turns_left: Cell<u32>,
     handlers: Rc<Cell<usize>>,
 }
 
@@ -88,6 +92,7 @@ impl Acceptor {
             accepting: Cell::new(Accepting::No),
             pause: Cell::new(PAUSE_MIN),
             drain: Cell::new(Drain::No),
+            turns_left: Cell::new(LAST_TURNS),
             handlers: Rc::default(),
         })
     }
@@ -209,8 +214,17 @@ impl Acceptor {
 
     /// Whether the worker has nothing left to do for its server.
     pub(crate) fn is_done(&self, worker: &Worker) -> bool {
-        let handlers_done = self.handlers.get() == 0 || self.drain.get() == Drain::GaveUp;
-        self.drain.get() != Drain::No && worker.slots.is_empty() && handlers_done && !worker.has_work()
+        match self.drain.get() {
+            Drain::No => false,
+            Drain::Draining => worker.slots.is_empty() && self.handlers.get() == 0 && !worker.has_work(),
+            // Handlers may go on to use connections of their own; they end here.
+            Drain::GaveUp if self.server.load(self.index) > 0 => false,
+            Drain::GaveUp => {
+                let left = self.turns_left.get().saturating_sub(1);
+                self.turns_left.set(left);
+                left == 0 || !worker.has_work()
+            }
+        }
     }
 
     pub(crate) fn is_draining(&self) -> bool {

@@ -47,10 +47,12 @@ pub(crate) struct Link {
     /// The handler has been told that the peer ended.
     end_told: Cell<bool>,
     dirty: Cell<bool>,
-    timer: Cell<Option<(TimerId, Time)>>,
+    timer: Cell<Option<TimerId>>,
     remote: RefCell<Option<Arc<RemoteState>>>,
     /// Messages of other threads that the send queue has no room for yet.
     arrivals: RefCell<VecDeque<Bytes>>,
+    /// Another thread has closed the connection; that waits for the arrivals before it.
+    close_behind: Cell<bool>,
     pub(crate) admission: RefCell<Option<Admission>>,
 }
 
@@ -91,6 +93,7 @@ impl Link {
             timer: Cell::new(None),
             remote: RefCell::new(None),
             arrivals: RefCell::default(),
+            close_behind: Cell::new(false),
             admission: RefCell::new(None),
         })
     }
@@ -156,34 +159,35 @@ impl Worker {
                     link.conn.borrow_mut().failed(&error);
                 }
             }
-            Action::Send(outgoing) => match engine.send(link.token, outgoing) {
-                Submitted::InFlight => link.conn.borrow_mut().in_flight(now),
-                Submitted::Done(outgoing, Ok(n)) => link.conn.borrow_mut().sent(outgoing, n, now),
-                Submitted::Done(outgoing, Err(error)) => {
-                    link.conn.borrow_mut().send_failed(outgoing, &error);
+            Action::Send => {
+                let mut conn = link.conn.borrow_mut();
+                match engine.send(link.token, conn.offer()) {
+                    Submitted::InFlight => conn.in_flight(now),
+                    Submitted::Done(Ok(n)) => conn.sent_inline(n, now),
+                    Submitted::Done(Err(error)) => conn.failed(&error),
                 }
-            },
+            }
         }
     }
 
     /// Makes sure that the worker wakes at the connection's earliest deadline. A timer that is too early stays: when it
-    /// fires, the deadline is looked at again.
+    /// fires, the deadlines are looked at again.
     pub(crate) fn retime(&self, link: &Link) {
-        let Some(at) = link.conn.borrow().next_deadline() else { return };
-        if let Some((id, set)) = link.timer.get() {
-            if set <= at {
-                return;
-            }
-            self.timers.borrow_mut().cancel(id);
+        let Some(at) = link.conn.borrow_mut().take_urgent_deadline() else { return };
+        let mut timers = self.timers.borrow_mut();
+        if let Some(id) = link.timer.get() {
+            timers.cancel(id);
         }
-        let id = self.timers.borrow_mut().insert(at, Alarm::Link(link.token));
-        link.timer.set(Some((id, at)));
+        link.timer.set(Some(timers.insert(at, Alarm::Link(link.token))));
     }
 
     /// The connection's timer fired.
     pub(crate) fn expire(self: &Rc<Self>, link: &Rc<Link>) {
         link.timer.set(None);
-        while link.conn.borrow_mut().expire(self.now()) {}
+        let mut conn = link.conn.borrow_mut();
+        conn.timer_fired();
+        while conn.expire(self.now()) {}
+        drop(conn);
         self.advance(link);
     }
 
@@ -194,7 +198,7 @@ impl Worker {
             self.offer(link, chunk);
         } else {
             link.conn.borrow_mut().deliver(chunk);
-            self.tell(link);
+            link.reader.wake(&self.tasks);
         }
         if link.conn.borrow().is_full() {
             self.advance(link);
@@ -204,23 +208,24 @@ impl Worker {
     /// Wakes, or calls, those who wait for what has happened.
     pub(crate) fn tell(self: &Rc<Self>, link: &Rc<Link>) {
         let news = link.conn.borrow_mut().take_news();
-        if news == News::default() {
+        if news.is_none() {
             return;
         }
-        if news.writable && !link.arrivals.borrow().is_empty() {
+        if news.unblocked() && !link.arrivals.borrow().is_empty() {
             self.pump(link);
+            link.mark_dirty();
         }
         if link.is_event.get() {
             self.tell_handler(link, news);
         } else {
-            if news.readable {
+            if news.readable() {
                 link.reader.wake(&self.tasks);
             }
-            if news.writable {
+            if news.writable() {
                 link.writer.wake(&self.tasks);
             }
         }
-        if news.closed {
+        if news.closed() {
             self.closed(link);
         } else if let (Some(reason), Some(remote)) = (link.conn.borrow().reason(), &*link.remote.borrow()) {
             remote.close(reason);
@@ -230,7 +235,7 @@ impl Worker {
     /// The engine has let go of the connection: everybody is told, and the slot is free.
     fn closed(self: &Rc<Self>, link: &Rc<Link>) {
         self.slots.remove(link.token);
-        if let Some((id, _)) = link.timer.take() {
+        if let Some(id) = link.timer.take() {
             self.timers.borrow_mut().cancel(id);
         }
         let reason = link.conn.borrow().reason().unwrap_or(CloseReason::Local);
@@ -268,11 +273,11 @@ impl Worker {
 
     fn tell_handler(self: &Rc<Self>, link: &Rc<Link>, news: News) {
         let open = link.conn.borrow().is_open();
-        if news.writable && open && !link.conn.borrow().is_blocked() {
+        if news.unblocked() && open && !link.conn.borrow().is_blocked() {
             link.conn.borrow_mut().await_reading(self.now());
             self.call(link, Handler::writable);
         }
-        if (news.writable || news.readable) && open {
+        if (news.unblocked() || news.readable()) && open {
             self.offer_unread(link);
             self.tell_end(link);
         }
@@ -280,13 +285,16 @@ impl Worker {
 
     /// Offers what was left over, once the handler can send again.
     fn offer_unread(self: &Rc<Self>, link: &Rc<Link>) {
-        let mut conn = link.conn.borrow_mut();
-        if conn.is_open()
-            && !conn.is_blocked()
-            && let Some(chunk) = conn.take_joined()
-        {
+        loop {
+            let mut conn = link.conn.borrow_mut();
+            if !conn.is_open() || conn.is_blocked() {
+                return;
+            }
+            let Some(chunk) = conn.take_joined() else { return };
             drop(conn);
-            self.offer_joined(link, chunk);
+            if !self.offer_joined(link, chunk) {
+                return;
+            }
         }
     }
 
@@ -306,14 +314,18 @@ impl Worker {
         let mut conn = link.conn.borrow_mut();
         if conn.unread() == 0 && !conn.is_blocked() {
             drop(conn);
-            return self.offer_joined(link, chunk);
+            if self.offer_joined(link, chunk) {
+                self.offer_unread(link);
+            }
+            return;
         }
         conn.keep(chunk);
         drop(conn);
         self.offer_unread(link);
     }
 
-    fn offer_joined(self: &Rc<Self>, link: &Rc<Link>, mut chunk: Chunk) {
+    /// Returns whether what is left has to be offered again at once: nothing more can come before some of it is gone.
+    fn offer_joined(self: &Rc<Self>, link: &Rc<Link>, mut chunk: Chunk) -> bool {
         let offered = chunk.len();
         let mut consumed = offered;
         self.call(link, |handler, conn| {
@@ -325,18 +337,22 @@ impl Worker {
         });
         let mut conn = link.conn.borrow_mut();
         if consumed == offered || !conn.is_open() {
-            return;
+            return false;
         }
         chunk.advance(consumed);
         conn.keep(chunk);
         if conn.is_blocked() {
             // It is this side that makes the peer wait.
             conn.stop_awaiting();
-        } else if conn.is_full() && consumed == 0 {
+            return false;
+        }
+        if conn.is_full() && consumed == 0 {
             conn.end(CloseReason::Limit(Bound::ReceiveBuffer), self.now());
             drop(conn);
             link.mark_dirty();
+            return false;
         }
+        conn.is_full()
     }
 
     /// Tells the handler that the server drains.
@@ -369,7 +385,17 @@ impl Worker {
 impl Worker {
     /// Queues `bytes` behind what other threads sent before.
     pub(crate) fn arrived(self: &Rc<Self>, link: &Rc<Link>, bytes: Bytes) {
+        if link.close_behind.get() {
+            return link.conn.borrow_mut().lost(bytes.len());
+        }
         link.arrivals.borrow_mut().push_back(bytes);
+        self.pump(link);
+        link.mark_dirty();
+    }
+
+    /// Closes the connection behind what other threads sent before.
+    pub(crate) fn close_behind(&self, link: &Rc<Link>) {
+        link.close_behind.set(true);
         self.pump(link);
         link.mark_dirty();
     }
@@ -380,9 +406,9 @@ impl Worker {
         let mut conn = link.conn.borrow_mut();
         while let Some(bytes) = arrivals.front() {
             if conn.room(bytes.len()) != Ok(Room::Yes) {
-                break;
+                return;
             }
-            let Some(bytes) = arrivals.pop_front() else { break };
+            let Some(bytes) = arrivals.pop_front() else { return };
             if let Some(remote) = &*link.remote.borrow() {
                 remote.queued.fetch_sub(bytes.len(), Ordering::Relaxed);
             }
@@ -391,6 +417,9 @@ impl Worker {
             } else {
                 conn.send_owned(bytes);
             }
+        }
+        if link.close_behind.get() {
+            conn.close();
         }
     }
 }

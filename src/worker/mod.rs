@@ -47,6 +47,8 @@ use timer::Wheel;
 
 /// After so many completions what they caused is carried out, while it is still warm.
 const BATCH: usize = 32;
+/// The same after so many received bytes: more would push each other out of the caches.
+const BATCH_BYTES: usize = 64 * 1024;
 /// How long a worker that failed to wait for its engine pauses before it tries again.
 const WAIT_RETRY: Duration = Duration::from_millis(10);
 
@@ -152,6 +154,11 @@ impl Worker {
     /// The time at which this turn's completions were looked at.
     pub(crate) fn now(&self) -> Time {
         self.now.get()
+    }
+
+    /// Looks at the clock before a turn: a simulation moves it between turns.
+    pub(crate) fn look_at_clock(&self) {
+        self.now.set(self.engine.borrow().now());
     }
 
     pub(crate) fn enter(self: &Rc<Self>) -> Entered {
@@ -273,7 +280,7 @@ impl Worker {
                     self.arrived(&link, bytes);
                 }
             }
-            Message::Close { token } => with_link(token, &|link| link.command(Conn::close)),
+            Message::Close { token } => with_link(token, &|link| self.close_behind(link)),
             Message::Reset { token } => {
                 with_link(token, &|link| link.command(|conn| conn.reset(CloseReason::LocalReset)));
             }
@@ -325,13 +332,18 @@ impl Worker {
     }
 
     fn handle_completions(self: &Rc<Self>) -> bool {
-        let mut count = 0;
+        let (mut count, mut since_run, mut bytes) = (0, 0, 0);
         loop {
             let Some(completion) = self.engine.borrow_mut().next() else { break };
+            if let Completion::Received { chunk, .. } = &completion {
+                bytes += chunk.len();
+            }
             self.complete(completion);
             count += 1;
-            if count % BATCH == 0 {
+            since_run += 1;
+            if since_run == BATCH || bytes >= BATCH_BYTES {
                 self.run_ready();
+                (since_run, bytes) = (0, 0);
             }
         }
         self.run_ready() | (count > 0)

@@ -8,6 +8,8 @@ mod tokio_multi;
 #[cfg(feature = "wharf")]
 mod wharf_async;
 #[cfg(feature = "wharf")]
+mod wharf_chunks;
+#[cfg(feature = "wharf")]
 mod wharf_event;
 
 use std::io::{self, Write};
@@ -28,6 +30,8 @@ pub const PEERS: &[Peer] = &[
     tokio_multi::PEER,
     #[cfg(feature = "wharf")]
     wharf_async::PEER,
+    #[cfg(feature = "wharf")]
+    wharf_chunks::PEER,
     #[cfg(feature = "wharf")]
     wharf_event::PEER,
     bare_epoll::PEER,

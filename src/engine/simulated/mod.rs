@@ -152,20 +152,20 @@ impl Simulated {
         }
     }
 
-    pub(crate) fn send(&mut self, token: Token, outgoing: Outgoing) -> Submitted {
+    pub(crate) fn send(&mut self, token: Token, outgoing: &mut Outgoing) -> Submitted {
         let Some(slot) = slot(&mut self.slots, token) else {
-            return Submitted::Done(outgoing, Err(Errno::BADF.into()));
+            return Submitted::Done(Err(Errno::BADF.into()));
         };
         debug_assert!(slot.outgoing.is_none(), "one send is in flight already");
         debug_assert!(!slot.connecting && slot.closed_at.is_none(), "the slot is not connected");
         let mut state = self.network.state();
         slot.sent_at = state.completion_time();
         if slot.sent_at <= state.now
-            && let Some(result) = state.send(slot.end, &outgoing)
+            && let Some(result) = state.send(slot.end, outgoing)
         {
-            return Submitted::Done(outgoing, result.map_err(io::Error::from));
+            return Submitted::Done(result.map_err(io::Error::from));
         }
-        slot.outgoing = Some(outgoing);
+        slot.outgoing = Some(std::mem::take(outgoing));
         state.push_at(slot.sent_at, self.id, Ready::Slot(token));
         Submitted::InFlight
     }

@@ -64,8 +64,8 @@ fn the_window_bounds_what_a_peer_that_never_reads_is_sent() {
     let mut sent = 0;
     let pool = PiecePool::new();
     loop {
-        let result = match pair.client.send(pair.token, outgoing) {
-            Submitted::Done(back, result) => Some((back, result)),
+        let result = match pair.client.send(pair.token, &mut outgoing) {
+            Submitted::Done(result) => Some((std::mem::take(&mut outgoing), result)),
             Submitted::InFlight => settle(&network, [&mut pair.client, &mut pair.server])
                 .into_iter()
                 .find_map(|(_, completion)| match completion {
@@ -170,8 +170,8 @@ fn sends_on_a_reset_connection_fail_with_the_cause_once() {
     settle(&network, [&mut pair.client, &mut pair.server]);
     let mut errors = Vec::new();
     for _ in 0..3 {
-        match pair.server.send(pair.token, pattern(10)) {
-            Submitted::Done(_, Err(error)) => errors.push(error.raw_os_error()),
+        match pair.server.send(pair.token, &mut pattern(10)) {
+            Submitted::Done(Err(error)) => errors.push(error.raw_os_error()),
             other => panic!("unexpected {other:?}"),
         }
     }
@@ -184,7 +184,7 @@ fn a_reset_completes_the_send_in_flight() {
     let network = Network::new(1, Faults::none().window(10));
     let mut pair = Pair::new(&network);
     pair.send_all(&network, 10);
-    assert!(matches!(pair.client.send(pair.token, pattern(10)), Submitted::InFlight));
+    assert!(matches!(pair.client.send(pair.token, &mut pattern(10)), Submitted::InFlight));
     pair.server.close(pair.token, true);
     let seen = settle(&network, [&mut pair.client, &mut pair.server]);
     let failed = seen.iter().find_map(|(_, completion)| match completion {
@@ -215,7 +215,7 @@ fn a_connection_that_broke_before_it_was_opened_says_so() {
 fn a_late_completion_is_not_told_early() {
     let network = Network::new(1, Faults::none().late_completions(1.0));
     let mut pair = Pair::new(&network);
-    assert!(matches!(pair.client.send(pair.token, pattern(10)), Submitted::InFlight));
+    assert!(matches!(pair.client.send(pair.token, &mut pattern(10)), Submitted::InFlight));
     pair.client.receive(pair.token);
     assert!(turn(&mut pair.client).is_empty());
     network.advance(network.next_event().expect("the completion"));
@@ -370,7 +370,7 @@ fn close_gives_back_the_send_in_flight() {
         let network = Network::new(seed, Faults::harsh().partial_sends(0.0).window(10));
         let mut pair = Pair::new(&network);
         pair.send_all(&network, 10);
-        assert!(matches!(pair.client.send(pair.token, pattern(33)), Submitted::InFlight));
+        assert!(matches!(pair.client.send(pair.token, &mut pattern(33)), Submitted::InFlight));
         settle(&network, [&mut pair.client, &mut pair.server]);
         pair.client.close(pair.token, false);
         let seen = settle(&network, [&mut pair.client, &mut pair.server]);
@@ -390,7 +390,7 @@ fn a_stale_token_does_nothing() {
     pair.client.close(stale, true);
     assert!(pair.client.shutdown(stale).is_ok());
     assert!(pair.client.local_addr(stale).is_err());
-    assert!(matches!(pair.client.send(stale, pattern(5)), Submitted::Done(_, Err(_))));
+    assert!(matches!(pair.client.send(stale, &mut pattern(5)), Submitted::Done(Err(_))));
     assert!(settle(&network, [&mut pair.client, &mut pair.server]).is_empty());
 }
 
@@ -651,8 +651,8 @@ impl Pair {
         let pool = PiecePool::new();
         let mut outgoing = pattern(len);
         while !outgoing.is_empty() {
-            let (back, result) = match self.client.send(self.token, outgoing) {
-                Submitted::Done(back, result) => (back, result),
+            let (back, result) = match self.client.send(self.token, &mut outgoing) {
+                Submitted::Done(result) => (std::mem::take(&mut outgoing), result),
                 Submitted::InFlight => loop {
                     if let Some(Completion::Sent { outgoing, result, .. }) = self.client.next() {
                         break (outgoing, result);
@@ -730,8 +730,9 @@ impl Side {
 
     fn progress(&mut self, engine: &mut Simulated, echoes: bool) {
         while !self.finished && !self.in_flight && !self.waiting.is_empty() {
-            match engine.send(token(0), std::mem::take(&mut self.waiting)) {
-                Submitted::Done(outgoing, result) => self.sent(engine, outgoing, result.ok()),
+            let mut outgoing = std::mem::take(&mut self.waiting);
+            match engine.send(token(0), &mut outgoing) {
+                Submitted::Done(result) => self.sent(engine, outgoing, result.ok()),
                 Submitted::InFlight => self.in_flight = true,
             }
         }

@@ -5,11 +5,19 @@
 //! call says "would block" or moves fewer bytes than asked, which means the same (epoll(7), Q9): one system call per
 //! message instead of two. A buffer is leased only when there is data, so idle connections hold none.
 //!
+//! System calls on the path of a message go through rustix, which on Linux makes them itself: libc's `send` and `recv` are
+//! cancellation points, and pay for that with two atomic operations each once a process has a second thread.
+//! `MSG_NOSIGNAL` goes with every send, so that a broken connection is an error and never SIGPIPE.
+//!
 //! Late events are harmless here. An event that was fetched for a closed connection may set the flags of the next one in
 //! its slot; a wrong flag costs one call that would block.
 
+#[cfg_attr(target_os = "linux", path = "timerfd.rs")]
+#[cfg_attr(not(target_os = "linux"), path = "timeout.rs")]
+mod alarm;
+
 use std::collections::VecDeque;
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, IoSlice};
 use std::net::{Shutdown, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,8 +26,11 @@ use std::time::{Duration, Instant};
 use mio::event::Event;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll};
-use rustix::net::{SendAncillaryBuffer, SendFlags};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 use socket2::SockRef;
+
+use alarm::Alarm;
 
 use super::buffer::{ChunkPool, Outgoing, SLICES_MAX};
 use super::{
@@ -32,13 +43,15 @@ use crate::time::Time;
 /// Events fetched by one `wait`.
 const EVENTS_MAX: usize = 1024;
 const WAKER: mio::Token = mio::Token(usize::MAX);
+const ALARM: mio::Token = mio::Token(usize::MAX - 1);
 /// Listeners count down from here; connections count up from zero.
-const LISTENERS: usize = usize::MAX - 1;
+const LISTENERS: usize = usize::MAX - 2;
 
 pub(crate) struct Readiness {
     poll: Poll,
     events: Events,
     waker: Arc<mio::Waker>,
+    alarm: Alarm,
     started: Instant,
     connections: Vec<Option<Connection>>,
     listeners: Vec<Option<Listening>>,
@@ -67,10 +80,14 @@ struct Connection {
     readable: bool,
     /// FIN or an error has come: the socket is not drained before a read says so.
     read_closed: bool,
+    /// An error has come, which has to be told also while nobody receives.
+    broken: bool,
     /// A write may find room.
     writable: bool,
     /// The peer's end, or a failure, has been reported.
     ended: bool,
+    /// A failure has been reported.
+    failed: bool,
     queued: bool,
     outgoing: Option<Outgoing>,
     share: Share,
@@ -105,8 +122,10 @@ impl Readiness {
     pub(crate) fn new() -> io::Result<Readiness> {
         let poll = Poll::new()?;
         let waker = Arc::new(mio::Waker::new(poll.registry(), WAKER)?);
+        let alarm = Alarm::new(poll.registry(), ALARM)?;
         Ok(Readiness {
             poll,
+            alarm,
             events: Events::with_capacity(EVENTS_MAX),
             waker,
             started: Instant::now(),
@@ -223,8 +242,10 @@ impl Readiness {
             armed: false,
             readable: false,
             read_closed: false,
+            broken: false,
             writable: !connecting,
             ended: false,
+            failed: false,
             queued: false,
             outgoing: None,
             share: Share::default(),
@@ -252,18 +273,21 @@ impl Readiness {
     pub(crate) fn pause(&mut self, token: Token) {
         if let Some(connection) = self.connection(token) {
             connection.armed = false;
+            if connection.broken {
+                self.enqueue(Source::Connection(token.index));
+            }
         }
     }
 
-    pub(crate) fn send(&mut self, token: Token, outgoing: Outgoing) -> Submitted {
+    pub(crate) fn send(&mut self, token: Token, outgoing: &mut Outgoing) -> Submitted {
         let Some(connection) = self.connection(token) else {
-            return Submitted::Done(outgoing, Err(io::Error::from(io::ErrorKind::NotConnected)));
+            return Submitted::Done(Err(io::ErrorKind::NotConnected.into()));
         };
         debug_assert!(connection.outgoing.is_none(), "one send in flight per connection");
-        match connection.write(&outgoing) {
-            Some(result) => Submitted::Done(outgoing, result),
+        match connection.write(outgoing) {
+            Some(result) => Submitted::Done(result),
             None => {
-                connection.outgoing = Some(outgoing);
+                connection.outgoing = Some(std::mem::take(outgoing));
                 Submitted::InFlight
             }
         }
@@ -306,7 +330,7 @@ impl Readiness {
             _ if pending => Some(Duration::ZERO),
             // Times in the past come up with every turn that must not sleep, and need no clock.
             Some(Time::ZERO) => Some(Duration::ZERO),
-            Some(until) => Some(until.since(self.now())),
+            Some(until) => self.alarm.set(until, || Time::ZERO.after(self.started.elapsed()))?,
             None => None,
         };
         match self.poll.poll(&mut self.events, timeout) {
@@ -328,37 +352,45 @@ impl Readiness {
             return Some(completion);
         }
         while let Some(source) = self.queue.front().copied() {
-            let completion = match source {
+            let (completion, more) = match source {
                 Source::Connection(index) => self.step(index),
-                Source::Listener(index) => self.accept(index),
+                Source::Listener(index) => (self.accept(index), true),
             };
+            // It stays in front until it has nothing more to do.
+            if completion.is_none() || !more {
+                self.queue.pop_front();
+                self.unqueue(source);
+            }
             if completion.is_some() {
                 return completion;
             }
-            // It stays in front until it has nothing more to do.
-            self.queue.pop_front();
-            match source {
-                Source::Connection(index) => {
-                    if let Some(connection) = &mut self.connections[index as usize] {
-                        connection.queued = false;
-                    }
+        }
+        None
+    }
+
+    fn unqueue(&mut self, source: Source) {
+        match source {
+            Source::Connection(index) => {
+                if let Some(connection) = &mut self.connections[index as usize] {
+                    connection.queued = false;
                 }
-                Source::Listener(index) => {
-                    if let Some(listening) = &mut self.listeners[index as usize] {
-                        listening.queued = false;
-                    }
+            }
+            Source::Listener(index) => {
+                if let Some(listening) = &mut self.listeners[index as usize] {
+                    listening.queued = false;
                 }
             }
         }
-        None
     }
 
     /// Remembers what an event tells.
     fn note(&mut self, event: &Event) {
         match event.token() {
             WAKER => self.finished.push_back(Completion::Woken),
+            ALARM => self.alarm.rang(),
             mio::Token(index) if index < self.connections.len() => {
                 let Some(connection) = &mut self.connections[index] else { return };
+                connection.broken |= event.is_error();
                 connection.read_closed |= event.is_read_closed() || event.is_error();
                 connection.readable |= event.is_readable() || connection.read_closed;
                 connection.writable |= event.is_writable() || event.is_write_closed() || event.is_error();
@@ -388,39 +420,52 @@ impl Readiness {
         }
     }
 
-    /// Makes the next call that a connection is ready for.
-    fn step(&mut self, index: u32) -> Option<Completion> {
-        let connection = self.connections[index as usize].as_mut()?;
+    /// Makes the next call that a connection is ready for; tells whether there may be another.
+    fn step(&mut self, index: u32) -> (Option<Completion>, bool) {
+        let Some(connection) = self.connections[index as usize].as_mut() else { return (None, false) };
         let token = Token { index, generation: connection.generation };
         if connection.connecting {
-            return connection.finish_connecting().map(|result| Completion::Connected { token, result });
+            let connected = connection.finish_connecting();
+            return (connected.map(|result| Completion::Connected { token, result }), true);
         }
-        if connection.writable
-            && let Some(outgoing) = connection.outgoing.take()
+        if connection.outgoing.is_some()
+            && let Some((outgoing, result)) = connection.write_rest()
         {
-            match connection.write(&outgoing) {
-                Some(result) => return Some(Completion::Sent { token, outgoing, result }),
-                None => connection.outgoing = Some(outgoing),
-            }
+            return (Some(Completion::Sent { token, outgoing, result }), true);
+        }
+        if let Some(error) = connection.failure() {
+            return (Some(Completion::Failed { token, error }), false);
         }
         if !connection.may_read() {
-            return None;
+            return (None, false);
         }
         if !connection.share.take(self.turn, RECEIVE_BUDGET) {
             self.later.push(Source::Connection(index));
-            return None;
+            return (None, false);
         }
-        connection.read(token, &self.chunks)
+        let received = connection.read(token, &self.chunks);
+        (received, connection.may_read())
     }
 }
 
 impl Connection {
     fn has_work(&self) -> bool {
-        self.may_read() || (self.writable && (self.connecting || self.outgoing.is_some()))
+        self.may_read() || self.broken || (self.writable && (self.connecting || self.outgoing.is_some()))
     }
 
     fn may_read(&self) -> bool {
         self.armed && self.readable && !self.ended && !self.connecting
+    }
+
+    /// What broke the connection, if no read is going to find out.
+    fn failure(&mut self) -> Option<io::Error> {
+        let may_read = self.armed && !self.ended;
+        if may_read || self.failed || !std::mem::take(&mut self.broken) {
+            return None;
+        }
+        let error = self.stream.take_error().unwrap_or_else(Some)?;
+        (self.ended, self.failed) = (true, true);
+        Some(error)
     }
 
     /// The outcome of a connect that is over; `None` while it goes on.
@@ -441,7 +486,7 @@ impl Connection {
             },
         };
         self.connecting = false;
-        self.ended = result.is_err();
+        (self.ended, self.failed) = (result.is_err(), result.is_err());
         Some(result)
     }
 
@@ -450,7 +495,7 @@ impl Connection {
             let mut room = 0;
             let read = chunks.fill(|buf| {
                 room = buf.len();
-                self.stream.read(buf)
+                rustix::net::recv(&self.stream, buf, RecvFlags::empty()).map(|(n, _)| n)
             });
             match read {
                 Ok(Some(chunk)) => {
@@ -462,15 +507,27 @@ impl Connection {
                     self.ended = true;
                     return Some(Completion::ReceiveEnded { token });
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(Errno::AGAIN) => {
                     self.readable = false;
                     return None;
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(Errno::INTR) => {}
                 Err(error) => {
-                    self.ended = true;
-                    return Some(Completion::Failed { token, error });
+                    (self.ended, self.failed) = (true, true);
+                    return Some(Completion::Failed { token, error: error.into() });
                 }
+            }
+        }
+    }
+
+    /// Goes on with the send in flight; gives it back if the kernel took something, or refused.
+    fn write_rest(&mut self) -> Option<(Outgoing, io::Result<usize>)> {
+        let outgoing = self.outgoing.take()?;
+        match self.write(&outgoing) {
+            Some(result) => Some((outgoing, result)),
+            None => {
+                self.outgoing = Some(outgoing);
+                None
             }
         }
     }
@@ -482,7 +539,7 @@ impl Connection {
         }
         loop {
             let (given, written) = match outgoing.single() {
-                Some(bytes) => (bytes.len(), self.stream.write(bytes)),
+                Some(bytes) => (bytes.len(), rustix::net::send(&self.stream, bytes, SendFlags::NOSIGNAL)),
                 None => self.write_gathered(outgoing),
             };
             match written {
@@ -491,26 +548,25 @@ impl Connection {
                     self.writable = n == given;
                     return Some(Ok(n));
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(Errno::AGAIN) => {
                     self.writable = false;
                     return None;
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Some(Err(error)),
+                Err(Errno::INTR) => {}
+                Err(error) => return Some(Err(error.into())),
             }
         }
     }
 
     /// Writes several pieces in one call; tells how many bytes it gave, and how many were taken.
     ///
-    /// `sendmsg` rather than the standard library's `writev`, which raises SIGPIPE where it is not ignored.
-    fn write_gathered(&self, outgoing: &Outgoing) -> (usize, io::Result<usize>) {
+    fn write_gathered(&self, outgoing: &Outgoing) -> (usize, Result<usize, Errno>) {
         let mut slices = [IoSlice::new(&[]); SLICES_MAX];
         let count = outgoing.slices(&mut slices);
         let given = slices[..count].iter().map(|slice| slice.len()).sum();
         let mut none = SendAncillaryBuffer::default();
         let written = rustix::net::sendmsg(&self.stream, &slices[..count], &mut none, SendFlags::NOSIGNAL);
-        (given, written.map_err(io::Error::from))
+        (given, written)
     }
 }
 

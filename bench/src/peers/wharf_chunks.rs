@@ -1,0 +1,25 @@
+//! Wharf, async style without a buffer of the handler's own: the engine's chunk is received, sent and given back.
+
+use anyhow::Result;
+
+use super::{ANY_PORT, Peer, announce};
+
+pub const PEER: Peer = Peer {
+    name: "wharf_chunks",
+    about: "Wharf, async style, one worker, recv_chunk: no buffer per connection",
+    serve,
+};
+
+fn serve() -> Result<()> {
+    let server = wharf::Server::bind(ANY_PORT).workers(1).start(echo)?;
+    announce(server.local_addr())?;
+    server.wait()?;
+    Ok(())
+}
+
+async fn echo(mut connection: wharf::Connection) -> wharf::Result<()> {
+    while let Some(chunk) = connection.recv_chunk().await? {
+        connection.send(&chunk).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,289 @@
+//! `wharf demo`: a ping-pong server and its clients in one process, and a check of every byte.
+
+use std::cell::RefCell;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::process;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use futures_lite::future;
+use hdrhistogram::Histogram;
+use indicatif::{HumanCount, ProgressBar, ProgressStyle};
+use wharf::{Backend, Client, Stats};
+
+use crate::args::{Demo, Service};
+use crate::exit::{self, Failure};
+use crate::{serve, services};
+
+/// The longest that one message may take, there and back.
+const EXCHANGE_WITHIN: Duration = Duration::from_secs(30);
+/// How long the server's connections have to end when the clients have.
+const DRAIN_WITHIN: Duration = Duration::from_secs(5);
+const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+
+pub(crate) fn run(args: &Demo) -> Result<(), Failure> {
+    serve::raise_descriptor_limit();
+    let server = services::start(serve::server("127.0.0.1:0", &args.with), Service::Echo, args.with.style)?;
+    let game = Arc::new(Game {
+        server: server.local_addr(),
+        backend: args.with.backend,
+        size: args.size as usize,
+        messages: AtomicU64::new(0),
+        over: AtomicBool::new(false),
+    });
+    end_on_signals(game.clone())?;
+    let began = Instant::now();
+    let mut tally = play(&game, args)?;
+    let took = began.elapsed();
+    let stats = server.drain(DRAIN_WITHIN).wait()?;
+    let failure = tally.failure.take().or_else(|| unclean(args, &tally, &stats));
+    print(args, &tally, took, &stats, failure.is_none()).map_err(Failure::of_output)?;
+    failure.map_or(Ok(()), Err)
+}
+
+/// What all clients share.
+struct Game {
+    server: SocketAddr,
+    backend: Backend,
+    size: usize,
+    /// How many came back right so far.
+    messages: AtomicU64,
+    over: AtomicBool,
+}
+
+/// What some of the clients have done.
+struct Tally {
+    /// Of each message that came back right, in nanoseconds.
+    latency: Histogram<u64>,
+    /// The first thing that went wrong.
+    failure: Option<Failure>,
+}
+
+impl Default for Tally {
+    fn default() -> Tally {
+        let latency = Histogram::new_with_max(2 * EXCHANGE_WITHIN.as_nanos() as u64, 3);
+        Tally { latency: latency.expect("three digits of a minute are within its bounds"), failure: None }
+    }
+}
+
+impl Tally {
+    fn add(&mut self, other: Tally) {
+        self.latency.add(other.latency).expect("both have the same bounds");
+        self.failure = self.failure.take().or(other.failure);
+    }
+
+    fn bytes(&self, args: &Demo) -> u64 {
+        self.latency.len() * u64::from(args.size)
+    }
+}
+
+/// The first signal ends the game, the second the process.
+fn end_on_signals(game: Arc<Game>) -> Result<(), Failure> {
+    exit::on_signals(move |signal| {
+        if game.over.swap(true, Ordering::Relaxed) {
+            process::exit(exit::of_signal(signal).into());
+        }
+    })
+}
+
+/// Lets the clients play on threads of their own, and shows how they do.
+fn play(game: &Arc<Game>, args: &Demo) -> Result<Tally, Failure> {
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(args.clients as usize);
+    let (report, reports) = mpsc::channel();
+    for first in 0..threads {
+        let (game, report) = (game.clone(), report.clone());
+        let clients = (first as u32..args.clients).step_by(threads);
+        thread::Builder::new()
+            .name(format!("clients-{first}"))
+            .spawn(move || drop(report.send(play_on_this_thread(&game, clients))))
+            .map_err(|error| Failure::Io("start a thread", error))?;
+    }
+    drop(report);
+    let progress = Progress::new(args.duration);
+    let mut tally = Tally::default();
+    loop {
+        let left = args.duration.saturating_sub(progress.began.elapsed());
+        if left.is_zero() {
+            game.over.store(true, Ordering::Relaxed);
+        }
+        let wait = if left.is_zero() { PROGRESS_EVERY } else { left.min(PROGRESS_EVERY) };
+        match reports.recv_timeout(wait) {
+            Ok(report) => tally.add(report),
+            Err(mpsc::RecvTimeoutError::Timeout) => progress.show(game.messages.load(Ordering::Relaxed)),
+            Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(tally),
+        }
+    }
+}
+
+fn play_on_this_thread(game: &Arc<Game>, clients: impl Iterator<Item = u32>) -> Tally {
+    let tally = Rc::new(RefCell::new(Tally::default()));
+    let play_all = async {
+        let play_one = |client| wharf::spawn(play_one(game.clone(), client, tally.clone()));
+        let playing: Vec<_> = clients.map(play_one).collect();
+        for client in playing {
+            client.await?;
+        }
+        Ok(())
+    };
+    let played = wharf::run_on(game.backend, play_all).and_then(|played| played);
+    let mut tally = tally.take();
+    if let Err(error) = played {
+        tally.failure.get_or_insert(error.into());
+    }
+    tally
+}
+
+async fn play_one(game: Arc<Game>, client: u32, tally: Rc<RefCell<Tally>>) {
+    if let Err(failure) = exchange_until_over(&game, client, &tally).await {
+        // One is enough to know: the others need not go on.
+        game.over.store(true, Ordering::Relaxed);
+        tally.borrow_mut().failure.get_or_insert(failure);
+    }
+}
+
+async fn exchange_until_over(game: &Game, client: u32, tally: &RefCell<Tally>) -> Result<(), Failure> {
+    let (mut read, mut write) = Client::connect(game.server).await?.split();
+    let (mut message, mut answer) = (vec![0; game.size], vec![0; game.size]);
+    for sequence in 0.. {
+        fill(&mut message, client, sequence);
+        let began = Instant::now();
+        // Both at once: a message may be larger than all the buffers between here and there.
+        let exchange = future::try_zip(write.send(&message), read.recv_exact(&mut answer));
+        wharf::within(EXCHANGE_WITHIN, exchange).await??;
+        let nanos = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        if let Some(at) = message.iter().zip(&answer).position(|(sent, came)| sent != came) {
+            let (sent, came) = (message[at], answer[at]);
+            return Err(Failure::Found(format!(
+                "message {sequence} of client {client}: byte {at} left as {sent:#04x} and came back as {came:#04x}"
+            )));
+        }
+        tally.borrow_mut().latency.saturating_record(nanos);
+        game.messages.fetch_add(1, Ordering::Relaxed);
+        if game.over.load(Ordering::Relaxed) {
+            break;
+        }
+    }
+    write.finish().await?;
+    match read.recv(&mut answer).within(EXCHANGE_WITHIN).await? {
+        0 => Ok(()),
+        n => Err(Failure::Found(format!("client {client} got {n} bytes more than it had sent"))),
+    }
+}
+
+/// Makes a message that is like no other: sequence number, client, and noise that depends on both and on the position.
+fn fill(message: &mut [u8], client: u32, sequence: u64) {
+    let mut noise = mixed(sequence ^ (u64::from(client) << 32));
+    for word in message.chunks_mut(8) {
+        noise = noise.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        word.copy_from_slice(&mixed(noise).to_le_bytes()[..word.len()]);
+    }
+    let header = sequence.to_le_bytes().into_iter().chain(client.to_le_bytes());
+    for (byte, head) in message.iter_mut().zip(header) {
+        *byte = head;
+    }
+}
+
+/// The finalizer of SplitMix64.
+fn mixed(word: u64) -> u64 {
+    let word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    word ^ (word >> 31)
+}
+
+/// What is wrong with the server's report, if anything is.
+fn unclean(args: &Demo, tally: &Tally, stats: &Stats) -> Option<Failure> {
+    let bytes = tally.bytes(args);
+    let expected = [
+        ("connections", stats.accepted, args.clients.into()),
+        ("accept errors", stats.accept_errors, 0),
+        ("bytes received", stats.received, bytes),
+        ("bytes sent", stats.sent, bytes),
+        ("bytes unsent", stats.unsent, 0),
+        ("connections that broke", broken(stats), 0),
+    ];
+    let (what, is, should) = expected.into_iter().find(|(_, is, should)| is != should)?;
+    Some(Failure::Found(format!("the server reports {is} {what}, where there should be {should}")))
+}
+
+fn broken(stats: &Stats) -> u64 {
+    let broken = stats.closes.iter().filter(|(reason, _)| !reason.is_graceful());
+    broken.map(|(_, count)| count).sum()
+}
+
+fn print(args: &Demo, tally: &Tally, took: Duration, stats: &Stats, right: bool) -> io::Result<()> {
+    let Demo { clients, size, with, .. } = args;
+    let messages = tally.latency.len();
+    let rate = (messages as f64 / took.as_secs_f64()) as u64;
+    let bytes = tally.bytes(args);
+    let quantile = |q| Duration::from_nanos(tally.latency.value_at_quantile(q));
+    let [p50, p99, p999, max] = [0.5, 0.99, 0.999, 1.0].map(quantile);
+    let (style, backend) = (format!("{:?}", with.style).to_lowercase(), with.backend.name());
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "ping-pong  {clients} clients, {size} bytes a message, {style} style on {backend}")?;
+    writeln!(stdout, "messages   {} in {took:.1?}, {} per second", HumanCount(messages), HumanCount(rate))?;
+    writeln!(stdout, "latency    p50 {p50:.1?}, p99 {p99:.1?}, p99.9 {p999:.1?}, max {max:.1?}")?;
+    writeln!(stdout, "bytes      {} each way", HumanCount(bytes))?;
+    writeln!(stdout, "server     {}", serve::summary(stats))?;
+    if right {
+        writeln!(stdout, "every message came back right")?;
+    }
+    stdout.flush()
+}
+
+/// A bar on standard error, if that is a terminal.
+struct Progress {
+    began: Instant,
+    bar: ProgressBar,
+}
+
+impl Progress {
+    fn new(duration: Duration) -> Progress {
+        let bar = ProgressBar::new(duration.as_millis() as u64);
+        let style = ProgressStyle::with_template("{bar:40} {msg}").expect("the template is a constant");
+        bar.set_style(style);
+        Progress { began: Instant::now(), bar }
+    }
+
+    fn show(&self, messages: u64) {
+        let passed = self.began.elapsed();
+        let rate = (messages as f64 / passed.as_secs_f64()) as u64;
+        self.bar.set_message(format!("{} messages, {} per second", HumanCount(messages), HumanCount(rate)));
+        self.bar.set_position(passed.as_millis() as u64);
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn no_two_messages_are_alike_and_no_two_words_of_one() {
+        let mut words = HashSet::new();
+        for (client, sequence) in [(0, 0), (0, 1), (1, 0), (1, 1), (63, 1_000_000)] {
+            let mut message = [0; 1021];
+            fill(&mut message, client, sequence);
+            for word in message[16..].chunks_exact(8) {
+                assert!(words.insert(word.to_vec()), "client {client}, message {sequence}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_message_begins_with_its_sequence_number_and_client() {
+        let mut message = [0; 12];
+        fill(&mut message, 7, 258);
+        assert_eq!(message, [2, 1, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0]);
+    }
+}

@@ -1,0 +1,105 @@
+//! How the command ends: its exit codes, and the one line that says why.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::process;
+use std::thread;
+
+use signal_hook::consts::{SIGINT, SIGPIPE, SIGTERM};
+use signal_hook::iterator::Signals;
+
+/// What `--help` says about exit codes.
+pub(crate) const CODES: &str = "\
+Exit codes:
+    0  all went well; a server has ended on a signal
+    1  it failed, and one line on standard error says why
+    2  the command line makes no sense
+  130  `connect` was interrupted (143: terminated)
+  141  the reader of standard output went away, as for cat";
+
+/// Why the command cannot go on.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    Wharf(wharf::Error),
+    /// Input or output other than the network's: what was done, and how it failed.
+    Io(&'static str, io::Error),
+    /// The command worked, and what it found is bad.
+    Found(String),
+    /// Whoever read standard output has enough. Not worth a word.
+    OutputUnwanted,
+}
+
+impl Failure {
+    pub(crate) fn of_output(error: io::Error) -> Failure {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Failure::OutputUnwanted,
+            _ => Failure::Io("write standard output", error),
+        }
+    }
+
+    /// Prints the line, if one is due, and returns the exit code.
+    pub(crate) fn report(&self) -> u8 {
+        match self {
+            Failure::OutputUnwanted => return of_signal(SIGPIPE),
+            Failure::Wharf(error) => note(error),
+            Failure::Io(doing, error) => note(format_args!("{doing}: {}", plain(error))),
+            Failure::Found(what) => note(what),
+        }
+        1
+    }
+
+    /// Ends the process, from whichever thread.
+    pub(crate) fn exit(&self) -> ! {
+        process::exit(self.report().into())
+    }
+}
+
+impl From<wharf::Error> for Failure {
+    fn from(error: wharf::Error) -> Failure {
+        Failure::Wharf(error)
+    }
+}
+
+/// Prints one line to standard error. If that is gone, there is nobody to tell.
+pub(crate) fn note(line: impl fmt::Display) {
+    // One write for the whole line, so that lines of two processes do not mix.
+    drop(io::stderr().write_all(format!("wharf: {line}\n").as_bytes()));
+}
+
+/// Calls `each` for every SIGINT and SIGTERM from now on, on a thread of its own.
+pub(crate) fn on_signals(mut each: impl FnMut(i32) + Send + 'static) -> Result<(), Failure> {
+    let failed = |error| Failure::Io("watch for signals", error);
+    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
+    let watch = move || signals.forever().for_each(&mut each);
+    thread::Builder::new().name(String::from("signals")).spawn(watch).map_err(failed)?;
+    Ok(())
+}
+
+/// The exit code that a shell shows for a process which `signal` ended.
+pub(crate) fn of_signal(signal: i32) -> u8 {
+    128 + signal as u8
+}
+
+/// The operating system's text without Rust's "(os error 28)" and with a small first letter, as Wharf's errors print.
+fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_io_error_reads_like_the_librarys_own() {
+        assert_eq!(plain(&io::Error::from_raw_os_error(28)), "no space left on device");
+    }
+
+    #[test]
+    fn a_broken_pipe_ends_as_it_does_for_cat() {
+        let failure = Failure::of_output(io::ErrorKind::BrokenPipe.into());
+        assert_eq!(failure.report(), 141);
+    }
+}

@@ -1,0 +1,245 @@
+//! The four small services, each in both styles. Knows nothing of the command line's other arguments.
+
+use futures_lite::FutureExt;
+use wharf::event::{self, Flow, Handler};
+use wharf::{Chunk, Connection, Error, Result, Server, ServerHandle};
+
+use crate::args::{Service, Style};
+
+pub(crate) fn start(server: Server, service: Service, style: Style) -> Result<ServerHandle> {
+    match (style, service) {
+        (Style::Async, Service::Echo) => server.start(echo),
+        (Style::Async, Service::Discard) => server.start(discard),
+        (Style::Async, Service::Chargen) => server.start(chargen),
+        (Style::Async, Service::Pingpong) => server.start(pingpong),
+        (Style::Event, Service::Echo) => server.start_events(|| Echo),
+        (Style::Event, Service::Discard) => server.start_events(|| Discard),
+        (Style::Event, Service::Chargen) => server.start_events(|| Chargen),
+        (Style::Event, Service::Pingpong) => server.start_events(Pingpong::default),
+    }
+}
+
+// Async style.
+
+async fn echo(mut conn: Connection) -> Result<()> {
+    while let Some(chunk) = next(&mut conn).await? {
+        conn.send(&chunk).await?;
+    }
+    Ok(())
+}
+
+async fn discard(mut conn: Connection) -> Result<()> {
+    while next(&mut conn).await?.is_some() {}
+    Ok(())
+}
+
+async fn chargen(conn: Connection) -> Result<()> {
+    let draining = conn.draining();
+    let (mut read, mut write) = conn.split();
+    let ended = async {
+        while read.recv_chunk().await?.is_some() {}
+        Ok(())
+    };
+    let drained = async {
+        draining.await;
+        Ok(())
+    };
+    let generated = async {
+        loop {
+            write.send_owned(PATTERN.as_slice()).await?;
+        }
+    };
+    ended.or(drained).or(generated).await
+}
+
+async fn pingpong(mut conn: Connection) -> Result<()> {
+    let mut game = Pingpong::default();
+    while let Some(chunk) = next(&mut conn).await? {
+        let answer = game.play(&chunk);
+        conn.send(&answer.bytes).await?;
+        if answer.is_last {
+            return Err(Error::other("the peer sent something else than `ping`"));
+        }
+    }
+    Ok(())
+}
+
+/// The next bytes; `None` when the peer has ended, or when the server drains and nothing has come.
+async fn next(conn: &mut Connection) -> Result<Option<Chunk>> {
+    let draining = conn.draining();
+    let drained = async {
+        draining.await;
+        Ok(None)
+    };
+    conn.recv_chunk().or(drained).await
+}
+
+// Event style.
+
+struct Echo;
+
+impl Handler for Echo {
+    fn received(&mut self, conn: &mut event::Connection<'_>, bytes: &[u8]) -> Flow {
+        match conn.send(bytes) {
+            Ok(()) => Flow::Continue,
+            Err(_) => Flow::Consumed(0), // the queue is full: offered again when it is not
+        }
+    }
+
+    fn draining(&mut self, _conn: &mut event::Connection<'_>) -> Flow {
+        Flow::Close
+    }
+}
+
+struct Discard;
+
+impl Handler for Discard {
+    fn received(&mut self, _conn: &mut event::Connection<'_>, _bytes: &[u8]) -> Flow {
+        Flow::Continue
+    }
+
+    fn draining(&mut self, _conn: &mut event::Connection<'_>) -> Flow {
+        Flow::Close
+    }
+}
+
+struct Chargen;
+
+impl Chargen {
+    /// Queues some of the pattern; [`Handler::writable`] is called when it is gone. Stays below the high mark, because
+    /// while sends are refused the peer's end is not told either.
+    fn generate(conn: &mut event::Connection<'_>) -> Flow {
+        while conn.pending() < CHARGEN_AHEAD {
+            if conn.send_owned(PATTERN.as_slice()).is_err() {
+                break;
+            }
+        }
+        Flow::Continue
+    }
+}
+
+impl Handler for Chargen {
+    fn connected(&mut self, conn: &mut event::Connection<'_>) -> Flow {
+        Chargen::generate(conn)
+    }
+
+    fn received(&mut self, _conn: &mut event::Connection<'_>, _bytes: &[u8]) -> Flow {
+        Flow::Continue
+    }
+
+    fn writable(&mut self, conn: &mut event::Connection<'_>) -> Flow {
+        Chargen::generate(conn)
+    }
+
+    fn draining(&mut self, _conn: &mut event::Connection<'_>) -> Flow {
+        Flow::Close
+    }
+}
+
+impl Handler for Pingpong {
+    fn received(&mut self, conn: &mut event::Connection<'_>, bytes: &[u8]) -> Flow {
+        let mut game = *self;
+        let answer = game.play(bytes);
+        if conn.send(&answer.bytes).is_err() {
+            return Flow::Consumed(0);
+        }
+        *self = game;
+        if answer.is_last { Flow::Close } else { Flow::Continue }
+    }
+
+    fn draining(&mut self, _conn: &mut event::Connection<'_>) -> Flow {
+        Flow::Close
+    }
+}
+
+// What the styles share.
+
+/// One side of a game of ping-pong: how much of the next `ping` has come.
+#[derive(Copy, Clone, Debug, Default)]
+struct Pingpong {
+    matched: usize,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Answer {
+    bytes: Vec<u8>,
+    /// Something else than `ping` came.
+    is_last: bool,
+}
+
+impl Pingpong {
+    fn play(&mut self, bytes: &[u8]) -> Answer {
+        let mut answer = Vec::with_capacity(bytes.len() + PING.len());
+        for &byte in bytes {
+            if self.matched == 0 && matches!(byte, b'\r' | b'\n') {
+                answer.push(byte);
+            } else if byte == PING[self.matched] {
+                self.matched = (self.matched + 1) % PING.len();
+                if self.matched == 0 {
+                    answer.extend_from_slice(PONG);
+                }
+            } else {
+                return Answer { bytes: answer, is_last: true };
+            }
+        }
+        Answer { bytes: answer, is_last: false }
+    }
+}
+
+const PING: &[u8; 4] = b"ping";
+const PONG: &[u8; 4] = b"pong";
+
+/// Half of the default high mark.
+const CHARGEN_AHEAD: usize = 32 * 1024;
+
+/// The lines of RFC 864, "a popular pattern": 72 of the 95 printing characters, each line one further on. After 95 lines
+/// it begins anew.
+static PATTERN: [u8; LINES * LINE] = pattern();
+const LINES: usize = 95;
+const LINE: usize = 72 + 2;
+
+const fn pattern() -> [u8; LINES * LINE] {
+    let mut pattern = [0; LINES * LINE];
+    let mut at = 0;
+    while at < pattern.len() {
+        let (line, column) = (at / LINE, at % LINE);
+        pattern[at] = match column {
+            72 => b'\r',
+            73 => b'\n',
+            _ => b' ' + ((line + column) % LINES) as u8,
+        };
+        at += 1;
+    }
+    pattern
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pattern_is_that_of_rfc_864() {
+        let lines: Vec<_> = PATTERN.chunks(LINE).map(|line| std::str::from_utf8(line).unwrap()).collect();
+        assert_eq!(
+            lines[0],
+            " !\"#$%&'()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^_`abcdefg\r\n"
+        );
+        assert_eq!(
+            lines[94],
+            "~ !\"#$%&'()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^_`abcdef\r\n"
+        );
+    }
+
+    #[test]
+    fn each_ping_is_answered_in_whatever_pieces_it_comes() {
+        let mut game = Pingpong::default();
+        let answers: Vec<_> = [&b"pi"[..], b"ng\r\npin", b"gping"].map(|bytes| game.play(bytes).bytes).into();
+        assert_eq!(answers.concat(), b"pong\r\npongpong");
+    }
+
+    #[test]
+    fn something_else_ends_the_game_after_what_was_right() {
+        let answer = Pingpong::default().play(b"ping\npang\nping");
+        assert_eq!(answer, Answer { bytes: b"pong\n".to_vec(), is_last: true });
+    }
+}

@@ -1,0 +1,187 @@
+//! `wharf connect`: a pipe that loses nothing, stalls nobody, and knows when to end.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::process::Stdio;
+use std::thread;
+
+use rustix::process::Signal;
+
+use crate::process::{Process, STYLES, Server, accept, listen, wharf};
+
+#[test]
+fn many_bytes_through_echo_come_back_unchanged() {
+    let mut sent = vec![0; 64 << 20];
+    fastrand::fill(&mut sent);
+    for style in STYLES {
+        let server = Server::start("echo", style, &[]);
+        let outcome = Process::run(&mut wharf(["connect", &server.address.to_string()]), sent.clone());
+        assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""));
+        assert!(outcome.stdout == sent, "{style}: {} bytes came back", outcome.stdout.len());
+    }
+}
+
+#[test]
+fn a_name_is_looked_up() {
+    let server = Server::start("echo", "async", &[]);
+    let target = format!("localhost:{}", server.address.port());
+    let outcome = Process::run(&mut wharf(["connect", &target]), b"by name".to_vec());
+    assert_eq!((outcome.code, outcome.stdout.as_slice()), (Some(0), &b"by name"[..]), "{outcome:?}");
+}
+
+#[test]
+fn the_end_of_input_is_passed_on_and_the_answer_awaited() {
+    let (listener, address) = listen();
+    let mut process = start(&address);
+    let mut peer = accept(listener);
+    process.stdin().write_all(b"question").unwrap();
+    let mut question = Vec::new();
+    peer.read_to_end(&mut question).unwrap();
+    assert_eq!(question, b"question");
+    peer.write_all(b"answer").unwrap();
+    drop(peer);
+    let outcome = process.outcome();
+    assert_eq!((outcome.code, outcome.stdout.as_slice()), (Some(0), &b"answer"[..]), "{outcome:?}");
+}
+
+#[test]
+fn what_comes_is_shown_at_once() {
+    let (listener, address) = listen();
+    let mut process = start(&address);
+    let mut peer = accept(listener);
+    peer.write_all(b"prompt> ").unwrap();
+    let mut prompt = [0; 8];
+    process.stdout().read_exact(&mut prompt).unwrap();
+    assert_eq!(&prompt, b"prompt> ");
+}
+
+#[test]
+fn ends_when_the_peer_has_ended_although_input_is_open() {
+    let (listener, address) = listen();
+    let mut process = start(&address);
+    let input = process.stdin();
+    let mut peer = accept(listener);
+    peer.write_all(b"bye").unwrap();
+    drop(peer);
+    let outcome = process.outcome();
+    assert_eq!((outcome.code, outcome.stdout.as_slice()), (Some(0), &b"bye"[..]), "{outcome:?}");
+    drop(input);
+}
+
+#[test]
+fn a_peer_that_only_reads_gets_all_of_the_input() {
+    let (listener, address) = listen();
+    let mut process = start(&address);
+    let mut peer = accept(listener);
+    peer.shutdown(Shutdown::Write).unwrap();
+    let mut input = process.stdin();
+    let sending = thread::spawn(move || input.write_all(&vec![5; 8 << 20]));
+    let mut received = Vec::new();
+    peer.read_to_end(&mut received).unwrap();
+    assert_eq!(received.len(), 8 << 20);
+    sending.join().unwrap().unwrap();
+    assert_eq!(process.outcome().code, Some(0));
+}
+
+#[test]
+fn a_reader_that_stands_still_does_not_stop_the_other_direction() {
+    const BYTES: usize = 32 << 20;
+    let (listener, address) = listen();
+    let mut process = start(&address);
+    let mut peer = accept(listener);
+    let mut to_it = peer.try_clone().unwrap();
+    // Nobody reads the command's output for now, so this has to wait.
+    let sending = thread::spawn(move || {
+        to_it.write_all(&vec![1; BYTES]).unwrap();
+        to_it.shutdown(Shutdown::Write).unwrap();
+    });
+    let mut input = process.stdin();
+    let feeding = thread::spawn(move || input.write_all(&vec![2; BYTES]).unwrap());
+    let mut received = Vec::new();
+    peer.read_to_end(&mut received).unwrap();
+    assert_eq!(received.len(), BYTES);
+    assert!(!sending.is_finished(), "all of it was taken although nobody reads it");
+    let outcome = process.outcome();
+    assert_eq!((outcome.code, outcome.stdout.len()), (Some(0), BYTES));
+    sending.join().unwrap();
+    feeding.join().unwrap();
+}
+
+#[test]
+fn a_reset_is_one_line_and_exit_code_1() {
+    let (listener, address) = listen();
+    let mut process = start(&address);
+    let mut input = process.stdin();
+    input.write_all(b"unread").unwrap();
+    let peer = accept(listener);
+    peer.peek(&mut [0; 1]).unwrap();
+    // Closing a socket with unread input resets.
+    drop(peer);
+    let outcome = process.outcome();
+    assert_eq!(outcome.code, Some(1));
+    let expected = format!("wharf: receive from {address}: connection is closed: reset by the peer\n");
+    assert_eq!(outcome.stderr, expected);
+    drop(input);
+}
+
+#[test]
+fn a_peer_that_is_killed_is_no_reason_to_hang() {
+    for style in STYLES {
+        let server = Server::start("echo", style, &[]);
+        let mut process = start(&server.address.to_string());
+        let (mut input, mut output) = (process.stdin(), process.stdout());
+        input.write_all(b"x").unwrap();
+        output.read_exact(&mut [0; 1]).unwrap();
+        server.process.signal(Signal::KILL);
+        assert_eq!(process.outcome().code, Some(0), "the kernel ends the connection in order");
+        drop(input);
+    }
+}
+
+#[test]
+fn a_broken_pipe_on_stdout_is_quiet() {
+    for style in STYLES {
+        let server = Server::start("chargen", style, &[]);
+        let mut process = start(&server.address.to_string());
+        let input = process.stdin();
+        let mut output = process.stdout();
+        output.read_exact(&mut [0; 10]).unwrap();
+        drop(output);
+        let outcome = process.outcome();
+        assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(141), ""));
+        drop(input);
+    }
+}
+
+#[test]
+fn a_full_disk_is_one_line_and_exit_code_1() {
+    let Ok(full) = File::options().write(true).open("/dev/full") else {
+        eprintln!("\n*** SKIPPED: there is no /dev/full ***\n");
+        return;
+    };
+    let server = Server::start("chargen", "async", &[]);
+    let mut command = wharf(["connect", &server.address.to_string()]);
+    let mut process = Process::start(command.stdout(full));
+    let input = process.stdin();
+    let outcome = process.outcome();
+    let expected = "wharf: write standard output: no space left on device\n";
+    assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(1), expected));
+    drop(input);
+}
+
+#[test]
+fn sigint_exits_130() {
+    let (listener, address) = listen();
+    let mut process = start(&address);
+    let input = process.stdin();
+    let peer = accept(listener);
+    process.signal(Signal::INT);
+    let outcome = process.outcome();
+    assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(130), ""));
+    drop((input, peer));
+}
+
+fn start(address: &str) -> Process {
+    Process::start(wharf(["connect", address]).stdout(Stdio::piped()))
+}

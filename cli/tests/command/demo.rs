@@ -1,0 +1,50 @@
+//! `wharf demo`: it plays, it checks, and it ends.
+
+use crate::process::{Outcome, Process, STYLES, wharf};
+
+#[test]
+fn a_short_demo_finds_every_message_right() {
+    for style in STYLES {
+        for size in ["1", "1000", "3000000"] {
+            let args = ["demo", "--duration", "200ms", "--clients", "5", "--style", style, "--size", size];
+            assert_right(&Process::run(&mut wharf(args), Vec::new()));
+        }
+    }
+}
+
+#[test]
+fn every_engine_and_number_of_workers_plays() {
+    for backend in ["auto", "readiness"] {
+        for workers in ["1", "3"] {
+            let args = ["demo", "--duration", "50ms", "--backend", backend, "--workers", workers];
+            assert_right(&Process::run(&mut wharf(args), Vec::new()));
+        }
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn sigint_ends_a_demo_early_and_cleanly() {
+    use std::process::Stdio;
+
+    let process = Process::start(wharf(["demo", "--duration", "1h"]).stdout(Stdio::piped()));
+    // It watches for signals before its clients begin.
+    while !threads(process.id()).iter().any(|name| name.starts_with("clients-")) {
+        std::thread::yield_now();
+    }
+    process.signal(rustix::process::Signal::INT);
+    assert_right(&process.outcome());
+}
+
+fn assert_right(outcome: &Outcome) {
+    let stdout = String::from_utf8_lossy(&outcome.stdout);
+    assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""), "{stdout}");
+    assert!(stdout.ends_with("\nevery message came back right\n"), "{stdout}");
+}
+
+/// The names of a process's threads; empty once it is gone.
+#[cfg(target_os = "linux")]
+fn threads(process: u32) -> Vec<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok()).collect()
+}

@@ -1,0 +1,7 @@
+//! The `wharf` command as its users meet it: only arguments, standard streams, signals and exit codes.
+
+mod connect;
+mod demo;
+mod process;
+mod refused;
+mod serve;

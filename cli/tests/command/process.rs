@@ -1,0 +1,179 @@
+//! Runs the command. Every process ends with its test, and nothing is waited for longer than [`LIMIT`].
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Long enough for a loaded machine; whoever reaches it hangs.
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+
+pub(crate) const STYLES: [&str; 2] = ["async", "event"];
+
+pub(crate) fn wharf<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wharf"));
+    command.args(args);
+    command
+}
+
+/// How a process ended and what it left.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    /// `None` if a signal ended it.
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: String,
+}
+
+/// A process that is killed when this is dropped.
+pub(crate) struct Process {
+    child: Child,
+    stdout: Option<ChildStdout>,
+    stderr: Receiver<String>,
+}
+
+impl Process {
+    /// Starts it with all of its streams in our hands, but for those that `command` says something about.
+    pub(crate) fn start(command: &mut Command) -> Process {
+        let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        let stderr = lines_of(child.stderr.take().expect("stderr is a pipe"));
+        Process { stdout: child.stdout.take(), stderr, child }
+    }
+
+    /// Starts it and reads all of its output from the beginning, so that it never has to wait for us.
+    pub(crate) fn run(command: &mut Command, input: Vec<u8>) -> Outcome {
+        let mut process = Process::start(command.stdout(Stdio::piped()));
+        let mut stdin = process.stdin();
+        // It may have ended already; then the outcome tells why.
+        thread::spawn(move || drop(stdin.write_all(&input)));
+        process.outcome()
+    }
+
+    pub(crate) fn stdin(&mut self) -> ChildStdin {
+        self.child.stdin.take().expect("nobody took it before")
+    }
+
+    pub(crate) fn stdout(&mut self) -> ChildStdout {
+        self.stdout.take().expect("nobody took it before")
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("it is running");
+    }
+
+    /// Waits for a line on standard error that contains `text`.
+    pub(crate) fn await_message(&self, text: &str) {
+        while let Ok(line) = self.stderr.recv_timeout(LIMIT) {
+            if line.contains(text) {
+                return;
+            }
+        }
+        panic!("no line with {text:?} on standard error");
+    }
+
+    /// Waits for the end. Output that was read before is not in the outcome.
+    pub(crate) fn outcome(mut self) -> Outcome {
+        let (stdout, rest) = (self.stdout.take(), mpsc::channel());
+        thread::spawn(move || {
+            let mut output = Vec::new();
+            if let Some(mut stdout) = stdout {
+                drop(stdout.read_to_end(&mut output));
+            }
+            drop(rest.0.send(output));
+        });
+        // Both streams end with the process.
+        let stdout = rest.1.recv_timeout(LIMIT).expect("it ends in time");
+        let mut stderr = String::new();
+        loop {
+            match self.stderr.recv_timeout(LIMIT) {
+                Ok(line) => stderr.push_str(&line),
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+                Err(mpsc::RecvTimeoutError::Timeout) => panic!("it does not end; it said: {stderr}"),
+            }
+        }
+        let code = self.child.wait().expect("it is our child").code();
+        Outcome { code, stdout, stderr }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Neither fails but for a process that has ended.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// A `wharf serve` that listens.
+pub(crate) struct Server {
+    pub(crate) process: Process,
+    pub(crate) address: SocketAddr,
+}
+
+impl Server {
+    pub(crate) fn start(service: &str, style: &str, more: &[&str]) -> Server {
+        let mut command = wharf(["serve", service, "--listen", "127.0.0.1:0", "--style", style]);
+        let mut process = Process::start(command.args(more).stdout(Stdio::piped()));
+        let stdout = lines_of(process.stdout());
+        let line = stdout.recv_timeout(LIMIT).expect("it says where it listens");
+        let address = line.trim_end().strip_prefix("listening on ").expect(&line);
+        Server { address: address.parse().expect(&line), process }
+    }
+
+    pub(crate) fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect_timeout(&self.address, LIMIT).expect("it listens");
+        bounded(stream)
+    }
+
+    /// Sends `signal` and waits for the end.
+    pub(crate) fn end(self, signal: Signal) -> Outcome {
+        self.process.signal(signal);
+        self.process.outcome()
+    }
+}
+
+/// A listener of our own, for what a `wharf connect` should meet.
+pub(crate) fn listen() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
+    let address = listener.local_addr().expect("it is bound").to_string();
+    (listener, address)
+}
+
+/// Accepts one connection; a listener of the standard library has no deadline of its own.
+pub(crate) fn accept(listener: TcpListener) -> TcpStream {
+    let (accepted, stream) = mpsc::channel();
+    thread::spawn(move || drop(accepted.send(listener.accept())));
+    let (stream, _) = stream.recv_timeout(LIMIT).expect("somebody connects").expect("it can be accepted");
+    bounded(stream)
+}
+
+pub(crate) fn bounded(stream: TcpStream) -> TcpStream {
+    stream.set_read_timeout(Some(LIMIT)).expect("the limit is not zero");
+    stream.set_write_timeout(Some(LIMIT)).expect("the limit is not zero");
+    stream
+}
+
+/// The lines of `stream`, each with its end, as they come.
+fn lines_of(stream: impl Read + Send + 'static) -> Receiver<String> {
+    let (send, lines) = mpsc::channel();
+    thread::spawn(move || {
+        let mut stream = BufReader::new(stream);
+        let mut line = Vec::new();
+        while stream.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
+            if send.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
+                break;
+            }
+            line.clear();
+        }
+    });
+    lines
+}

@@ -1,0 +1,238 @@
+//! `wharf serve`: what it prints, how it serves, and how it ends.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::process::{Command, Stdio};
+
+use rustix::process::Signal;
+
+use crate::process::{Process, STYLES, Server, bounded};
+
+#[test]
+fn prints_the_real_port_before_serving() {
+    for style in STYLES {
+        let server = Server::start("echo", style, &[]);
+        assert_ne!(server.address.port(), 0);
+        server.connect();
+    }
+}
+
+#[test]
+fn sigterm_drains_and_exits_zero() {
+    for style in STYLES {
+        let server = Server::start("echo", style, &[]);
+        let mut idle = server.connect();
+        assert_eq!(answer(&mut idle, b"here I am"), b"here I am");
+        let outcome = {
+            server.process.signal(Signal::TERM);
+            assert_eq!(idle.read(&mut [0; 1]).unwrap(), 0, "an idle connection is ended in order");
+            drop(idle);
+            server.process.outcome()
+        };
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        assert!(outcome.stderr.contains("draining 1 connections for at most 15s"), "{outcome:?}");
+        assert!(outcome.stderr.contains("served 1 connections"), "{outcome:?}");
+    }
+}
+
+#[test]
+fn sigint_drains_as_well() {
+    let outcome = Server::start("discard", "async", &[]).end(Signal::INT);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert!(outcome.stderr.contains("draining 0 connections"), "{outcome:?}");
+}
+
+#[test]
+fn a_second_signal_stops_at_once() {
+    for style in STYLES {
+        let server = Server::start("chargen", style, &["--drain", "1h"]);
+        let stuck = stuck_client(&server);
+        server.process.signal(Signal::TERM);
+        server.process.await_message("draining 1 connections for at most 1h");
+        let outcome = server.end(Signal::TERM);
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        assert!(outcome.stderr.contains("stopping at once"), "{outcome:?}");
+        assert!(outcome.stderr.contains("1 server shut down"), "{outcome:?}");
+        drop(stuck);
+    }
+}
+
+#[test]
+fn the_drain_deadline_ends_a_client_that_does_not_read() {
+    for style in STYLES {
+        let server = Server::start("chargen", style, &["--drain", "50ms"]);
+        let stuck = stuck_client(&server);
+        let outcome = server.end(Signal::TERM);
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        assert!(outcome.stderr.contains("1 server shut down"), "{outcome:?}");
+        drop(stuck);
+    }
+}
+
+#[test]
+fn a_draining_server_refuses_new_connections() {
+    let server = Server::start("chargen", "event", &["--drain", "1h"]);
+    let stuck = stuck_client(&server);
+    server.process.signal(Signal::TERM);
+    server.process.await_message("draining");
+    // The message comes just before the deed; those who were in the backlog are reset.
+    let refused = loop {
+        match TcpStream::connect(server.address) {
+            Ok(_) => std::thread::yield_now(),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    drop(stuck);
+}
+
+#[test]
+fn quiet_means_not_a_word() {
+    let outcome = Server::start("echo", "async", &["--quiet"]).end(Signal::TERM);
+    assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn verbosity_shows_the_librarys_events() {
+    let of = |more: &[&str]| {
+        let server = Server::start("echo", "async", more);
+        assert_eq!(answer(&mut server.connect(), b"x"), b"x");
+        server.end(Signal::TERM).stderr
+    };
+    let (default, info, debug) = (of(&[]), of(&["-v"]), of(&["-vv"]));
+    assert!(!default.contains("INFO"), "{default}");
+    assert!(info.contains("INFO wharf: listening") && !info.contains("DEBUG"), "{info}");
+    assert!(debug.contains("DEBUG wharf: connection accepted"), "{debug}");
+}
+
+#[test]
+fn a_silent_client_meets_the_idle_timeout() {
+    for style in STYLES {
+        let server = Server::start("echo", style, &["--idle-timeout", "50ms"]);
+        assert_eq!(server.connect().read(&mut [0; 1]).unwrap(), 0);
+        let outcome = server.end(Signal::TERM);
+        assert!(outcome.stderr.contains("1 idle deadline passed"), "{outcome:?}");
+    }
+}
+
+#[test]
+fn one_connection_too_many_is_served_when_another_leaves() {
+    let server = Server::start("echo", "async", &["--max-connections", "1"]);
+    let mut first = server.connect();
+    assert_eq!(answer(&mut first, b"first"), b"first");
+    let mut second = server.connect();
+    second.write_all(b"second").unwrap();
+    drop(first);
+    assert_eq!(answer(&mut second, b""), b"");
+    let mut echoed = [0; 6];
+    second.read_exact(&mut echoed).unwrap();
+    assert_eq!(&echoed, b"second");
+}
+
+#[test]
+fn echo_waits_for_a_client_that_does_not_read_and_loses_nothing() {
+    // More than all the buffers on the way hold together.
+    let sent: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(32 << 20).collect();
+    for style in STYLES {
+        let server = Server::start("echo", style, &[]);
+        let mut reader = server.connect();
+        let mut writer = reader.try_clone().unwrap();
+        let first = sent.len() / 2;
+        let mut came = vec![0; sent.len()];
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                writer.write_all(&sent).unwrap();
+                writer.shutdown(Shutdown::Write).unwrap();
+            });
+            let (left, right) = came.split_at_mut(first);
+            reader.read_exact(left).unwrap();
+            reader.read_exact(right).unwrap();
+        });
+        assert_eq!(reader.read(&mut [0; 1]).unwrap(), 0);
+        assert!(came == sent, "{style}: the bytes differ");
+    }
+}
+
+#[test]
+fn discard_takes_everything_and_says_nothing() {
+    for style in STYLES {
+        let server = Server::start("discard", style, &[]);
+        let mut client = server.connect();
+        client.write_all(&vec![7; 8 << 20]).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
+        let outcome = server.end(Signal::TERM);
+        assert!(outcome.stderr.contains("received 8388608 bytes, sent 0 bytes"), "{outcome:?}");
+    }
+}
+
+#[test]
+fn chargen_sends_its_pattern_until_the_client_ends() {
+    for style in STYLES {
+        let server = Server::start("chargen", style, &["--idle-timeout", "50ms"]);
+        let mut client = server.connect();
+        let mut lines = vec![0; 20_000 * 74];
+        client.read_exact(&mut lines).unwrap();
+        assert!(lines.starts_with(b" !\"#$%&'()*+,-./0123456789:;<=>?@ABC"));
+        for (line, next) in lines.chunks(74).zip(lines.chunks(74).skip(1)) {
+            assert_eq!(line[1..72], next[..71], "each line is one further on");
+            assert_eq!(&line[72..], b"\r\n");
+        }
+        client.shutdown(Shutdown::Write).unwrap();
+        let mut rest = Vec::new();
+        client.read_to_end(&mut rest).unwrap();
+        let outcome = server.end(Signal::TERM);
+        assert!(outcome.stderr.contains("1 closed by the peer"), "{outcome:?}");
+    }
+}
+
+#[test]
+fn pingpong_answers_each_ping_and_ends_at_anything_else() {
+    for style in STYLES {
+        let server = Server::start("pingpong", style, &[]);
+        let mut client = server.connect();
+        assert_eq!(answer(&mut client, b"ping"), b"pong");
+        assert_eq!(answer(&mut client, b"ping\nping\n"), b"pong\npong\n");
+        client.write_all(b"pang").unwrap();
+        assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
+    }
+}
+
+#[test]
+fn echo_works_with_nc() {
+    works_with("nc", |host, port| vec![String::from("-N"), host, port]);
+}
+
+#[test]
+fn echo_works_with_socat() {
+    works_with("socat", |host, port| vec![String::from("-"), format!("TCP:{host}:{port}")]);
+}
+
+fn works_with(tool: &str, args: impl Fn(String, String) -> Vec<String>) {
+    if Command::new(tool).arg("-h").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
+        eprintln!("\n*** SKIPPED: {tool} is not installed (Debian: socat, netcat-openbsd) ***\n");
+        return;
+    }
+    let sent: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(100_000).collect();
+    for style in STYLES {
+        let server = Server::start("echo", style, &[]);
+        let (host, port) = (server.address.ip().to_string(), server.address.port().to_string());
+        let outcome = Process::run(Command::new(tool).args(args(host, port)), sent.clone());
+        assert!(outcome.stdout == sent, "{tool}, {style}: {} bytes came back", outcome.stdout.len());
+    }
+}
+
+/// A client of chargen that reads one byte and no more, until the server's queue stands still.
+fn stuck_client(server: &Server) -> TcpStream {
+    let mut client = bounded(TcpStream::connect(server.address).unwrap());
+    client.read_exact(&mut [0; 1]).unwrap();
+    client
+}
+
+/// Sends `bytes` and reads as many.
+fn answer(client: &mut TcpStream, bytes: &[u8]) -> Vec<u8> {
+    client.write_all(bytes).unwrap();
+    let mut answer = vec![0; bytes.len()];
+    client.read_exact(&mut answer).unwrap();
+    answer
+}

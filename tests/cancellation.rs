@@ -1,0 +1,237 @@
+//! Futures that are dropped at any of their await points: what goes through a connection is the same as if they had not
+//! been.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[macro_use]
+mod common;
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use wharf::{Client, CloseReason, Connection, Limits, Result};
+
+use common::behaviours::*;
+use common::*;
+
+/// Polls `future` at most `polls` times and drops it then; `None` if it was not done.
+async fn interrupted<F: Future>(polls: usize, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    let mut polled = 0;
+    poll_fn(|cx| {
+        if polled == polls {
+            return Poll::Ready(None);
+        }
+        polled += 1;
+        let outcome = future.as_mut().poll(cx);
+        if outcome.is_pending() {
+            // Nobody else may ever wake us for the next step.
+            cx.waker().wake_by_ref();
+        }
+        outcome.map(Some)
+    })
+    .await
+}
+
+/// Lets others have their turn.
+async fn pause(rng: &mut fastrand::Rng) {
+    wharf::sleep(Duration::from_micros(rng.u64(0..200))).await;
+}
+
+/// Reads the pattern to its end by every operation that reads, most of which are interrupted.
+async fn read_interrupted(conn: &mut Connection, rng: &mut fastrand::Rng) -> Result<usize> {
+    let mut offset = 0;
+    let mut buf = vec![0; 5000];
+    loop {
+        let polls = rng.usize(0..4);
+        let size = rng.usize(1..=buf.len());
+        let part = &mut buf[..size];
+        let tiny = Duration::from_micros(rng.u64(0..300));
+        let n = match rng.u8(0..6) {
+            0 => interrupted(polls, conn.recv(part)).await,
+            1 => Some(conn.recv(part).within(tiny).await).filter(|outcome| !is_late(outcome)),
+            2 => {
+                let outcome = interrupted(polls, conn.recv_exact(part)).await;
+                outcome.filter(|outcome| outcome.is_ok()).map(|outcome| outcome.map(|()| size))
+            }
+            3 => {
+                let outcome = conn.recv_exact(part).within(tiny).await;
+                outcome.is_ok().then_some(Ok(size))
+            }
+            4 => {
+                let received = interrupted(polls, conn.recv_chunk()).await;
+                let received = received.map(|chunk| copied(chunk, &mut buf));
+                received
+            }
+            _ => {
+                let chunk = conn.recv_chunk().within(tiny).await;
+                Some(chunk).filter(|outcome| !is_late(outcome)).map(|chunk| copied(chunk, &mut buf))
+            }
+        };
+        match n.transpose()? {
+            Some(0) => return Ok(offset),
+            Some(n) => {
+                assert_pattern(&buf[..n], offset);
+                offset += n;
+            }
+            None => pause(rng).await,
+        }
+    }
+}
+
+fn is_late<T>(outcome: &Result<T>) -> bool {
+    outcome.as_ref().is_err_and(wharf::Error::is_timeout)
+}
+
+fn copied(chunk: Result<Option<wharf::Chunk>>, buf: &mut Vec<u8>) -> Result<usize> {
+    let chunk = chunk?;
+    let bytes = chunk.as_deref().unwrap_or_default();
+    buf.resize(buf.len().max(bytes.len()), 0);
+    buf[..bytes.len()].copy_from_slice(bytes);
+    Ok(bytes.len())
+}
+
+/// Writes `total` bytes of the pattern by every operation that writes, most of which are interrupted.
+async fn write_interrupted(conn: &mut Connection, rng: &mut fastrand::Rng, total: usize) -> Result<()> {
+    let mut sent = 0;
+    while sent < total {
+        let end = total.min(sent + rng.usize(1..8000));
+        let message = pattern(sent..end);
+        let polls = rng.usize(0..4);
+        let tiny = Duration::from_micros(rng.u64(0..300));
+        let outcome = match rng.u8(0..5) {
+            0 => interrupted(polls, conn.send(&message)).await,
+            1 => interrupted(polls, conn.send_owned(message)).await,
+            2 => Some(conn.send(&message).within(tiny).await).filter(|outcome| !is_late(outcome)),
+            3 => {
+                let message = Bytes::from(message);
+                Some(conn.send_owned(message).within(tiny).await).filter(|outcome| !is_late(outcome))
+            }
+            _ => {
+                interrupted(polls, conn.flush()).await.transpose()?;
+                None
+            }
+        };
+        match outcome.transpose()? {
+            Some(()) => sent = end,
+            None => pause(rng).await,
+        }
+    }
+    Ok(())
+}
+
+const TOTAL: usize = 200_000;
+
+scenario! {
+    fn reads_given_up_at_any_point_lose_nothing(world) {
+        let server = world.serve(Stream { total: TOTAL, piece: 3000 });
+        let (address, seed) = (server.local_addr(), world.seed());
+        world.run(async move {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            // A small buffer, so that the flow stops and goes on.
+            let limits = Limits::default().receive_buffer(10_000);
+            let mut conn = Client::new(address).limits(limits).open().await.unwrap();
+            assert_eq!(read_interrupted(&mut conn, &mut rng).await.unwrap(), TOTAL);
+        });
+        assert_eq!(world.stop(&server).closed(CloseReason::Local), 1);
+    }
+}
+
+scenario! {
+    fn sends_given_up_at_any_point_go_out_whole_or_not_at_all(world) {
+        let server = world.serve(Checksum);
+        let (address, seed) = (server.local_addr(), world.seed());
+        world.run(async move {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let limits = Limits::default().send_marks(2000, 6000).send_max(10_000);
+            let mut conn = Client::new(address).limits(limits).open().await.unwrap();
+            write_interrupted(&mut conn, &mut rng, TOTAL).await.unwrap();
+            while interrupted(rng.usize(0..3), conn.finish()).await.transpose().unwrap().is_none() {
+                pause(&mut rng).await;
+            }
+            assert_eq!(recv_all(&mut conn).await.unwrap(), checksum(&pattern(0..TOTAL)));
+        });
+        let stats = world.stop(&server);
+        assert_eq!((stats.received, stats.closed(CloseReason::Peer)), (TOTAL as u64, 1));
+    }
+}
+
+/// Reads everything, interrupted, then writes as much, interrupted.
+#[derive(Clone)]
+struct Interrupted(u64);
+
+impl Behaviour for Interrupted {
+    type Handler = Discard;
+
+    async fn run(self, mut conn: Connection) -> Result<()> {
+        let mut rng = fastrand::Rng::with_seed(!self.0);
+        let total = read_interrupted(&mut conn, &mut rng).await?;
+        write_interrupted(&mut conn, &mut rng, total).await
+    }
+
+    fn handler(self) -> Discard {
+        Discard
+    }
+}
+
+scenario! {
+    async fn both_ends_can_give_up_all_the_time(world) {
+        let limits = Limits::default().receive_buffer(5000).send_marks(2000, 6000).send_max(10_000);
+        let server = world.serve_with(Interrupted(world.seed()), |server| server.limits(limits.clone()));
+        let (address, seed) = (server.local_addr(), world.seed());
+        world.run(async move {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let mut conn = Client::new(address).limits(limits).open().await.unwrap();
+            write_interrupted(&mut conn, &mut rng, TOTAL / 2).await.unwrap();
+            conn.finish().await.unwrap();
+            assert_eq!(read_interrupted(&mut conn, &mut rng).await.unwrap(), TOTAL / 2);
+        });
+        let stats = world.stop(&server);
+        assert_eq!((stats.received, stats.sent), (TOTAL as u64 / 2, TOTAL as u64 / 2));
+    }
+}
+
+scenario! {
+    fn connects_given_up_at_any_point_leave_nothing(world) {
+        let server = world.serve(Echo);
+        let address = server.local_addr();
+        world.run(async move {
+            for polls in 0..12 {
+                if let Some(conn) = interrupted(polls % 4, Client::connect(address).into_future()).await {
+                    drop(conn.unwrap());
+                }
+                let tiny = Duration::from_micros(50 * polls as u64);
+                if let Ok(conn) = Client::connect(address).within(tiny).await {
+                    drop(conn);
+                }
+            }
+            let mut conn = Client::connect(address).await.unwrap();
+            conn.send(b"x").await.unwrap();
+            conn.recv_exact(&mut [0; 1]).await.unwrap();
+        });
+    }
+}
+
+scenario! {
+    fn a_closed_wait_given_up_changes_nothing(world) {
+        let server = world.serve(Echo);
+        let address = server.local_addr();
+        world.run(async move {
+            let mut conn = Client::connect(address).await.unwrap();
+            for polls in 0..4 {
+                assert!(interrupted(polls, conn.closed()).await.is_none());
+                conn.send(b"x").await.unwrap();
+                conn.recv_exact(&mut [0; 1]).await.unwrap();
+            }
+            for polls in 0..3 {
+                // The first call closes, whatever becomes of its future.
+                interrupted(polls, conn.close()).await;
+            }
+            assert_eq!(conn.closed().await, CloseReason::Local);
+        });
+        assert_eq!(world.stop(&server).closed(CloseReason::Peer), 1);
+    }
+}

@@ -1,0 +1,326 @@
+//! One source for every scenario: it runs on real sockets and on the simulated network, with the server in async and in
+//! event style.
+//!
+//! A scenario is an ordinary function of a [`World`]. What is written in it may not know which network it is on: it
+//! waits for events, never for luck, and takes its durations from [`World::time`].
+
+#![allow(dead_code, reason = "every test binary uses a part of it")]
+#![allow(unused_macros, unused_imports, reason = "every test binary uses a part of it")]
+
+pub(crate) mod behaviours;
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::rc::Rc;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use wharf::event::Handler;
+use wharf::sim::{Faults, Simulation};
+use wharf::{Connection, Result, Server, ServerHandle, Stats};
+
+/// What a server does with a connection, in both styles.
+pub(crate) trait Behaviour: Clone + Send + Sync + 'static {
+    type Handler: Handler;
+
+    /// Async style.
+    fn run(self, conn: Connection) -> impl Future<Output = Result<()>>;
+
+    /// Event style.
+    fn handler(self) -> Self::Handler;
+}
+
+/// Turns one function of a [`World`] into four tests.
+macro_rules! scenario {
+    ($(#[doc = $doc:literal])* fn $name:ident($world:ident) $body:block) => {
+        $(#[doc = $doc])*
+        mod $name {
+            use super::*;
+
+            fn scenario($world: &mut crate::common::World) $body
+
+            #[test]
+            fn async_readiness() {
+                crate::common::on_readiness(stringify!($name), crate::common::Style::Async, scenario);
+            }
+
+            #[test]
+            fn event_readiness() {
+                crate::common::on_readiness(stringify!($name), crate::common::Style::Event, scenario);
+            }
+
+            #[test]
+            fn async_simulated() {
+                crate::common::on_simulation(stringify!($name), crate::common::Style::Async, scenario);
+            }
+
+            #[test]
+            fn event_simulated() {
+                crate::common::on_simulation(stringify!($name), crate::common::Style::Event, scenario);
+            }
+        }
+    };
+    // What makes sense in async style only.
+    ($(#[doc = $doc:literal])* async fn $name:ident($world:ident) $body:block) => {
+        $(#[doc = $doc])*
+        mod $name {
+            use super::*;
+
+            fn scenario($world: &mut crate::common::World) $body
+
+            #[test]
+            fn async_readiness() {
+                crate::common::on_readiness(stringify!($name), crate::common::Style::Async, scenario);
+            }
+
+            #[test]
+            fn async_simulated() {
+                crate::common::on_simulation(stringify!($name), crate::common::Style::Async, scenario);
+            }
+        }
+    };
+}
+
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Style {
+    Async,
+    Event,
+}
+
+/// A network with servers on it.
+pub(crate) struct World {
+    network: Network,
+    style: Style,
+    servers: Vec<ServerHandle>,
+    began: Instant,
+}
+
+enum Network {
+    Real,
+    Simulated { simulation: Box<Simulation>, seed: u64 },
+}
+
+/// No scenario takes that long on real sockets.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Seeds for each preset of faults.
+const SEEDS: u64 = 3;
+
+pub(crate) fn on_readiness(name: &str, style: Style, scenario: fn(&mut World)) {
+    let _watchdog = Watchdog::new(name);
+    let mut world = World::new(Network::Real, style);
+    scenario(&mut world);
+    world.finish();
+}
+
+pub(crate) fn on_simulation(name: &str, style: Style, scenario: fn(&mut World)) {
+    let presets = [("default", Faults::default()), ("none", Faults::none()), ("harsh", Faults::harsh())];
+    for (preset, faults) in presets {
+        for seed in seeds(SEEDS) {
+            let run = || {
+                let simulation = Box::new(Simulation::with_faults(seed, faults.clone()));
+                let network = Network::Simulated { simulation, seed };
+                let mut world = World::new(network, style);
+                scenario(&mut world);
+                world.finish();
+            };
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
+                eprintln!("{name} ({style:?}) failed with seed {seed}, faults {preset}");
+                resume_unwind(panic);
+            }
+        }
+    }
+}
+
+/// The seeds to try: so many from 0, `WHARF_SEEDS` times as many, or only the one that `WHARF_SEED` names.
+pub(crate) fn seeds(count: u64) -> Vec<u64> {
+    let number = |name| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
+    match number("WHARF_SEED") {
+        Some(seed) => vec![seed],
+        None => (0..count * number("WHARF_SEEDS").unwrap_or(1)).collect(),
+    }
+}
+
+impl World {
+    fn new(network: Network, style: Style) -> World {
+        World { network, style, servers: Vec::new(), began: Instant::now() }
+    }
+
+    pub(crate) fn style(&self) -> Style {
+        self.style
+    }
+
+    pub(crate) fn is_simulated(&self) -> bool {
+        matches!(self.network, Network::Simulated { .. })
+    }
+
+    /// What random choices of a scenario should follow from.
+    pub(crate) fn seed(&self) -> u64 {
+        match self.network {
+            Network::Real => 0,
+            Network::Simulated { seed, .. } => seed,
+        }
+    }
+
+    /// `units` of time that this world can afford: seconds if time is virtual, and else tens of milliseconds.
+    pub(crate) fn time(&self, units: f64) -> Duration {
+        match self.network {
+            Network::Real => Duration::from_millis(30).mul_f64(units),
+            Network::Simulated { .. } => Duration::from_secs(1).mul_f64(units),
+        }
+    }
+
+    /// The time since the beginning.
+    pub(crate) fn now(&self) -> Duration {
+        match &self.network {
+            Network::Real => self.began.elapsed(),
+            Network::Simulated { simulation, .. } => simulation.now(),
+        }
+    }
+
+    /// Starts a server with default options.
+    pub(crate) fn serve(&mut self, behaviour: impl Behaviour) -> ServerHandle {
+        self.serve_with(behaviour, |server| server)
+    }
+
+    /// Starts a server with the options that `configure` sets.
+    pub(crate) fn serve_with(
+        &mut self,
+        behaviour: impl Behaviour,
+        configure: impl FnOnce(Server) -> Server,
+    ) -> ServerHandle {
+        let started = match (&mut self.network, self.style) {
+            (Network::Real, style) => {
+                let server = configure(Server::bind("127.0.0.1:0").workers(2));
+                match style {
+                    Style::Async => server.start(move |conn| behaviour.clone().run(conn)),
+                    Style::Event => server.start_events(move || behaviour.clone().handler()),
+                }
+            }
+            (Network::Simulated { simulation, seed }, style) => {
+                // One worker or two, as the seed has it.
+                let server = Server::bind("10.0.0.1:0").workers(1 + (*seed as usize) % 2);
+                let server = configure(server);
+                match style {
+                    Style::Async => simulation.serve(server, move |conn| behaviour.clone().run(conn)),
+                    Style::Event => simulation.serve_events(server, move || behaviour.clone().handler()),
+                }
+            }
+        };
+        let handle = started.expect("the server starts");
+        self.servers.push(handle.clone());
+        handle
+    }
+
+    /// Runs a client to its end.
+    pub(crate) fn run<T: 'static>(&mut self, client: impl Future<Output = T> + 'static) -> T {
+        match &mut self.network {
+            Network::Real => wharf::run(client).expect("a worker for the client"),
+            Network::Simulated { simulation, .. } => {
+                let ended = Rc::new(RefCell::new(false));
+                let end = Ended(ended.clone());
+                let outcome = simulation.client("10.0.0.2", async move {
+                    let _end = end;
+                    client.await
+                });
+                let done = simulation.run_until(|| *ended.borrow());
+                assert!(done, "the client waits for what will never come: {:#?}", simulation.trace());
+                outcome.take().expect("the client has panicked; see above")
+            }
+        }
+    }
+
+    /// Stops every server in order and looks at what is left: nothing.
+    pub(crate) fn finish(&mut self) {
+        for server in std::mem::take(&mut self.servers) {
+            self.stop(&server);
+        }
+        if let Network::Simulated { simulation, .. } = &mut self.network {
+            simulation.run();
+            assert_eq!(simulation.open_sockets(), 0, "sockets are left open");
+        }
+    }
+
+    /// Stops a server in order and tells what it did.
+    pub(crate) fn stop(&mut self, server: &ServerHandle) -> Stats {
+        server.drain(Duration::from_secs(10));
+        if let Network::Simulated { simulation, .. } = &mut self.network {
+            simulation.run();
+        }
+        self.servers.retain(|each| each.local_addr() != server.local_addr());
+        let stats = server.wait().expect("the server ends");
+        assert_eq!(server.connections(), 0, "a stopped server has no connections");
+        let closed: u64 = stats.closes.iter().map(|(_, count)| count).sum();
+        assert_eq!(closed, stats.accepted, "every connection has exactly one reason: {stats:?}");
+        stats
+    }
+}
+
+/// Tells that a client is over, also when it panics.
+struct Ended(Rc<RefCell<bool>>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        *self.0.borrow_mut() = true;
+    }
+}
+
+/// Waits until `done`; fails after a long time.
+pub(crate) async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    for _ in 0..5_000 {
+        if done() {
+            return;
+        }
+        wharf::sleep(Duration::from_millis(2)).await;
+    }
+    panic!("still not so: {what}");
+}
+
+/// Ends the whole test binary when one test hangs: a hanging test cannot be ended otherwise.
+pub(crate) struct Watchdog {
+    _done: mpsc::Sender<()>,
+}
+
+impl Watchdog {
+    pub(crate) fn new(name: &str) -> Watchdog {
+        let (done, ended) = mpsc::channel();
+        let name = name.to_owned();
+        thread::spawn(move || {
+            if ended.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
+                // Straight to the descriptor: the test harness swallows what is printed.
+                let _ = writeln!(std::io::stderr(), "{name} hangs");
+                std::process::abort();
+            }
+        });
+        Watchdog { _done: done }
+    }
+}
+
+/// Bytes that betray any loss, repetition or change of order.
+pub(crate) fn pattern(range: std::ops::Range<usize>) -> Vec<u8> {
+    range.map(pattern_at).collect()
+}
+
+/// The byte of the pattern at `index`.
+pub(crate) fn pattern_at(index: usize) -> u8 {
+    let mixed = (index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> 56) as u8
+}
+
+/// Asserts that `bytes` are the pattern's from `offset` on, without printing megabytes.
+pub(crate) fn assert_pattern(bytes: &[u8], offset: usize) {
+    if let Some(wrong) = bytes.iter().enumerate().position(|(i, byte)| *byte != pattern_at(offset + i)) {
+        panic!("byte {} of the stream is wrong", offset + wrong);
+    }
+}
+
+/// Receives until the peer's end.
+pub(crate) async fn recv_all(conn: &mut Connection) -> Result<Vec<u8>> {
+    let mut all = Vec::new();
+    while let Some(chunk) = conn.recv_chunk().await? {
+        all.extend_from_slice(&chunk);
+    }
+    Ok(all)
+}

@@ -1,0 +1,177 @@
+//! A server that runs out of descriptors, and what a process has open when all is over.
+//!
+//! Descriptors and their limit belong to a process, so each test runs its server in a process of its own: this test
+//! binary again, with a role in its environment.
+
+#![cfg(target_os = "linux")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking; a child talks to its parent"
+)]
+
+mod common;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use wharf::{Client, Limits, Server};
+
+use common::behaviours::Echo;
+use common::{Behaviour, Watchdog};
+
+const ROLE: &str = "WHARF_TEST_ROLE";
+const DESCRIPTORS: u64 = 40;
+
+/// Starts the test `name` again as a child that finds `role` in its environment.
+fn child(name: &str, role: &str) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env(ROLE, role)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+fn role() -> Option<String> {
+    std::env::var(ROLE).ok()
+}
+
+fn open_descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// The processor time that a process has used, in hundredths of a second.
+fn processor_time(process: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    // The name may hold anything, but it ends at the last parenthesis; user and system time are fields 14 and 15.
+    let fields: Vec<_> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+/// The server's process: serves with few descriptors until its parent closes its input.
+fn serve_with_few_descriptors(event_style: bool) {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: Some(DESCRIPTORS), maximum }).unwrap();
+    let server = Server::bind("127.0.0.1:0").workers(2).limits(Limits::default().connections(1000));
+    let server = if event_style {
+        server.start_events(|| Echo).unwrap()
+    } else {
+        server.start(|conn| Echo.run(conn)).unwrap()
+    };
+    println!("\nlistening {}", server.local_addr());
+    std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
+    let stats = server.drain(Duration::from_secs(5)).wait().unwrap();
+    println!("\naccept_errors {} accepted {}", stats.accept_errors, stats.accepted);
+}
+
+/// The first line of the child's that begins with `word`, without it.
+fn told(output: &mut impl BufRead, word: &str) -> String {
+    loop {
+        let mut line = String::new();
+        assert!(output.read_line(&mut line).unwrap() > 0, "the child has ended without telling `{word}`");
+        if let Some(rest) = line.strip_prefix(word) {
+            return rest.trim().to_owned();
+        }
+    }
+}
+
+fn ping(stream: &mut TcpStream) -> std::io::Result<()> {
+    stream.write_all(b"ping")?;
+    stream.read_exact(&mut [0; 4])
+}
+
+fn survives(name: &str, role: &str) {
+    let _watchdog = Watchdog::new(name);
+    let mut child = child(name, role);
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let address: SocketAddr = told(&mut output, "listening").parse().unwrap();
+    let connect = || {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream
+    };
+    // More than the server has descriptors for: the rest is accepted by the kernel, and waits.
+    let mut streams: Vec<_> = (0..DESCRIPTORS + 20).map(|_| connect()).collect();
+    ping(&mut streams[0]).unwrap();
+    let before = processor_time(child.id());
+    std::thread::sleep(Duration::from_millis(500));
+    let used = processor_time(child.id()) - before;
+    assert!(used <= 10, "it waits and does not spin: {used} hundredths of a second in half of one");
+    for stream in &mut streams[..15] {
+        ping(stream).unwrap();
+    }
+    // Those who wait are served when others leave.
+    let mut waiting = streams.split_off(40);
+    drop(streams);
+    for stream in &mut waiting {
+        ping(stream).unwrap();
+    }
+    drop(waiting);
+    drop(child.stdin.take());
+    let told = told(&mut output, "accept_errors");
+    let (errors, accepted) = told.split_once(" accepted ").unwrap();
+    assert!(errors.parse::<u64>().unwrap() > 0, "it did run out");
+    assert_eq!(accepted.parse::<u64>().unwrap(), DESCRIPTORS + 20);
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn a_server_out_of_descriptors_goes_on_async() {
+    match role() {
+        Some(_) => serve_with_few_descriptors(false),
+        None => survives("a_server_out_of_descriptors_goes_on_async", "server"),
+    }
+}
+
+#[test]
+fn a_server_out_of_descriptors_goes_on_event() {
+    match role() {
+        Some(_) => serve_with_few_descriptors(true),
+        None => survives("a_server_out_of_descriptors_goes_on_event", "server"),
+    }
+}
+
+#[test]
+fn nothing_stays_open_when_all_is_over() {
+    const NAME: &str = "nothing_stays_open_when_all_is_over";
+    if role().is_none() {
+        let _watchdog = Watchdog::new(NAME);
+        let mut child = child(NAME, "all");
+        drop(child.stdin.take());
+        let mut output = String::new();
+        child.stdout.take().unwrap().read_to_string(&mut output).unwrap();
+        assert!(child.wait().unwrap().success(), "{output}");
+        return;
+    }
+    let before = open_descriptors();
+    for round in 0..5 {
+        let server = Server::bind("127.0.0.1:0").workers(3).start(|conn| Echo.run(conn)).unwrap();
+        let address = server.local_addr();
+        wharf::run(async move {
+            let mut conns = Vec::new();
+            for _ in 0..20 {
+                // One that is given up at once, and one that stays.
+                drop(Client::connect(address).within(Duration::from_micros(1)).await);
+                let mut conn = Client::connect(address).await.unwrap();
+                conn.send(b"hello").await.unwrap();
+                conn.recv_exact(&mut [0; 5]).await.unwrap();
+                conns.push(conn);
+            }
+            if round % 2 == 0 {
+                for conn in &mut conns {
+                    conn.reset();
+                }
+            }
+        })
+        .unwrap();
+        server.drain(Duration::from_secs(5)).wait().unwrap();
+        let gone = wharf::run(async move { Client::connect(address).await.unwrap_err() }).unwrap();
+        assert!(gone.is_refused(), "{gone}");
+    }
+    assert_eq!(open_descriptors(), before);
+}

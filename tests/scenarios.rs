@@ -1,0 +1,995 @@
+//! What a server and its clients do to each other, on every backend and in both styles.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[macro_use]
+mod common;
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use wharf::event::{self, Flow, Handler};
+use wharf::{
+    Bound, Client, CloseReason, Connection, Deadline, Deadlines, ErrorKind, Limits, ReadHalf, Result,
+    SocketOptions, WriteHalf,
+};
+
+use common::behaviours::*;
+use common::*;
+
+scenario! {
+    fn messages_of_many_sizes_come_back_intact(world) {
+        let server = world.serve(Echo);
+        let address = server.local_addr();
+        world.run(async move {
+            let mut conn = Client::connect(address).await.unwrap();
+            for size in [1, 2, 3, 7, 64, 1000, 1023, 1024, 1025, 4096, 16_384, 16_385, 40_000, 65_537] {
+                let message = pattern(size..2 * size);
+                conn.send(&message).await.unwrap();
+                let mut echo = vec![0; size];
+                conn.recv_exact(&mut echo).await.unwrap();
+                assert!(echo == message, "a message of {size} bytes was changed");
+            }
+            conn.finish().await.unwrap();
+            assert_eq!(conn.recv(&mut [0; 8]).await.unwrap(), 0);
+        });
+        let stats = world.stop(&server);
+        assert_eq!((stats.accepted, stats.closed(CloseReason::Peer)), (1, 1));
+        assert_eq!((stats.received, stats.unsent), (stats.sent, 0));
+    }
+}
+
+scenario! {
+    fn a_large_transfer_both_ways_at_once_is_intact(world) {
+        const TOTAL: usize = 1 << 20;
+        let server = world.serve(Echo);
+        let address = server.local_addr();
+        world.run(async move {
+            let conn = Client::connect(address).await.unwrap();
+            let (mut read, mut write) = conn.split();
+            let writer = wharf::spawn(async move {
+                let mut sent = 0;
+                for size in [1, 100, 5000, 30_000].iter().cycle() {
+                    let end = TOTAL.min(sent + size);
+                    write.send(&pattern(sent..end)).await.unwrap();
+                    sent = end;
+                    if sent == TOTAL {
+                        break;
+                    }
+                }
+                write.finish().await.unwrap();
+            });
+            let mut received = 0;
+            while let Some(chunk) = read.recv_chunk().await.unwrap() {
+                assert_pattern(&chunk, received);
+                received += chunk.len();
+            }
+            assert_eq!(received, TOTAL);
+            writer.await.unwrap();
+        });
+        let stats = world.stop(&server);
+        assert_eq!((stats.received, stats.sent, stats.unsent), (TOTAL as u64, TOTAL as u64, 0));
+    }
+}
+
+scenario! {
+    fn half_close_still_delivers_what_was_sent(world) {
+        let server = world.serve(Checksum);
+        let address = server.local_addr();
+        world.run(async move {
+            let mut conn = Client::connect(address).await.unwrap();
+            let data = pattern(0..100_000);
+            conn.send(&data).await.unwrap();
+            conn.finish().await.unwrap();
+            assert_eq!(recv_all(&mut conn).await.unwrap(), checksum(&data));
+        });
+        let stats = world.stop(&server);
+        assert_eq!(stats.closed(CloseReason::Peer), 1);
+    }
+}
+
+scenario! {
+    fn a_reply_before_a_close_with_unread_input_arrives_whole(world) {
+        let reply = pattern(0..50_000);
+        let server = world.serve(ReplyThenClose(reply.clone().into()));
+        let address = server.local_addr();
+        world.run(async move {
+            let mut conn = Client::connect(address).await.unwrap();
+            // More than the server reads, and it goes on coming while the server closes.
+            for _ in 0..20 {
+                if conn.send(&[b'x'; 8192]).await.is_err() {
+                    break;
+                }
+            }
+            let received = recv_all(&mut conn).await.expect("the reply ends in order, not with a reset");
+            assert!(received == reply, "{} of {} bytes", received.len(), reply.len());
+        });
+        let stats = world.stop(&server);
+        assert_eq!((stats.closed(CloseReason::Local), stats.unsent), (1, 0));
+    }
+}
+
+scenario! {
+    fn a_reset_by_the_peer_is_told_as_such_exactly_once(world) {
+        let (behaviour, notes) = Watched::new(Echo);
+        let server = world.serve(behaviour);
+        let address = server.local_addr();
+        world.run(async move {
+            let mut conn = Client::connect(address).await.unwrap();
+            conn.send(b"hello").await.unwrap();
+            conn.recv_exact(&mut [0; 5]).await.unwrap();
+            assert_eq!(conn.reset().await, CloseReason::LocalReset);
+            until("the server knows", || notes.closed_all() > 0).await;
+            assert_eq!((notes.closed(CloseReason::PeerReset), notes.closed_all()), (1, 1));
+        });
+        let stats = world.stop(&server);
+        assert_eq!(stats.closed(CloseReason::PeerReset), 1);
+    }
+}
+
+scenario! {
+    fn a_reset_by_the_server_is_seen_as_one(world) {
+        let server = world.serve(Moody);
+        let address = server.local_addr();
+        world.run(async move {
+            let mut conn = Client::connect(address).await.unwrap();
+            conn.send(b"r").await.unwrap();
+            let error = conn.recv(&mut [0; 8]).await.unwrap_err();
+            assert_eq!(error.close_reason(), Some(CloseReason::PeerReset), "{error}");
+            assert_eq!(error.io_kind(), Some(std::io::ErrorKind::ConnectionReset));
+            assert_eq!(conn.closed().await, CloseReason::PeerReset);
+        });
+        let stats = world.stop(&server);
+        assert_eq!(stats.closed(CloseReason::LocalReset), 1);
+    }
+}
+
+scenario! {
+    fn a_handler_that_panics_loses_its_own_connection_only(world) {
+        let server = world.serve_with(Moody, |server| server.workers(1));
+        let address = server.local_addr();
+        world.run(async move {
+            let mut good = Client::connect(address).await.unwrap();
+            let mut bad = Client::connect(address).await.unwrap();
+            bad.send(b"p").await.unwrap();
+            let error = bad.recv(&mut [0; 8]).await.unwrap_err();
+            assert_eq!(error.close_reason(), Some(CloseReason::PeerReset), "{error}");
+            good.send(b"still here?").await.unwrap();
+            good.recv_exact(&mut [0; 11]).await.unwrap();
+        });
+        let stats = world.stop(&server);
+        assert_eq!(stats.closed(CloseReason::HandlerPanicked), 1);
+        assert_eq!(stats.closed(CloseReason::Peer), 1);
+    }
+}
+
+scenario! {
+    fn a_handler_that_fails_still_gets_its_last_words_out(world) {
+        let server = world.serve(Moody);
+        let address = server.local_addr();
+        world.run(async move {
+            let mut conn = Client::connect(address).await.unwrap();
+            conn.send(b"f").await.unwrap();
+            assert_eq!(recv_all(&mut conn).await.unwrap(), b"last words");
+        });
+        let stats = world.stop(&server);
+        let reason = match world.style() {
+            Style::Async => CloseReason::HandlerFailed,
+            // An event handler has no error to return: it just closes.
+            Style::Event => CloseReason::Local,
+        };
+        assert_eq!(stats.closed(reason), 1, "{stats:?}");
+    }
+}
+
+scenario! {
+    fn a_connect_to_nobody_is_refused_at_once(world) {
+        let server = world.serve(Echo);
+        let address = server.local_addr();
+        world.stop(&server);
+        world.run(async move {
+            let error = Client::connect(address).await.unwrap_err();
+            assert!(error.is_refused(), "{error}");
+            assert_eq!(error.kind(), ErrorKind::Peer);
+            assert!(error.to_string().starts_with(&format!("connect to {address}: ")), "{error}");
+        });
+    }
+}
+
+scenario! {
+    fn a_peer_that_never_reads_costs_its_bounds_and_is_ended(world) {
+        let max = 64 * 1024;
+        let (behaviour, notes) = Watched::new(Stream { total: 64 << 20, piece: 10_000 });
+        let deadlines = Deadlines::default().write(world.time(4.0));
+        let server = world.serve_with(behaviour, |server| {
+            let limits = Limits::default().send_marks(16 * 1024, 32 * 1024).send_max(max);
+            let sockets = SocketOptions::default().send_buffer(16 * 1024);
+            server.limits(limits).deadlines(deadlines).sockets(sockets)
+        });
+        let address = server.local_addr();
+        let seen = notes.clone();
+        world.run(async move {
+            let sockets = SocketOptions::default().receive_buffer(16 * 1024);
+            let conn = Client::new(address).sockets(sockets).open().await.unwrap();
+            until("the server gives up", || seen.closed_all() > 0).await;
+            drop(conn);
+        });
+        assert_eq!(notes.closed(CloseReason::Timeout(Deadline::Write)), 1);
+        assert!(notes.look(|noted| noted.pending_max) <= max);
+        let stats = world.stop(&server);
+        assert!(stats.unsent > 0 && stats.unsent <= max as u64, "{stats:?}");
+    }
+}
+
+scenario! {
+    fn a_request_that_drips_in_is_ended_by_its_total_deadline(world) {
+        let server = world.serve(Request { bytes: 100, within: world.time(10.0) });
+        let address = server.local_addr();
+        let every = world.time(2.0);
+        let began = world.now();
+        world.run(async move {
+            let (mut read, mut write) = Client::connect(address).await.unwrap().split();
+            let _drip = wharf::spawn(async move {
+                while write.send(b"x").await.is_ok() {
+                    wharf::sleep(every).await;
+                }
+            });
+            assert_eq!(read.recv(&mut [0; 8]).await.unwrap(), 0, "the server says nothing and ends");
+        });
+        let took = world.now() - began;
+        assert!(took >= world.time(10.0), "{took:?}");
+        assert!(took < world.time(12.0) + Duration::from_millis(500), "{took:?}");
+        let stats = world.stop(&server);
+        assert_eq!(stats.closed(CloseReason::Timeout(Deadline::Handler)), 1, "{stats:?}");
+    }
+}
+
+scenario! {
+    fn a_request_in_time_is_answered(world) {
+        let server = world.serve(Request { bytes: 100, within: world.time(30.0) });
+        let address = server.local_addr();
+        let pause = world.time(0.1);
+        world.run(async move {
+            let mut conn = Client::connect(address).await.unwrap();
+            for _ in 0..100 {
+                conn.send(b"x").await.unwrap();
+                wharf::sleep(pause / 10).await;
+            }
+            assert_eq!(recv_all(&mut conn).await.unwrap(), b"ok");
+        });
+        assert_eq!(world.stop(&server).closed(CloseReason::Local), 1);
+    }
+}
+
+scenario! {
+    fn a_silent_peer_is_ended_and_a_slow_one_is_not(world) {
+        let idle = world.time(10.0);
+        let server = world.serve_with(Echo, |server| server.deadlines(Deadlines::default().idle(idle)));
+        let address = server.local_addr();
+        let every = world.time(3.0);
+        world.run(async move {
+            let silent = wharf::spawn(async move {
+                let mut conn = Client::connect(address).await.unwrap();
+                assert_eq!(conn.recv(&mut [0; 8]).await.unwrap(), 0);
+            });
+            let mut conn = Client::connect(address).await.unwrap();
+            for _ in 0..8 {
+                wharf::sleep(every).await;
+                conn.send(b"x").await.unwrap();
+                conn.recv_exact(&mut [0; 1]).await.unwrap();
+            }
+            silent.await.unwrap();
+        });
+        let stats = world.stop(&server);
+        assert_eq!(stats.closed(CloseReason::Timeout(Deadline::Idle)), 1, "{stats:?}");
+        assert_eq!(stats.closed(CloseReason::Peer), 1, "{stats:?}");
+    }
+}
+
+scenario! {
+    fn what_a_server_sends_does_not_extend_the_idle_deadline_of_a_silent_peer(world) {
+        let idle = world.time(10.0);
+        let (behaviour, notes) = Watched::new(Echo);
+        let server = world.serve_with(behaviour, |server| server.deadlines(Deadlines::default().idle(idle)));
+        let address = server.local_addr();
+        let every = world.time(2.0);
+        world.run(async move {
+            let mut conn = Client::connect(address).await.unwrap();
+            until("the server has it", || notes.connected() == 1).await;
+            let remote = notes.remotes().remove(0);
+            let mut ticks = 0;
+            while remote.send(&b"tick"[..]).is_ok() {
+                ticks += 1;
+                assert!(ticks < 20, "the peer was silent for long enough");
+                wharf::sleep(every).await;
+            }
+            let received = recv_all(&mut conn).await.unwrap();
+            assert_eq!(received.len(), 4 * ticks);
+            assert_eq!(notes.closed(CloseReason::Timeout(Deadline::Idle)), 0, "it lingers");
+        });
+        assert_eq!(world.stop(&server).closed(CloseReason::Timeout(Deadline::Idle)), 1);
+    }
+}
+
+scenario! {
+    fn a_connection_ends_at_its_age_whatever_it_does(world) {
+        let age = world.time(10.0);
+        let server = world.serve_with(Echo, |server| server.deadlines(Deadlines::default().age(age)));
+        let address = server.local_addr();
+        let every = world.time(1.0);
+        world.run(async move {
+            let mut conn = Client::connect(address).await.unwrap();
+            let mut rounds = 0;
+            while conn.send(b"x").await.is_ok() && conn.recv_exact(&mut [0; 1]).await.is_ok() {
+                rounds += 1;
+                assert!(rounds < 50, "it is too old");
+                wharf::sleep(every).await;
+            }
+        });
+        assert_eq!(world.stop(&server).closed(CloseReason::Timeout(Deadline::Age)), 1);
+    }
+}
+
+scenario! {
+    fn a_peer_that_does_not_end_is_waited_for_no_longer_than_the_linger_time(world) {
+        let deadlines = Deadlines::default().linger(world.time(5.0));
+        let server = world.serve_with(ReplyThenClose((*b"reply").into()), |server| server.deadlines(deadlines));
+        let address = server.local_addr();
+        let watched = server.clone();
+        world.run(async move {
+            let mut conn = Client::connect(address).await.unwrap();
+            conn.send(b"x").await.unwrap();
+            assert_eq!(recv_all(&mut conn).await.unwrap(), b"reply");
+            assert_eq!(watched.connections(), 1, "it waits for this side's end");
+            until("it waits no longer", || watched.connections() == 0).await;
+        });
+        assert_eq!(world.stop(&server).closed(CloseReason::Local), 1);
+    }
+}
+
+scenario! {
+    fn a_hundred_silent_peers_do_not_delay_a_good_one(world) {
+        let server = world.serve(Echo);
+        let address = server.local_addr();
+        let (began, rounds) = (world.now(), 50);
+        world.run(async move {
+            let mut silent = Vec::new();
+            for _ in 0..100 {
+                silent.push(Client::connect(address).await.unwrap());
+            }
+            let mut conn = Client::connect(address).await.unwrap();
+            for _ in 0..rounds {
+                conn.send(b"ping").await.unwrap();
+                conn.recv_exact(&mut [0; 4]).await.unwrap();
+            }
+        });
+        if world.is_simulated() {
+            // Each way is at most 50 ms, cut into few pieces, and at most as late again.
+            let took = world.now() - began;
+            assert!(took < Duration::from_millis(400) * (rounds + 100), "{took:?}");
+        }
+        assert_eq!(world.stop(&server).accepted, 101);
+    }
+}
+
+scenario! {
+    fn clients_above_the_limit_wait_and_are_served_when_one_leaves(world) {
+        let server = world.serve_with(Echo, |server| server.limits(Limits::default().connections(2)));
+        let address = server.local_addr();
+        let (watched, wait) = (server.clone(), world.time(2.0));
+        world.run(async move {
+            let mut served = Vec::new();
+            for _ in 0..2 {
+                let mut conn = Client::connect(address).await.unwrap();
+                conn.send(b"x").await.unwrap();
+                conn.recv_exact(&mut [0; 1]).await.unwrap();
+                served.push(conn);
+            }
+            let mut third = Client::connect(address).await.unwrap();
+            third.send(b"third").await.unwrap();
+            let mut answer = [0; 5];
+            let late = third.recv_exact(&mut answer).within(wait).await.unwrap_err();
+            assert!(late.is_timeout(), "{late}");
+            assert_eq!(watched.connections(), 2);
+            drop(served.pop());
+            third.recv_exact(&mut answer).await.unwrap();
+            assert_eq!(&answer, b"third");
+        });
+        assert_eq!(world.stop(&server).accepted, 3);
+    }
+}
+
+scenario! {
+    fn a_drain_refuses_newcomers_and_lets_started_work_finish(world) {
+        let (behaviour, notes) = Watched::new(Frames);
+        let server = world.serve(behaviour);
+        let address = server.local_addr();
+        let (draining, long) = (server.clone(), world.time(300.0));
+        world.run(async move {
+            let mut conn = Client::connect(address).await.unwrap();
+            conn.send(&[0, 0, 0, 6, b'h', b'a', b'l']).await.unwrap();
+            until("the server has it", || notes.connected() == 1).await;
+            draining.drain(long);
+            until("the handler is told", || notes.draining() == 1).await;
+            let error = Client::connect(address).await.unwrap_err();
+            assert!(error.is_refused(), "{error}");
+            assert!(!draining.is_stopped());
+            conn.send(b"ves").await.unwrap();
+            let mut frame = [0; 10];
+            conn.recv_exact(&mut frame).await.unwrap();
+            assert_eq!(&frame[4..], b"halves");
+            drop(conn);
+            until("the server has ended", || draining.is_stopped()).await;
+        });
+        let stats = world.stop(&server);
+        assert_eq!((stats.closed(CloseReason::Peer), stats.unsent), (1, 0), "{stats:?}");
+    }
+}
+
+scenario! {
+    fn a_drain_resets_what_has_not_ended_at_its_deadline(world) {
+        let (behaviour, notes) = Watched::new(Echo);
+        let server = world.serve(behaviour);
+        let address = server.local_addr();
+        let (draining, within) = (server.clone(), world.time(4.0));
+        let told = notes.clone();
+        world.run(async move {
+            let mut conns = Vec::new();
+            for _ in 0..5 {
+                conns.push(Client::connect(address).await.unwrap());
+            }
+            until("the server has them", || notes.connected() == 5).await;
+            draining.drain(within);
+            for mut conn in conns {
+                let error = conn.recv(&mut [0; 8]).await.unwrap_err();
+                assert_eq!(error.close_reason(), Some(CloseReason::PeerReset), "{error}");
+            }
+            until("the server has ended", || draining.is_stopped()).await;
+        });
+        assert_eq!((told.draining(), told.closed(CloseReason::Shutdown)), (5, 5));
+        assert_eq!(world.stop(&server).closed(CloseReason::Shutdown), 5);
+    }
+}
+
+scenario! {
+    fn handlers_can_say_goodbye_when_the_server_drains(world) {
+        let server = world.serve(Polite);
+        let address = server.local_addr();
+        let (draining, long) = (server.clone(), world.time(300.0));
+        world.run(async move {
+            let mut conns = Vec::new();
+            for _ in 0..3 {
+                let mut conn = Client::connect(address).await.unwrap();
+                conn.send(b"x").await.unwrap();
+                conn.recv_exact(&mut [0; 1]).await.unwrap();
+                conns.push(conn);
+            }
+            draining.drain(long);
+            for conn in &mut conns {
+                assert_eq!(recv_all(conn).await.unwrap(), b"bye");
+            }
+        });
+        assert_eq!(world.stop(&server).closed(CloseReason::Local), 3);
+    }
+}
+
+scenario! {
+    fn a_stop_resets_everything_at_once(world) {
+        let server = world.serve(Echo);
+        let address = server.local_addr();
+        let stopping = server.clone();
+        world.run(async move {
+            let mut conn = Client::connect(address).await.unwrap();
+            conn.send(b"x").await.unwrap();
+            conn.recv_exact(&mut [0; 1]).await.unwrap();
+            stopping.stop();
+            let error = conn.recv(&mut [0; 8]).await.unwrap_err();
+            assert_eq!(error.close_reason(), Some(CloseReason::PeerReset), "{error}");
+            until("the server has ended", || stopping.is_stopped()).await;
+        });
+        assert_eq!(world.stop(&server).closed(CloseReason::Shutdown), 1);
+    }
+}
+
+scenario! {
+    fn messages_of_another_thread_arrive_whole_and_in_order_before_its_close(world) {
+        let (behaviour, notes) = Watched::new(Echo);
+        let server = world.serve(behaviour);
+        let address = server.local_addr();
+        world.run(async move {
+            let mut conn = Client::connect(address).await.unwrap();
+            until("the server has it", || notes.connected() == 1).await;
+            let remote = notes.remotes().remove(0);
+            let sender = std::thread::spawn(move || {
+                for n in 0..1000u32 {
+                    remote.send(n.to_be_bytes().to_vec()).unwrap();
+                }
+                // Larger than what the send queue takes at once behind the others.
+                remote.send(pattern(0..300_000)).unwrap();
+                remote.send(pattern(300_000..600_000)).unwrap();
+                remote.close();
+            });
+            sender.join().unwrap();
+            let received = recv_all(&mut conn).await.unwrap();
+            let (numbers, rest) = received.split_at(4000);
+            assert!(numbers.chunks(4).zip(0u32..).all(|(bytes, n)| *bytes == n.to_be_bytes()));
+            assert_pattern(rest, 0);
+            assert_eq!(rest.len(), 600_000);
+        });
+        let stats = world.stop(&server);
+        assert_eq!((stats.closed(CloseReason::Local), stats.unsent), (1, 0));
+    }
+}
+
+scenario! {
+    fn another_thread_is_told_when_a_slow_peer_has_its_bound(world) {
+        let (behaviour, notes) = Watched::new(Echo);
+        let max = 100_000;
+        let server = world.serve_with(behaviour, |server| {
+            let limits = Limits::default().send_marks(10_000, 50_000).send_max(max);
+            server.limits(limits).sockets(SocketOptions::default().send_buffer(16 * 1024))
+        });
+        let address = server.local_addr();
+        let seen = notes.clone();
+        let queued = world.run(async move {
+            let sockets = SocketOptions::default().receive_buffer(16 * 1024);
+            let mut conn = Client::new(address).sockets(sockets).open().await.unwrap();
+            until("the server has it", || notes.connected() == 1).await;
+            let remote = notes.remotes().remove(0);
+            let too_large = remote.send(vec![0; max + 1]).unwrap_err();
+            assert_eq!(too_large.kind(), ErrorKind::Limit);
+            let mut sent = 0;
+            let full = loop {
+                match remote.send(pattern(sent..sent + 5000)) {
+                    Ok(()) => sent += 5000,
+                    Err(error) => break error,
+                }
+                assert!(remote.queued() <= max);
+                wharf::sleep(Duration::from_micros(100)).await;
+            };
+            assert_eq!(full.kind(), ErrorKind::Limit, "{full}");
+            let mut received = vec![0; sent];
+            conn.recv_exact(&mut received).await.unwrap();
+            assert_pattern(&received, 0);
+            assert_eq!(remote.queued(), 0);
+            remote.reset();
+            assert!(conn.recv(&mut [0; 1]).await.is_err());
+            sent
+        });
+        assert!(queued > 0);
+        assert_eq!(seen.remotes()[0].close_reason(), Some(CloseReason::LocalReset));
+        assert!(seen.remotes()[0].send("too late").unwrap_err().is_closed());
+    }
+}
+
+scenario! {
+    fn a_delayed_close_delivers_and_then_ends(world) {
+        let server = world.serve(EndAfter { delay: world.time(2.0), reset: false });
+        let address = server.local_addr();
+        world.run(async move {
+            let mut conn = Client::connect(address).await.unwrap();
+            assert_eq!(recv_all(&mut conn).await.unwrap(), b"hello");
+        });
+        assert_eq!(world.stop(&server).closed(CloseReason::Local), 1);
+    }
+}
+
+scenario! {
+    fn a_delayed_reset_resets(world) {
+        let server = world.serve(EndAfter { delay: world.time(2.0), reset: true });
+        let address = server.local_addr();
+        world.run(async move {
+            let mut conn = Client::connect(address).await.unwrap();
+            conn.recv_exact(&mut [0; 5]).await.unwrap();
+            let error = conn.recv(&mut [0; 1]).await.unwrap_err();
+            assert_eq!(error.close_reason(), Some(CloseReason::PeerReset), "{error}");
+        });
+        assert_eq!(world.stop(&server).closed(CloseReason::LocalReset), 1);
+    }
+}
+
+scenario! {
+    fn frames_are_found_wherever_the_stream_is_cut(world) {
+        let server = world.serve(Frames);
+        let address = server.local_addr();
+        world.run(async move {
+            let mut stream = Vec::new();
+            for size in [0, 1, 3, 500, 4, 70, 0, 0, 10_000, 2, 20_000, 1] {
+                stream.extend_from_slice(&(size as u32).to_be_bytes());
+                stream.extend_from_slice(&pattern(0..size));
+            }
+            let (mut read, mut write) = Client::connect(address).await.unwrap().split();
+            let all = stream.clone();
+            let writer = wharf::spawn(async move {
+                let mut cut = 0;
+                while cut < all.len() {
+                    let end = all.len().min(cut + 1 + cut % 97 + cut / 50);
+                    write.send(&all[cut..end]).await.unwrap();
+                    write.flush().await.unwrap();
+                    cut = end;
+                }
+                write.finish().await.unwrap();
+            });
+            let mut received = Vec::new();
+            while let Some(chunk) = read.recv_chunk().await.unwrap() {
+                received.extend_from_slice(&chunk);
+            }
+            assert!(received == stream);
+            writer.await.unwrap();
+        });
+        assert_eq!(world.stop(&server).closed(CloseReason::Peer), 1);
+    }
+}
+
+scenario! {
+    fn a_frame_that_cannot_fit_the_receive_buffer_ends_its_connection(world) {
+        let limits = Limits::default().receive_buffer(4096);
+        let server = world.serve_with(Frames, |server| server.limits(limits));
+        let address = server.local_addr();
+        let outcome = world.run(async move {
+            let mut conn = Client::connect(address).await.unwrap();
+            // A small frame first: the large one begins in the middle of what is received.
+            conn.send(&[0, 0, 0, 2, b'h', b'i']).await.unwrap();
+            conn.send(&200_000u32.to_be_bytes()).await.unwrap();
+            conn.send(&pattern(0..200_000)).await.unwrap();
+            conn.finish().await.ok();
+            recv_all(&mut conn).await
+        });
+        let stats = world.stop(&server);
+        match world.style() {
+            // There the frame is read into a buffer of the handler's own.
+            Style::Async => assert_eq!(outcome.unwrap().len(), 200_010),
+            Style::Event => assert_eq!(stats.closed(CloseReason::Limit(Bound::ReceiveBuffer)), 1, "{stats:?}"),
+        }
+    }
+}
+
+scenario! {
+    fn messages_larger_than_the_send_queue_go_out_in_parts(world) {
+        let server = world.serve(Echo);
+        let address = server.local_addr();
+        world.run(async move {
+            let limits = Limits::default().send_marks(1000, 5000).send_max(20_000);
+            let conn = Client::new(address).limits(limits).open().await.unwrap();
+            let (mut read, mut write) = conn.split();
+            let writer = wharf::spawn(async move {
+                write.send(&pattern(0..500_000)).await.unwrap();
+                write.send_owned(pattern(500_000..1_000_000)).await.unwrap();
+                write.send_owned(pattern(1_000_000..1_000_100)).await.unwrap();
+                write.finish().await.unwrap();
+            });
+            let mut received = vec![0; 1_000_100];
+            read.recv_exact(&mut received).await.unwrap();
+            assert_pattern(&received, 0);
+            writer.await.unwrap();
+        });
+        assert_eq!(world.stop(&server).received, 1_000_100);
+    }
+}
+
+scenario! {
+    fn two_servers_in_one_process_do_not_disturb_each_other(world) {
+        let echo = world.serve(Echo);
+        let stream = world.serve(Stream { total: 100_000, piece: 3000 });
+        let (echo_at, stream_at) = (echo.local_addr(), stream.local_addr());
+        assert_ne!(echo_at, stream_at);
+        world.run(async move {
+            let mut a = Client::connect(echo_at).await.unwrap();
+            let mut b = Client::connect(stream_at).await.unwrap();
+            a.send(b"one").await.unwrap();
+            let received = recv_all(&mut b).await.unwrap();
+            assert_pattern(&received, 0);
+            assert_eq!(received.len(), 100_000);
+            a.recv_exact(&mut [0; 3]).await.unwrap();
+        });
+        assert_eq!(world.stop(&stream).accepted, 1);
+        world.run(async move {
+            let mut a = Client::connect(echo_at).await.unwrap();
+            a.send(b"two").await.unwrap();
+            a.recv_exact(&mut [0; 3]).await.unwrap();
+        });
+        assert_eq!(world.stop(&echo).accepted, 2);
+    }
+}
+
+/// Passes its connections on to another server, and what that says back.
+#[derive(Clone)]
+struct Relay(SocketAddr);
+
+impl Behaviour for Relay {
+    type Handler = Discard;
+
+    async fn run(self, near: Connection) -> Result<()> {
+        let far = Client::connect(self.0).await?;
+        let ((near_read, near_write), (far_read, far_write)) = (near.split(), far.split());
+        let back = wharf::spawn(pump(far_read, near_write));
+        pump(near_read, far_write).await?;
+        back.await?
+    }
+
+    fn handler(self) -> Discard {
+        Discard
+    }
+}
+
+/// Moves bytes until the end, and passes that on too.
+async fn pump(mut from: ReadHalf, mut to: WriteHalf) -> Result<()> {
+    while let Some(chunk) = from.recv_chunk().await? {
+        to.send(&chunk).await?;
+    }
+    to.finish().await
+}
+
+scenario! {
+    async fn a_server_can_pass_connections_on_to_another_with_their_half_close(world) {
+        let checksums = world.serve(Checksum);
+        let at = checksums.local_addr();
+        let relay = match world.is_simulated() {
+            true => world.serve_with(Relay(at), |server| server.workers(3)),
+            false => world.serve(Relay(at)),
+        };
+        let address = relay.local_addr();
+        world.run(async move {
+            let mut conn = Client::connect(address).await.unwrap();
+            let data = pattern(0..300_000);
+            conn.send(&data).await.unwrap();
+            conn.finish().await.unwrap();
+            assert_eq!(recv_all(&mut conn).await.unwrap(), checksum(&data));
+        });
+        for server in [relay, checksums] {
+            assert_eq!(world.stop(&server).closed(CloseReason::Peer), 1);
+        }
+    }
+}
+
+scenario! {
+    fn a_peer_that_floods_does_not_starve_another(world) {
+        let server = world.serve_with(Echo, |server| server.workers(1));
+        let address = server.local_addr();
+        world.run(async move {
+            let (mut read, mut write) = Client::connect(address).await.unwrap().split();
+            let flood = wharf::spawn(async move {
+                while write.send(&[0; 10_000]).await.is_ok() {}
+            });
+            let swallow = wharf::spawn(async move {
+                while let Ok(Some(_)) = read.recv_chunk().await {}
+                drop(read);
+            });
+            let mut conn = Client::connect(address).await.unwrap();
+            for _ in 0..30 {
+                conn.send(b"ping").await.unwrap();
+                conn.recv_exact(&mut [0; 4]).within(Duration::from_secs(5)).await.unwrap();
+            }
+            drop((flood, swallow));
+        });
+        server.stop();
+    }
+}
+
+scenario! {
+    fn halves_that_are_joined_are_one_connection_again(world) {
+        let server = world.serve(Echo);
+        let address = server.local_addr();
+        world.run(async move {
+            let (a_read, a_write) = Client::connect(address).await.unwrap().split();
+            let (b_read, b_write) = Client::connect(address).await.unwrap().split();
+            let (a_read, b_write) = a_read.join(b_write).expect_err("they are not of one connection");
+            let mut a = a_read.join(a_write).unwrap();
+            let mut b = b_read.join(b_write).unwrap();
+            for conn in [&mut a, &mut b] {
+                conn.send(b"whole").await.unwrap();
+                conn.recv_exact(&mut [0; 5]).await.unwrap();
+            }
+        });
+        assert_eq!(world.stop(&server).closed(CloseReason::Peer), 2);
+    }
+}
+
+scenario! {
+    fn a_dropped_write_half_ends_its_direction_only(world) {
+        let server = world.serve(Checksum);
+        let address = server.local_addr();
+        world.run(async move {
+            let (mut read, mut write) = Client::connect(address).await.unwrap().split();
+            write.send(b"abc").await.unwrap();
+            drop(write);
+            let mut answer = [0; 16];
+            read.recv_exact(&mut answer).await.unwrap();
+            assert_eq!(answer, checksum(b"abc"));
+        });
+        assert_eq!(world.stop(&server).closed(CloseReason::Peer), 1);
+    }
+}
+
+scenario! {
+    fn what_was_queued_before_a_reset_is_counted_as_unsent(world) {
+        let server = world.serve_with(Hold, |server| {
+            server.sockets(SocketOptions::default().receive_buffer(16 * 1024))
+        });
+        let address = server.local_addr();
+        world.run(async move {
+            let sockets = SocketOptions::default().send_buffer(16 * 1024);
+            let limits = Limits::default().send_marks(1 << 20, 16 << 20).send_max(64 << 20);
+            let mut conn = Client::new(address).limits(limits).sockets(sockets).open().await.unwrap();
+            conn.send(&vec![0; 32 << 20]).await.unwrap();
+            assert_eq!(conn.reset().await, CloseReason::LocalReset);
+            let counts = conn.counts();
+            assert!(counts.unsent > 0, "{counts:?}");
+            assert_eq!(counts.sent + counts.unsent, 32 << 20);
+            let error = conn.send(b"x").await.unwrap_err();
+            assert_eq!(error.close_reason(), Some(CloseReason::LocalReset));
+        });
+    }
+}
+
+scenario! {
+    fn an_end_within_a_message_is_told_and_leaves_what_came(world) {
+        let server = world.serve(EndAfter { delay: world.time(1.0), reset: false });
+        let address = server.local_addr();
+        world.run(async move {
+            let mut conn = Client::connect(address).await.unwrap();
+            let error = conn.recv_exact(&mut [0; 8]).await.unwrap_err();
+            assert!(error.is_ended());
+            assert_eq!(error.partial(), Some(5));
+            let text = format!("receive from {address}: the peer ended after 5 of 8 bytes");
+            assert_eq!(error.to_string(), text);
+            assert_eq!(recv_all(&mut conn).await.unwrap(), b"hello");
+        });
+    }
+}
+
+scenario! {
+    fn a_second_drain_can_only_shorten_the_time(world) {
+        let server = world.serve(Echo);
+        let address = server.local_addr();
+        let (short, long) = (world.time(3.0), world.time(200.0));
+        for (first, second) in [(long, short), (short, long)] {
+            let server = world.serve(Echo);
+            let address = server.local_addr();
+            let (draining, began) = (server.clone(), world.now());
+            world.run(async move {
+                let mut conn = Client::connect(address).await.unwrap();
+                conn.send(b"x").await.unwrap();
+                conn.recv_exact(&mut [0; 1]).await.unwrap();
+                draining.drain(first).drain(second);
+                assert!(conn.recv(&mut [0; 1]).await.is_err());
+            });
+            assert!(world.now() - began < world.time(100.0));
+            assert_eq!(world.stop(&server).closed(CloseReason::Shutdown), 1);
+        }
+        // Another server of the same process has nothing to do with it.
+        world.run(async move {
+            let mut conn = Client::connect(address).await.unwrap();
+            conn.send(b"x").await.unwrap();
+            conn.recv_exact(&mut [0; 1]).await.unwrap();
+        });
+        world.stop(&server);
+    }
+}
+
+/// Keeps a count with the connection, and tells it.
+#[derive(Clone)]
+struct Counter(u8);
+
+impl Behaviour for Counter {
+    type Handler = Counter;
+
+    async fn run(self, mut conn: Connection) -> Result<()> {
+        conn.set_data("replaced by what follows");
+        conn.set_data(0u8);
+        assert!(conn.data::<&str>().is_none());
+        while conn.recv(&mut [0; 1]).await? > 0 {
+            let count = *conn.data::<u8>().expect("it was set") + 1;
+            conn.set_data(count);
+            conn.send(&[count]).await?;
+        }
+        Ok(())
+    }
+
+    fn handler(self) -> Counter {
+        self
+    }
+}
+
+impl Handler for Counter {
+    fn received(&mut self, conn: &mut event::Connection<'_>, bytes: &[u8]) -> Flow {
+        for _ in bytes {
+            self.0 += 1;
+            conn.send(&[self.0]).expect("there is room for a byte");
+        }
+        Flow::Continue
+    }
+}
+
+scenario! {
+    fn each_connection_keeps_data_of_its_own(world) {
+        let server = world.serve(Counter(0));
+        let address = server.local_addr();
+        world.run(async move {
+            let mut conns = Vec::new();
+            for _ in 0..3 {
+                conns.push(Client::connect(address).await.unwrap());
+            }
+            for round in 1..=5 {
+                for conn in &mut conns {
+                    let mut count = [0];
+                    conn.send(b"x").await.unwrap();
+                    conn.recv_exact(&mut count).await.unwrap();
+                    assert_eq!(count, [round]);
+                }
+            }
+        });
+    }
+}
+
+/// Waits for a word of another thread.
+#[derive(Clone)]
+struct Listener(Arc<Mutex<Vec<Waker>>>);
+
+impl Behaviour for Listener {
+    type Handler = Discard;
+
+    async fn run(self, mut conn: Connection) -> Result<()> {
+        let mut told = false;
+        poll_fn(|cx| {
+            if std::mem::replace(&mut told, true) {
+                return Poll::Ready(());
+            }
+            self.0.lock().expect("nobody panics under this lock").push(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+        conn.send(b"told").await
+    }
+
+    fn handler(self) -> Discard {
+        Discard
+    }
+}
+
+scenario! {
+    async fn a_handler_can_await_what_another_thread_does(world) {
+        let wakers = Arc::new(Mutex::new(Vec::new()));
+        let server = world.serve(Listener(wakers.clone()));
+        let address = server.local_addr();
+        world.run(async move {
+            let mut conns = Vec::new();
+            for _ in 0..5 {
+                conns.push(Client::connect(address).await.unwrap());
+            }
+            until("all of them wait", || wakers.lock().unwrap().len() == 5).await;
+            let wakers = std::mem::take(&mut *wakers.lock().unwrap());
+            std::thread::spawn(move || wakers.into_iter().for_each(Waker::wake)).join().unwrap();
+            for conn in &mut conns {
+                assert_eq!(recv_all(conn).await.unwrap(), b"told");
+            }
+        });
+        assert_eq!(world.stop(&server).closed(CloseReason::Local), 5);
+    }
+}
+
+#[test]
+fn connections_are_spread_over_the_workers() {
+    let _watchdog = Watchdog::new("connections_are_spread_over_the_workers");
+    let (behaviour, notes) = Watched::new(Echo);
+    let server = wharf::Server::bind("127.0.0.1:0").workers(4);
+    let server = server.start_events(move || behaviour.clone().handler()).unwrap();
+    let address = server.local_addr();
+    wharf::run(async move {
+        let mut conns = Vec::new();
+        for _ in 0..40 {
+            let mut conn = Client::connect(address).await.unwrap();
+            conn.send(b"x").await.unwrap();
+            conn.recv_exact(&mut [0; 1]).await.unwrap();
+            conns.push(conn);
+        }
+    })
+    .unwrap();
+    let mut loads: Vec<_> = notes.look(|noted| noted.threads.values().copied().collect());
+    loads.sort_unstable();
+    assert_eq!(loads, [10, 10, 10, 10]);
+    server.drain(Duration::from_secs(5)).wait().unwrap();
+}
