@@ -65,11 +65,11 @@ impl Endpoint {
 }
 
 /// Asks the operating system for the addresses of a name. Blocks for as long as it likes: never call it on a worker.
-pub(crate) fn resolve(name: &str, port: u16) -> Result<Vec<SocketAddr>> {
-    let failed = |problem: String| Error::new(Operation::Resolve, Cause::NotFound { problem }).at(name);
+pub(crate) fn resolve(name: &str, port: u16) -> Result<Vec<SocketAddr>, Cause> {
     let found = (name, port).to_socket_addrs().map_err(|error| {
-        let text = error.to_string();
-        failed(text.trim_start_matches("failed to lookup address information: ").to_owned())
+        let text = error.to_string().to_lowercase();
+        let problem = text.trim_start_matches("failed to lookup address information: ");
+        Cause::NotFound { problem: format!("cannot resolve {name}: {problem}") }
     })?;
     let mut addresses = Vec::new();
     for address in found {
@@ -78,7 +78,7 @@ pub(crate) fn resolve(name: &str, port: u16) -> Result<Vec<SocketAddr>> {
         }
     }
     if addresses.is_empty() {
-        return Err(failed(String::from("the name has no addresses")));
+        return Err(Cause::NotFound { problem: format!("{name} has no addresses") });
     }
     Ok(addresses)
 }

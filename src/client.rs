@@ -169,7 +169,9 @@ async fn open(client: &Client) -> Result<Connection> {
     let endpoint = Endpoint::parse(Operation::Connect, &client.address)?;
     let worker = runtime::current("a connect");
     let began = worker.now();
-    let candidates = candidates(&worker, &endpoint).await?;
+    let candidates = candidates(&worker, &endpoint)
+        .await
+        .map_err(|cause| Error::new(Operation::Connect, cause).at(&client.address))?;
     let profile = Profile { limits: client.limits.clone(), deadlines: client.deadlines.clone() };
     let mut failure = Error::new(Operation::Connect, Cause::Misuse("the name has no addresses"));
     for (tried, peer) in candidates.iter().enumerate() {
@@ -189,7 +191,7 @@ async fn open(client: &Client) -> Result<Connection> {
     Err(failure)
 }
 
-async fn candidates(worker: &Rc<Worker>, endpoint: &Endpoint) -> Result<Vec<SocketAddr>> {
+async fn candidates(worker: &Rc<Worker>, endpoint: &Endpoint) -> Result<Vec<SocketAddr>, Cause> {
     if let Some(address) = endpoint.literal() {
         return Ok(vec![address]);
     }
@@ -200,8 +202,8 @@ async fn candidates(worker: &Rc<Worker>, endpoint: &Endpoint) -> Result<Vec<Sock
         Some(found) => {
             let addresses: Vec<_> = found.into_iter().map(|ip| SocketAddr::new(ip, endpoint.port)).collect();
             if addresses.is_empty() {
-                let problem = String::from("name or service not known");
-                return Err(Error::new(Operation::Resolve, Cause::NotFound { problem }).at(name));
+                let problem = format!("cannot resolve {name}: name or service not known");
+                return Err(Cause::NotFound { problem });
             }
             Ok(addresses)
         }

@@ -214,6 +214,9 @@ impl SocketOptions {
     /// Sets how long sent bytes may stay unacknowledged before the kernel gives the connection up (TCP_USER_TIMEOUT,
     /// RFC 5482). Default: 30 s.
     ///
+    /// It also ends a peer that keeps its window closed for so long, as [`Deadlines::write`] does: raise both for peers
+    /// that may rightly stall.
+    ///
     /// # Platform notes
     /// Linux only; ignored elsewhere.
     #[must_use]

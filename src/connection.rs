@@ -116,7 +116,7 @@ macro_rules! read_methods {
         /// # Cancellation
         /// Cancel safe: bytes are taken only when the future completes.
         pub fn recv<'a>(&'a mut self, buf: &'a mut [u8]) -> Recv<'a> {
-            Recv { link: &self.link, buf }
+            Recv { reader: Reader::new(&self.link), buf }
         }
 
         /// Receives exactly `buf.len()` bytes.
@@ -128,7 +128,7 @@ macro_rules! read_methods {
         /// # Cancellation
         /// Cancel safe: bytes that have come stay in the connection and are read next.
         pub fn recv_exact<'a>(&'a mut self, buf: &'a mut [u8]) -> RecvExact<'a> {
-            RecvExact { link: &self.link, buf, filled: 0 }
+            RecvExact { reader: Reader::new(&self.link), buf, filled: 0 }
         }
 
         /// Receives a chunk of what is there without copying it; `None` after the peer's end.
@@ -139,7 +139,7 @@ macro_rules! read_methods {
         /// # Cancellation
         /// Cancel safe.
         pub fn recv_chunk(&mut self) -> RecvChunk<'_> {
-            RecvChunk { link: &self.link }
+            RecvChunk { reader: Reader::new(&self.link) }
         }
     };
 }
@@ -345,7 +345,7 @@ impl fmt::Debug for WriteHalf {
 
 /// Gives a future of an operation its `within`, and says how its error names it.
 macro_rules! operation {
-    ($(<$life:lifetime>)? $name:ident, $value:ty, $self:ident => $operation:expr) => {
+    ($(<$life:lifetime>)? $name:ident, $value:ty, $self:ident => $link:expr, $operation:expr) => {
         impl$(<$life>)? $name$(<$life>)? {
             /// Ends the operation with an error if it is not done `after` this long, counted from its first poll.
             ///
@@ -364,24 +364,24 @@ macro_rules! operation {
             }
 
             fn late(&$self, after: Duration) -> Error {
-                Error::new($operation, Cause::TimedOut { after }).at($self.link.peer)
+                Error::new($operation, Cause::TimedOut { after }).at($link.peer)
             }
         }
     };
 }
 
-operation!(<'a> Recv, usize, self => Operation::Receive);
-operation!(<'a> RecvExact, (), self => Operation::Receive);
-operation!(<'a> RecvChunk, Option<Chunk>, self => Operation::Receive);
-operation!(<'a> Send, (), self => Operation::Send);
-operation!(<'a> SendOwned, (), self => Operation::Send);
-operation!(<'a> Flush, (), self => self.operation);
+operation!(<'a> Recv, usize, self => self.reader.link, Operation::Receive);
+operation!(<'a> RecvExact, (), self => self.reader.link, Operation::Receive);
+operation!(<'a> RecvChunk, Option<Chunk>, self => self.reader.link, Operation::Receive);
+operation!(<'a> Send, (), self => self.link, Operation::Send);
+operation!(<'a> SendOwned, (), self => self.link, Operation::Send);
+operation!(<'a> Flush, (), self => self.link, self.operation);
 
 /// The future of [`Connection::recv`].
 #[derive(Debug)]
 #[must_use = "futures do nothing unless awaited"]
 pub struct Recv<'a> {
-    link: &'a Rc<Link>,
+    reader: Reader<'a>,
     buf: &'a mut [u8],
 }
 
@@ -389,17 +389,11 @@ impl Future for Recv<'_> {
     type Output = Result<usize>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<usize>> {
-        let Recv { link, buf } = self.get_mut();
+        let Recv { reader, buf } = self.get_mut();
         if buf.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        poll_read(link, cx, |conn| conn.read(buf)).map_ok(Option::unwrap_or_default)
-    }
-}
-
-impl Drop for Recv<'_> {
-    fn drop(&mut self) {
-        give_up_awaiting(self.link);
+        reader.poll(cx, |conn| conn.read(buf)).map_ok(Option::unwrap_or_default)
     }
 }
 
@@ -407,7 +401,7 @@ impl Drop for Recv<'_> {
 #[derive(Debug)]
 #[must_use = "futures do nothing unless awaited"]
 pub struct RecvExact<'a> {
-    link: &'a Rc<Link>,
+    reader: Reader<'a>,
     buf: &'a mut [u8],
     filled: usize,
 }
@@ -417,7 +411,7 @@ impl RecvExact<'_> {
     fn put_back(&mut self) {
         let filled = std::mem::take(&mut self.filled);
         if filled > 0 && filled < self.buf.len() {
-            self.link.conn.borrow_mut().unread_bytes(&self.buf[..filled]);
+            self.reader.link.conn.borrow_mut().unread_bytes(&self.buf[..filled]);
         }
     }
 }
@@ -429,7 +423,7 @@ impl Future for RecvExact<'_> {
         let this = self.get_mut();
         while this.filled < this.buf.len() {
             let rest = &mut this.buf[this.filled..];
-            let failure = match poll_read(this.link, cx, |conn| conn.read(rest)) {
+            let failure = match this.reader.poll(cx, |conn| conn.read(rest)) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(Some(n))) => {
                     this.filled += n;
@@ -437,7 +431,8 @@ impl Future for RecvExact<'_> {
                 }
                 Poll::Ready(Ok(None)) => {
                     let (received, wanted) = (this.filled, this.buf.len());
-                    Error::new(Operation::Receive, Cause::Ended { received, wanted }).at(this.link.peer)
+                    Error::new(Operation::Receive, Cause::Ended { received, wanted })
+                        .at(this.reader.link.peer)
                 }
                 Poll::Ready(Err(error)) => error,
             };
@@ -451,7 +446,6 @@ impl Future for RecvExact<'_> {
 impl Drop for RecvExact<'_> {
     fn drop(&mut self) {
         self.put_back();
-        give_up_awaiting(self.link);
     }
 }
 
@@ -459,54 +453,68 @@ impl Drop for RecvExact<'_> {
 #[derive(Debug)]
 #[must_use = "futures do nothing unless awaited"]
 pub struct RecvChunk<'a> {
-    link: &'a Rc<Link>,
+    reader: Reader<'a>,
 }
 
 impl Future for RecvChunk<'_> {
     type Output = Result<Option<Chunk>>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Option<Chunk>>> {
-        poll_read(self.link, cx, Conn::take_chunk).map_ok(Option::flatten)
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Option<Chunk>>> {
+        self.reader.poll(cx, Conn::take_chunk).map_ok(Option::flatten)
     }
 }
 
-impl Drop for RecvChunk<'_> {
-    fn drop(&mut self) {
-        give_up_awaiting(self.link);
+/// What all reads have in common.
+#[derive(Debug)]
+struct Reader<'a> {
+    link: &'a Rc<Link>,
+    /// It was told that there is nothing yet, and the peer's silence counts.
+    waiting: bool,
+}
+
+impl<'a> Reader<'a> {
+    fn new(link: &'a Rc<Link>) -> Reader<'a> {
+        Reader { link, waiting: false }
     }
-}
 
-/// A read that is given up waits no longer, so the peer may be silent.
-fn give_up_awaiting(link: &Link) {
-    link.conn.borrow_mut().give_up_awaiting(link.worker.now());
-}
-
-/// Takes what is there with `take`; `None` after the peer's end.
-fn poll_read<T>(
-    link: &Rc<Link>,
-    cx: &Context<'_>,
-    take: impl FnOnce(&mut Conn) -> T,
-) -> Poll<Result<Option<T>>> {
-    let mut conn = link.conn.borrow_mut();
-    match conn.readable() {
-        Ok(Readable::Bytes(_)) => {
-            let taken = take(&mut conn);
-            conn.stop_awaiting();
-            if conn.is_paused() {
-                drop(conn);
-                link.mark_dirty();
+    /// Takes what is there with `take`; `None` after the peer's end.
+    fn poll<T>(&mut self, cx: &Context<'_>, take: impl FnOnce(&mut Conn) -> T) -> Poll<Result<Option<T>>> {
+        let link = self.link;
+        let mut conn = link.conn.borrow_mut();
+        match conn.readable() {
+            Ok(Readable::Bytes(_)) => {
+                self.waiting = false;
+                let taken = take(&mut conn);
+                conn.stop_awaiting();
+                if conn.is_paused() {
+                    drop(conn);
+                    link.mark_dirty();
+                }
+                Poll::Ready(Ok(Some(taken)))
             }
-            Poll::Ready(Ok(Some(taken)))
+            Ok(Readable::Ended) => Poll::Ready(Ok(None)),
+            Ok(Readable::NotYet) => {
+                self.waiting = true;
+                conn.await_reading(link.worker.now());
+                let urgent = conn.take_urgent_deadline();
+                drop(conn);
+                link.reader.register(&link.worker.tasks, cx);
+                if let Some(at) = urgent {
+                    link.worker.retime(link, at);
+                }
+                Poll::Pending
+            }
+            Err(reason) => Poll::Ready(Err(closed(link, Operation::Receive, reason))),
         }
-        Ok(Readable::Ended) => Poll::Ready(Ok(None)),
-        Ok(Readable::NotYet) => {
-            conn.await_reading(link.worker.now());
-            drop(conn);
-            link.reader.register(&link.worker.tasks, cx);
-            link.worker.retime(link);
-            Poll::Pending
+    }
+}
+
+impl Drop for Reader<'_> {
+    /// A read that is given up waits no longer, so the peer may be silent.
+    fn drop(&mut self) {
+        if self.waiting {
+            self.link.conn.borrow_mut().give_up_awaiting(self.link.worker.now());
         }
-        Err(reason) => Poll::Ready(Err(closed(link, Operation::Receive, reason))),
     }
 }
 

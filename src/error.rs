@@ -42,7 +42,6 @@ pub enum ErrorKind {
 pub(crate) enum Operation {
     Listen,
     Start,
-    Resolve,
     Connect,
     Receive,
     Send,
@@ -220,7 +219,6 @@ impl Operation {
         match self {
             Operation::Listen => "listen",
             Operation::Start => "start",
-            Operation::Resolve => "resolve",
             Operation::Connect => "connect",
             Operation::Receive => "receive",
             Operation::Send => "send",
@@ -238,9 +236,7 @@ impl Operation {
             Operation::Listen => " on",
             Operation::Receive => " from",
             Operation::Connect | Operation::Send | Operation::Flush | Operation::Finish => " to",
-            Operation::Start | Operation::Resolve | Operation::Wait | Operation::Run | Operation::Handle => {
-                ""
-            }
+            Operation::Start | Operation::Wait | Operation::Run | Operation::Handle => "",
         }
     }
 }

@@ -59,9 +59,11 @@ pub trait Handler: 'static {
     /// beginning of the next one. While [`Connection::send`] refuses, nothing is offered, and the peer has to wait.
     fn received(&mut self, conn: &mut Connection<'_>, bytes: &[u8]) -> Flow;
 
-    /// The send queue has fallen to its low mark after a send was refused.
+    /// The send queue has fallen to its low mark after a send was refused. What `received` left was offered again
+    /// before.
     ///
-    /// What `received` left is offered again right after.
+    /// A handler that produces by itself sends until it is refused, here and in `connected`; one that never was
+    /// refused is not called.
     fn writable(&mut self, conn: &mut Connection<'_>) -> Flow {
         let _ = conn;
         Flow::Continue

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::address;
-use crate::error::{Error, Operation, Result};
+use crate::error::Cause;
 
 const THREADS_MAX: usize = 8;
 const KEEP_IDLE: Duration = Duration::from_secs(10);
@@ -40,16 +40,15 @@ struct Job {
 
 #[derive(Default)]
 struct Answer {
-    result: Option<Result<Vec<SocketAddr>>>,
+    result: Option<Result<Vec<SocketAddr>, Cause>>,
     waker: Option<Waker>,
 }
 
 /// Looks `name` up. Dropping the future gives the answer up; a look-up that nobody awaits any more is not begun.
-pub(crate) async fn lookup(name: &str, port: u16) -> Result<Vec<SocketAddr>> {
+pub(crate) async fn lookup(name: &str, port: u16) -> Result<Vec<SocketAddr>, Cause> {
     let answer = Arc::new(Mutex::new(Answer::default()));
-    RESOLVER
-        .submit(Job { name: name.to_owned(), port, answer: answer.clone() })
-        .map_err(|error| Error::os(Operation::Resolve, error).at(name))?;
+    let job = Job { name: name.to_owned(), port, answer: answer.clone() };
+    RESOLVER.submit(job).map_err(Cause::Os)?;
     std::future::poll_fn(|cx| {
         let mut answer = lock(&answer);
         match answer.result.take() {
@@ -140,6 +139,6 @@ mod tests {
     #[test]
     fn a_name_that_does_not_exist_is_an_error_that_names_it() {
         let error = crate::run(async { lookup("no-such-host.invalid", 80).await }).unwrap().unwrap_err();
-        assert!(error.to_string().starts_with("resolve no-such-host.invalid: "), "{error}");
+        assert!(error.to_string().starts_with("cannot resolve no-such-host.invalid: "), "{error}");
     }
 }

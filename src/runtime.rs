@@ -168,9 +168,11 @@ impl Future for Sleep {
         let duration = self.duration;
         let set = self.set.get_or_insert_with(|| {
             let worker = current("wharf::sleep");
-            Alarmed { at: worker.now().after(duration), worker, timer: None }
+            // The turn's own time may be long ago, if somebody was busy since.
+            let now = worker.engine.borrow().now();
+            Alarmed { at: now.after(duration), worker, timer: None }
         });
-        if set.worker.now() >= set.at {
+        if duration.is_zero() || set.worker.now() >= set.at {
             return Poll::Ready(());
         }
         let tasks = &set.worker.tasks;

@@ -24,7 +24,8 @@ impl Time {
 
     /// The point `duration` later; `Duration::MAX` saturates to [`Time::NEVER`].
     pub(crate) fn after(self, duration: Duration) -> Time {
-        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        let seconds = duration.as_secs().saturating_mul(1_000_000_000);
+        let nanos = seconds.saturating_add(u64::from(duration.subsec_nanos()));
         Time(self.0.saturating_add(nanos))
     }
 

@@ -8,7 +8,8 @@ mod common;
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::task::Poll;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -55,7 +56,7 @@ async fn read_interrupted(conn: &mut Connection, rng: &mut fastrand::Rng) -> Res
             1 => Some(conn.recv(part).within(tiny).await).filter(|outcome| !is_late(outcome)),
             2 => {
                 let outcome = interrupted(polls, conn.recv_exact(part)).await;
-                outcome.filter(|outcome| outcome.is_ok()).map(|outcome| outcome.map(|()| size))
+                outcome.filter(Result::is_ok).map(|outcome| outcome.map(|()| size))
             }
             3 => {
                 let outcome = conn.recv_exact(part).within(tiny).await;
@@ -63,8 +64,7 @@ async fn read_interrupted(conn: &mut Connection, rng: &mut fastrand::Rng) -> Res
             }
             4 => {
                 let received = interrupted(polls, conn.recv_chunk()).await;
-                let received = received.map(|chunk| copied(chunk, &mut buf));
-                received
+                received.map(|chunk| copied(chunk, &mut buf))
             }
             _ => {
                 let chunk = conn.recv_chunk().within(tiny).await;
@@ -137,6 +137,50 @@ scenario! {
             assert_eq!(read_interrupted(&mut conn, &mut rng).await.unwrap(), TOTAL);
         });
         assert_eq!(world.stop(&server).closed(CloseReason::Local), 1);
+    }
+}
+
+/// Polls `future` with a waker of its own each time, as combinators do that poll only what was woken.
+async fn with_foreign_wakers<F: Future>(future: F) -> F::Output {
+    struct Foreign(Waker);
+
+    impl Wake for Foreign {
+        fn wake(self: Arc<Self>) {
+            self.0.wake_by_ref();
+        }
+    }
+
+    let mut future = pin!(future);
+    poll_fn(|cx| {
+        let waker = Waker::from(Arc::new(Foreign(cx.waker().clone())));
+        future.as_mut().poll(&mut Context::from_waker(&waker))
+    })
+    .await
+}
+
+scenario! {
+    fn futures_are_woken_whoever_polls_them(world) {
+        let server = world.serve(Echo);
+        let address = server.local_addr();
+        world.run(async move {
+            with_foreign_wakers(async move {
+                let limits = Limits::default().send_marks(2000, 6000).send_max(10_000);
+                let mut conn = Client::new(address).limits(limits).open().await.unwrap();
+                for round in 0..10 {
+                    wharf::sleep(Duration::from_micros(round)).await;
+                    let message = pattern(0..9000);
+                    conn.send(&message).await.unwrap();
+                    conn.flush().await.unwrap();
+                    let mut echo = vec![0; message.len()];
+                    conn.recv_exact(&mut echo).within(Duration::from_secs(5)).await.unwrap();
+                    assert!(echo == message);
+                }
+                let told = wharf::spawn(with_foreign_wakers(conn.closed()));
+                assert_eq!(with_foreign_wakers(conn.close()).await, CloseReason::Local);
+                assert_eq!(told.await.unwrap(), CloseReason::Local);
+            })
+            .await;
+        });
     }
 }
 

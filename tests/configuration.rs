@@ -102,7 +102,7 @@ fn a_client_is_told_the_same() {
     assert!(error.to_string().starts_with("connect to 127.0.0.1: the port is missing"), "{error}");
     let error = failure(Client::new("no-such-host.invalid:80"));
     assert!(error.to_string().contains("no-such-host.invalid"), "{error}");
-    assert_eq!(error.operation(), "resolve");
+    assert_eq!(error.operation(), "connect");
 }
 
 #[test]

@@ -18,7 +18,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use wharf::{Client, Limits, Server};
+use wharf::{Client, ErrorKind, Limits, Server};
 
 use common::behaviours::Echo;
 use common::{Behaviour, Watchdog};
@@ -174,4 +174,51 @@ fn nothing_stays_open_when_all_is_over() {
         assert!(gone.is_refused(), "{gone}");
     }
     assert_eq!(open_descriptors(), before);
+}
+
+#[test]
+fn a_start_without_descriptors_fails_with_the_cause_and_leaves_nothing() {
+    const NAME: &str = "a_start_without_descriptors_fails_with_the_cause_and_leaves_nothing";
+    if role().is_none() {
+        let _watchdog = Watchdog::new(NAME);
+        let mut child = child(NAME, "all");
+        drop(child.stdin.take());
+        let mut output = String::new();
+        child.stdout.take().unwrap().read_to_string(&mut output).unwrap();
+        assert!(child.wait().unwrap().success(), "{output}");
+        return;
+    }
+    let before = open_descriptors();
+    let limit = getrlimit(Resource::Nofile);
+    let mut started = 0;
+    // The look at /proc has needed one more.
+    for spare in 0..20 {
+        let few = Rlimit { current: Some((before - 1 + spare) as u64), ..limit };
+        setrlimit(Resource::Nofile, few).unwrap();
+        let outcome = Server::bind("127.0.0.1:0").workers(4).start(|conn| Echo.run(conn));
+        let ran = wharf::run(async { Client::connect("127.0.0.1:1").await.unwrap_err() });
+        setrlimit(Resource::Nofile, limit).unwrap();
+        match outcome {
+            Ok(server) => {
+                started += 1;
+                server.stop().wait().unwrap();
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::System, "{error}");
+                assert!(error.to_string().contains("too many open files"), "{error}");
+            }
+        }
+        match ran {
+            Ok(refused) if refused.is_refused() => {}
+            Ok(error) | Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::System, "{error}");
+                assert!(error.to_string().contains("too many open files"), "{error}");
+            }
+        }
+        // The threads of a start that failed end by themselves.
+        while open_descriptors() > before {
+            std::thread::yield_now();
+        }
+    }
+    assert!(started > 0 && started < 20, "{started}");
 }

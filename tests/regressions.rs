@@ -239,7 +239,7 @@ impl Behaviour for Worker {
     async fn run(self, mut conn: Connection) -> Result<()> {
         for _ in 0..self.waits {
             let outcome = conn.recv(&mut [0; 1]).within(self.unit).await;
-            if outcome.as_ref().is_err_and(|error| error.is_closed()) {
+            if outcome.as_ref().is_err_and(wharf::Error::is_closed) {
                 outcome?;
             }
         }
@@ -439,7 +439,7 @@ fn the_addresses_of_a_name_are_tried_in_turn_within_one_deadline() {
     simulation.run();
     assert_eq!(outcome.take().unwrap().unwrap(), "10.0.0.1:7".parse().unwrap());
     let error = unknown.take().unwrap().unwrap_err();
-    assert_eq!((error.operation(), error.kind()), ("resolve", wharf::ErrorKind::System));
+    assert_eq!((error.operation(), error.kind()), ("connect", wharf::ErrorKind::System));
     assert_eq!(server.stats().accepted, 1);
 }
 
@@ -463,4 +463,47 @@ fn a_drain_ends_although_a_handler_goes_on_connecting() {
     simulation.run_for(Duration::from_secs(10));
     assert!(server.is_stopped(), "{:#?}", server.stats());
     assert!(outcome.take().unwrap().is_err());
+}
+
+#[test]
+fn time_that_was_spent_before_a_deadline_is_set_does_not_count_against_it() {
+    let _watchdog = Watchdog::new("time_that_was_spent_before_a_deadline_is_set_does_not_count_against_it");
+    let (busy, within) = (Duration::from_millis(60), Duration::from_millis(40));
+    wharf::run(async move {
+        // A worker that is busy does not look at the clock.
+        std::thread::sleep(busy);
+        let began = std::time::Instant::now();
+        wharf::sleep(within).await;
+        assert!(began.elapsed() >= within, "{:?}", began.elapsed());
+        std::thread::sleep(busy);
+        let began = std::time::Instant::now();
+        wharf::within(within, std::future::pending::<()>()).await.unwrap_err();
+        assert!(began.elapsed() >= within, "{:?}", began.elapsed());
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_run_that_panics_resets_its_connections_and_leaves_the_thread_usable() {
+    let _watchdog = Watchdog::new("a_run_that_panics_resets_its_connections_and_leaves_the_thread_usable");
+    let server = Server::bind("127.0.0.1:0").workers(1).start(|conn| Echo.run(conn)).unwrap();
+    let address = server.local_addr();
+    let panicked = std::panic::catch_unwind(|| {
+        wharf::run(async move {
+            let mut conn = Client::connect(address).await.unwrap();
+            conn.send(b"x").await.unwrap();
+            conn.recv_exact(&mut [0; 1]).await.unwrap();
+            let _other = wharf::spawn(async move { Client::connect(address).await.unwrap().closed().await });
+            panic!("the client fails");
+        })
+    });
+    assert!(panicked.is_err());
+    wharf::run(async move {
+        let mut conn = Client::connect(address).await.unwrap();
+        conn.send(b"x").await.unwrap();
+        conn.recv_exact(&mut [0; 1]).await.unwrap();
+    })
+    .unwrap();
+    let stats = server.drain(Duration::from_secs(5)).wait().unwrap();
+    assert_eq!((stats.closed(CloseReason::PeerReset), stats.closed(CloseReason::Peer)), (1, 1), "{stats:?}");
 }

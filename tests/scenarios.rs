@@ -157,8 +157,8 @@ scenario! {
             bad.send(b"p").await.unwrap();
             let error = bad.recv(&mut [0; 8]).await.unwrap_err();
             assert_eq!(error.close_reason(), Some(CloseReason::PeerReset), "{error}");
-            good.send(b"still here?").await.unwrap();
-            good.recv_exact(&mut [0; 11]).await.unwrap();
+            good.send(b"so what?").await.unwrap();
+            good.recv_exact(&mut [0; 8]).await.unwrap();
         });
         let stats = world.stop(&server);
         assert_eq!(stats.closed(CloseReason::HandlerPanicked), 1);
@@ -557,6 +557,7 @@ scenario! {
             assert_eq!(remote.queued(), 0);
             remote.reset();
             assert!(conn.recv(&mut [0; 1]).await.is_err());
+            until("the handle knows", || remote.close_reason().is_some()).await;
             sent
         });
         assert!(queued > 0);
@@ -968,6 +969,140 @@ scenario! {
             }
         });
         assert_eq!(world.stop(&server).closed(CloseReason::Local), 5);
+    }
+}
+
+scenario! {
+    fn a_client_that_gave_up_in_the_queue_does_no_harm(world) {
+        let server = world.serve_with(Echo, |server| server.limits(Limits::default().connections(1)));
+        let address = server.local_addr();
+        let watched = server.clone();
+        world.run(async move {
+            let mut first = Client::connect(address).await.unwrap();
+            first.send(b"x").await.unwrap();
+            first.recv_exact(&mut [0; 1]).await.unwrap();
+            for patient in [false, true, false] {
+                // Nobody has accepted them yet when they leave.
+                let mut conn = Client::connect(address).await.unwrap();
+                conn.send(b"unread").await.unwrap();
+                conn.flush().await.unwrap();
+                if patient {
+                    conn.finish().await.unwrap();
+                } else {
+                    conn.reset().await;
+                }
+            }
+            drop(first);
+            let mut last = Client::connect(address).await.unwrap();
+            last.send(b"last").await.unwrap();
+            last.recv_exact(&mut [0; 4]).await.unwrap();
+            assert_eq!(watched.connections(), 1);
+        });
+    }
+}
+
+/// Says what it has to say, ends its direction, and only then listens.
+#[derive(Clone)]
+struct SpeaksFirst;
+
+impl Behaviour for SpeaksFirst {
+    type Handler = SpeaksFirst;
+
+    async fn run(self, mut conn: Connection) -> Result<()> {
+        conn.send(b"that is all").await?;
+        conn.finish().await?;
+        assert!(conn.send(b"one more").await.is_err());
+        while conn.recv_chunk().await?.is_some() {}
+        Ok(())
+    }
+
+    fn handler(self) -> SpeaksFirst {
+        self
+    }
+}
+
+impl Handler for SpeaksFirst {
+    fn connected(&mut self, conn: &mut event::Connection<'_>) -> Flow {
+        conn.send(b"that is all").expect("an empty queue takes it");
+        conn.finish();
+        assert!(conn.send(b"one more").is_err());
+        Flow::Continue
+    }
+
+    fn received(&mut self, _: &mut event::Connection<'_>, _: &[u8]) -> Flow {
+        Flow::Continue
+    }
+}
+
+scenario! {
+    fn a_server_that_ends_its_direction_first_still_receives_everything(world) {
+        let server = world.serve(SpeaksFirst);
+        let address = server.local_addr();
+        world.run(async move {
+            let mut conn = Client::connect(address).await.unwrap();
+            assert_eq!(recv_all(&mut conn).await.unwrap(), b"that is all");
+            conn.send(&pattern(0..200_000)).await.unwrap();
+            conn.flush().await.unwrap();
+            assert_eq!(conn.counts().sent, 200_000);
+            conn.finish().await.unwrap();
+            assert_eq!(conn.closed().await, CloseReason::Peer);
+        });
+        let stats = world.stop(&server);
+        assert_eq!((stats.received, stats.closed(CloseReason::Local)), (200_000, 1));
+    }
+}
+
+scenario! {
+    fn a_peer_that_goes_on_sending_after_the_reply_is_cut_off_at_the_linger_time(world) {
+        let deadlines = Deadlines::default().linger(world.time(5.0));
+        let server = world.serve_with(ReplyThenClose((*b"reply").into()), |server| server.deadlines(deadlines));
+        let address = server.local_addr();
+        let began = world.now();
+        world.run(async move {
+            let (mut read, mut write) = Client::connect(address).await.unwrap().split();
+            let flood = wharf::spawn(async move {
+                let mut sent = 0;
+                while write.send(&[0; 10_000]).await.is_ok() {
+                    sent += 1;
+                    // On a network without a speed limit nothing else would slow it down.
+                    wharf::sleep(Duration::from_millis(1)).await;
+                }
+                (sent, write)
+            });
+            let mut reply = [0; 5];
+            read.recv_exact(&mut reply).await.unwrap();
+            assert_eq!(&reply, b"reply");
+            let (sent, _write) = flood.await.unwrap();
+            assert!(sent > 0);
+        });
+        let took = world.now() - began;
+        assert!(took >= world.time(5.0) && took < world.time(30.0), "{took:?}");
+        assert_eq!(world.stop(&server).closed(CloseReason::Local), 1);
+    }
+}
+
+scenario! {
+    fn a_large_owned_message_and_many_small_ones_keep_their_order(world) {
+        let server = world.serve(Echo);
+        let address = server.local_addr();
+        world.run(async move {
+            let mut conn = Client::connect(address).await.unwrap();
+            let mut sent = 0;
+            for round in 0..20 {
+                for size in [1, 10, 1024, 1025, 30_000] {
+                    let message = pattern(sent..sent + size);
+                    match round % 2 {
+                        0 => conn.send_owned(message).await.unwrap(),
+                        _ => conn.send(&message).await.unwrap(),
+                    }
+                    sent += size;
+                }
+                let mut echo = vec![0; 32_060];
+                conn.recv_exact(&mut echo).await.unwrap();
+                assert_pattern(&echo, sent - 32_060);
+            }
+        });
+        assert_eq!(world.stop(&server).closed(CloseReason::Peer), 1);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Whole servers on bad networks: what happens follows from the seed alone, and whatever happens, nobody sees a wrong
 //! byte, nothing hangs, and nothing is left over.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panicking, and names its seed")]
 
 #[macro_use]
 mod common;

@@ -46,7 +46,8 @@ pub(crate) struct Demo {
 /// Serve one of the classic small services, until SIGTERM or SIGINT.
 ///
 /// Prints `listening on ADDRESS` to standard output before the first connection. A signal drains: nothing new is accepted,
-/// idle connections end, busy ones have time to. A second signal stops at once.
+/// connections that are silent for half a second end, busy ones have time to, and chargen stops. A second signal stops at
+/// once.
 #[derive(Debug, clap::Args)]
 #[command(after_help = exit::CODES)]
 pub(crate) struct Serve {

@@ -20,7 +20,7 @@ use crate::exit::{self, Failure};
 use crate::{serve, services};
 
 /// The longest that one message may take, there and back.
-const EXCHANGE_WITHIN: Duration = Duration::from_secs(30);
+const EXCHANGE_WITHIN: Duration = Duration::from_secs(10);
 /// How long the server's connections have to end when the clients have.
 const DRAIN_WITHIN: Duration = Duration::from_secs(5);
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
@@ -28,6 +28,14 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 pub(crate) fn run(args: &Demo) -> Result<(), Failure> {
     serve::raise_descriptor_limit();
     let server = services::start(serve::server("127.0.0.1:0", &args.with), Service::Echo, args.with.style)?;
+    // Each client takes a descriptor here and one at the server, which is this same process.
+    if server.connections_max() / 2 < args.clients as usize {
+        let most = server.connections_max() / 2;
+        return Err(Failure::Found(format!(
+            "{} clients need too many descriptors; at most {most} can play",
+            args.clients
+        )));
+    }
     let game = Arc::new(Game {
         server: server.local_addr(),
         backend: args.with.backend,

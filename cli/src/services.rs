@@ -1,5 +1,7 @@
 //! The four small services, each in both styles. Knows nothing of the command line's other arguments.
 
+use std::time::Duration;
+
 use futures_lite::FutureExt;
 use wharf::event::{self, Flow, Handler};
 use wharf::{Chunk, Connection, Error, Result, Server, ServerHandle};
@@ -12,10 +14,10 @@ pub(crate) fn start(server: Server, service: Service, style: Style) -> Result<Se
         (Style::Async, Service::Discard) => server.start(discard),
         (Style::Async, Service::Chargen) => server.start(chargen),
         (Style::Async, Service::Pingpong) => server.start(pingpong),
-        (Style::Event, Service::Echo) => server.start_events(|| Echo),
-        (Style::Event, Service::Discard) => server.start_events(|| Discard),
+        (Style::Event, Service::Echo) => server.start_events(Echo::default),
+        (Style::Event, Service::Discard) => server.start_events(Discard::default),
         (Style::Event, Service::Chargen) => server.start_events(|| Chargen),
-        (Style::Event, Service::Pingpong) => server.start_events(Pingpong::default),
+        (Style::Event, Service::Pingpong) => server.start_events(Player::default),
     }
 }
 
@@ -64,11 +66,12 @@ async fn pingpong(mut conn: Connection) -> Result<()> {
     Ok(())
 }
 
-/// The next bytes; `None` when the peer has ended, or when the server drains and nothing has come.
+/// The next bytes; `None` when the peer has ended, or when the server drains and nothing has come for a while.
 async fn next(conn: &mut Connection) -> Result<Option<Chunk>> {
     let draining = conn.draining();
     let drained = async {
         draining.await;
+        wharf::sleep(QUIET).await;
         Ok(None)
     };
     conn.recv_chunk().or(drained).await
@@ -76,44 +79,47 @@ async fn next(conn: &mut Connection) -> Result<Option<Chunk>> {
 
 // Event style.
 
-struct Echo;
+#[derive(Default)]
+struct Echo {
+    drain: Drain,
+}
 
 impl Handler for Echo {
     fn received(&mut self, conn: &mut event::Connection<'_>, bytes: &[u8]) -> Flow {
+        self.drain.postpone(conn);
         match conn.send(bytes) {
             Ok(()) => Flow::Continue,
             Err(_) => Flow::Consumed(0), // the queue is full: offered again when it is not
         }
     }
 
-    fn draining(&mut self, _conn: &mut event::Connection<'_>) -> Flow {
-        Flow::Close
+    fn draining(&mut self, conn: &mut event::Connection<'_>) -> Flow {
+        self.drain.begin(conn)
     }
 }
 
-struct Discard;
+#[derive(Default)]
+struct Discard {
+    drain: Drain,
+}
 
 impl Handler for Discard {
-    fn received(&mut self, _conn: &mut event::Connection<'_>, _bytes: &[u8]) -> Flow {
+    fn received(&mut self, conn: &mut event::Connection<'_>, _bytes: &[u8]) -> Flow {
+        self.drain.postpone(conn);
         Flow::Continue
     }
 
-    fn draining(&mut self, _conn: &mut event::Connection<'_>) -> Flow {
-        Flow::Close
+    fn draining(&mut self, conn: &mut event::Connection<'_>) -> Flow {
+        self.drain.begin(conn)
     }
 }
 
 struct Chargen;
 
 impl Chargen {
-    /// Queues some of the pattern; [`Handler::writable`] is called when it is gone. Stays below the high mark, because
-    /// while sends are refused the peer's end is not told either.
+    /// Queues the pattern until the queue is full; [`Handler::writable`] is called when there is room again.
     fn generate(conn: &mut event::Connection<'_>) -> Flow {
-        while conn.pending() < CHARGEN_AHEAD {
-            if conn.send_owned(PATTERN.as_slice()).is_err() {
-                break;
-            }
-        }
+        while conn.send_owned(PATTERN.as_slice()).is_ok() {}
         Flow::Continue
     }
 }
@@ -136,19 +142,47 @@ impl Handler for Chargen {
     }
 }
 
-impl Handler for Pingpong {
+#[derive(Default)]
+struct Player {
+    game: Pingpong,
+    drain: Drain,
+}
+
+impl Handler for Player {
     fn received(&mut self, conn: &mut event::Connection<'_>, bytes: &[u8]) -> Flow {
-        let mut game = *self;
+        self.drain.postpone(conn);
+        let mut game = self.game;
         let answer = game.play(bytes);
         if conn.send(&answer.bytes).is_err() {
             return Flow::Consumed(0);
         }
-        *self = game;
+        self.game = game;
         if answer.is_last { Flow::Close } else { Flow::Continue }
     }
 
-    fn draining(&mut self, _conn: &mut event::Connection<'_>) -> Flow {
-        Flow::Close
+    fn draining(&mut self, conn: &mut event::Connection<'_>) -> Flow {
+        self.drain.begin(conn)
+    }
+}
+
+/// Ends a connection of a draining server when nothing has come for a while.
+#[derive(Default)]
+struct Drain {
+    has_begun: bool,
+}
+
+impl Drain {
+    fn begin(&mut self, conn: &mut event::Connection<'_>) -> Flow {
+        self.has_begun = true;
+        conn.close_after(QUIET);
+        Flow::Continue
+    }
+
+    /// Something has come.
+    fn postpone(&self, conn: &mut event::Connection<'_>) {
+        if self.has_begun {
+            conn.close_after(QUIET);
+        }
     }
 }
 
@@ -186,11 +220,11 @@ impl Pingpong {
     }
 }
 
+/// A peer that has been silent for this long is idle: nothing is lost by a close.
+const QUIET: Duration = Duration::from_millis(500);
+
 const PING: &[u8; 4] = b"ping";
 const PONG: &[u8; 4] = b"pong";
-
-/// Half of the default high mark.
-const CHARGEN_AHEAD: usize = 32 * 1024;
 
 /// The lines of RFC 864, "a popular pattern": 72 of the 95 printing characters, each line one further on. After 95 lines
 /// it begins anew.

@@ -97,7 +97,7 @@ enum Writing {
 }
 
 /// What the worker has to ask of the engine.
-#[derive(Debug)]
+#[derive(Copy, Clone, Debug)]
 pub(crate) enum Action {
     Receive,
     Pause,

@@ -123,7 +123,9 @@ impl Acceptor {
             return self.adopt(worker, socket, peer, admission);
         }
         // A worker that is gone drops the message, and with it the socket and its admission.
-        drop(self.server.post(target).send(Message::Adopt { socket, peer, admission }));
+        if let Some(post) = self.server.post(target) {
+            drop(post.send(Message::Adopt { socket, peer, admission }));
+        }
     }
 
     /// Makes an accepted connection one of this worker's.

@@ -20,7 +20,7 @@ use super::timer::TimerId;
 use super::{Alarm, Worker};
 use crate::conn::{Action, Conn, News, Room};
 use crate::engine::buffer::Chunk;
-use crate::engine::{Submitted, Token};
+use crate::engine::{Engine, Submitted, Token};
 use crate::error::{Bound, CloseReason};
 use crate::event::{self, Flow, Handler};
 use crate::remote::RemoteState;
@@ -140,40 +140,25 @@ impl Worker {
     pub(crate) fn advance(self: &Rc<Self>, link: &Rc<Link>) {
         link.dirty.set(false);
         let now = self.now();
-        loop {
-            let Some(action) = link.conn.borrow_mut().next_action(now) else { break };
-            self.act(link, action, now);
-        }
-        self.tell(link);
-        self.retime(link);
-    }
-
-    fn act(&self, link: &Link, action: Action, now: Time) {
+        let mut conn = link.conn.borrow_mut();
         let mut engine = self.engine.borrow_mut();
-        match action {
-            Action::Receive => engine.receive(link.token),
-            Action::Pause => engine.pause(link.token),
-            Action::Close { reset } => engine.close(link.token, reset),
-            Action::Shutdown => {
-                if let Err(error) = engine.shutdown(link.token) {
-                    link.conn.borrow_mut().failed(&error);
-                }
-            }
-            Action::Send => {
-                let mut conn = link.conn.borrow_mut();
-                match engine.send(link.token, conn.offer()) {
-                    Submitted::InFlight => conn.in_flight(now),
-                    Submitted::Done(Ok(n)) => conn.sent_inline(n, now),
-                    Submitted::Done(Err(error)) => conn.failed(&error),
-                }
-            }
+        while let Some(action) = conn.next_action(now) {
+            act(&mut engine, link.token, &mut conn, action, now);
+        }
+        let urgent = conn.take_urgent_deadline();
+        let news = conn.take_news();
+        drop((conn, engine));
+        if let Some(at) = urgent {
+            self.retime(link, at);
+        }
+        if !news.is_none() {
+            self.tell(link, news);
         }
     }
 
-    /// Makes sure that the worker wakes at the connection's earliest deadline. A timer that is too early stays: when it
-    /// fires, the deadlines are looked at again.
-    pub(crate) fn retime(&self, link: &Link) {
-        let Some(at) = link.conn.borrow_mut().take_urgent_deadline() else { return };
+    /// Makes sure that the worker looks at the connection's deadlines `at` this time. A timer that is too early stays:
+    /// when it fires, they are looked at again.
+    pub(crate) fn retime(&self, link: &Link, at: Time) {
         let mut timers = self.timers.borrow_mut();
         if let Some(id) = link.timer.get() {
             timers.cancel(id);
@@ -193,24 +178,27 @@ impl Worker {
 
     /// Bytes came.
     pub(crate) fn received(self: &Rc<Self>, link: &Rc<Link>, chunk: Chunk) {
-        let Some(chunk) = link.conn.borrow_mut().received(chunk, self.now()) else { return };
-        if link.is_event.get() {
+        let mut conn = link.conn.borrow_mut();
+        let Some(chunk) = conn.received(chunk, self.now()) else { return };
+        let full = if link.is_event.get() {
+            drop(conn);
             self.offer(link, chunk);
+            link.conn.borrow().is_full()
         } else {
-            link.conn.borrow_mut().deliver(chunk);
+            conn.deliver(chunk);
+            let full = conn.is_full();
+            drop(conn);
             link.reader.wake(&self.tasks);
-        }
-        if link.conn.borrow().is_full() {
+            full
+        };
+        if full {
+            // The engine has to stop before it reads the next chunk.
             self.advance(link);
         }
     }
 
     /// Wakes, or calls, those who wait for what has happened.
-    pub(crate) fn tell(self: &Rc<Self>, link: &Rc<Link>) {
-        let news = link.conn.borrow_mut().take_news();
-        if news.is_none() {
-            return;
-        }
+    fn tell(self: &Rc<Self>, link: &Rc<Link>, news: News) {
         if news.unblocked() && !link.arrivals.borrow().is_empty() {
             self.pump(link);
             link.mark_dirty();
@@ -260,6 +248,25 @@ impl Worker {
     }
 }
 
+/// Carries out one thing that a core asks for.
+fn act(engine: &mut Engine, token: Token, conn: &mut Conn, action: Action, now: Time) {
+    match action {
+        Action::Receive => engine.receive(token),
+        Action::Pause => engine.pause(token),
+        Action::Close { reset } => engine.close(token, reset),
+        Action::Shutdown => {
+            if let Err(error) = engine.shutdown(token) {
+                conn.failed(&error);
+            }
+        }
+        Action::Send => match engine.send(token, conn.offer()) {
+            Submitted::InFlight => conn.in_flight(now),
+            Submitted::Done(Ok(n)) => conn.sent_inline(n, now),
+            Submitted::Done(Err(error)) => conn.failed(&error),
+        },
+    }
+}
+
 /// Event style: what the handler is told.
 impl Worker {
     /// From now on `handler` gets the connection's events, beginning with `connected`.
@@ -272,14 +279,20 @@ impl Worker {
     }
 
     fn tell_handler(self: &Rc<Self>, link: &Rc<Link>, news: News) {
-        let open = link.conn.borrow().is_open();
-        if news.unblocked() && open && !link.conn.borrow().is_blocked() {
+        if news.unblocked() {
             link.conn.borrow_mut().await_reading(self.now());
-            self.call(link, Handler::writable);
         }
-        if (news.unblocked() || news.readable()) && open {
+        // What came before comes first: a handler that refills its queue at once would never see it otherwise.
+        if news.unblocked() || news.readable() {
             self.offer_unread(link);
             self.tell_end(link);
+        }
+        let writable = {
+            let conn = link.conn.borrow();
+            news.unblocked() && conn.is_open() && !conn.is_blocked()
+        };
+        if writable {
+            self.call(link, Handler::writable);
         }
     }
 

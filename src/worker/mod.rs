@@ -253,7 +253,7 @@ impl Worker {
 
     fn never_opened(self: &Rc<Self>, link: &Rc<Link>, error: &io::Error) {
         link.conn.borrow_mut().never_opened(error);
-        self.tell(link);
+        self.advance(link);
     }
 
     fn handle_messages(self: &Rc<Self>) -> bool {

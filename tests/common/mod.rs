@@ -6,6 +6,10 @@
 
 #![allow(dead_code, reason = "every test binary uses a part of it")]
 #![allow(unused_macros, unused_imports, reason = "every test binary uses a part of it")]
+#![allow(
+    clippy::print_stderr,
+    reason = "a failing seed has to be told, and the harness shows it with the failure"
+)]
 
 pub(crate) mod behaviours;
 

@@ -11,9 +11,10 @@ pub const PEER: Peer = Peer {
 };
 
 fn serve() -> Result<()> {
-    let server = wharf::Server::bind(ANY_PORT).workers(1).start(echo)?;
-    announce(server.local_addr())?;
-    server.wait()?;
+    let server = wharf::Server::bind(ANY_PORT).workers(1);
+    server.run(echo, |server| {
+        announce(server.local_addr()).expect("the harness reads the address")
+    })?;
     Ok(())
 }
 

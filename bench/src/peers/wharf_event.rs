@@ -12,9 +12,11 @@ pub const PEER: Peer = Peer {
 };
 
 fn serve() -> Result<()> {
-    let server = wharf::Server::bind(ANY_PORT).workers(1).start_events(|| Echo)?;
-    announce(server.local_addr())?;
-    server.wait()?;
+    let server = wharf::Server::bind(ANY_PORT).workers(1);
+    server.run_events(
+        || Echo,
+        |server| announce(server.local_addr()).expect("the harness reads the address"),
+    )?;
     Ok(())
 }
 

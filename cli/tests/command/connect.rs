@@ -8,7 +8,7 @@ use std::thread;
 
 use rustix::process::Signal;
 
-use crate::process::{Process, STYLES, Server, accept, listen, wharf};
+use crate::process::{Process, STYLES, Server, accept, listen, skipped, wharf};
 
 #[test]
 fn many_bytes_through_echo_come_back_unchanged() {
@@ -157,8 +157,7 @@ fn a_broken_pipe_on_stdout_is_quiet() {
 #[test]
 fn a_full_disk_is_one_line_and_exit_code_1() {
     let Ok(full) = File::options().write(true).open("/dev/full") else {
-        eprintln!("\n*** SKIPPED: there is no /dev/full ***\n");
-        return;
+        return skipped("there is no /dev/full");
     };
     let server = Server::start("chargen", "async", &[]);
     let mut command = wharf(["connect", &server.address.to_string()]);

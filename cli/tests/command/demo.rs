@@ -1,6 +1,6 @@
 //! `wharf demo`: it plays, it checks, and it ends.
 
-use crate::process::{Outcome, Process, STYLES, wharf};
+use crate::process::{Outcome, Process, STYLES, skipped, wharf};
 
 #[test]
 fn a_short_demo_finds_every_message_right() {
@@ -34,6 +34,16 @@ fn sigint_ends_a_demo_early_and_cleanly() {
     }
     process.signal(rustix::process::Signal::INT);
     assert_right(&process.outcome());
+}
+
+#[test]
+fn more_clients_than_descriptors_are_refused_at_once() {
+    let outcome = Process::run(&mut wharf(["demo", "--clients", "100000"]), Vec::new());
+    if outcome.code == Some(0) {
+        return skipped("this process may open more than 200,000 descriptors");
+    }
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    assert!(outcome.stderr.starts_with("wharf: 100000 clients need too many descriptors"), "{outcome:?}");
 }
 
 fn assert_right(outcome: &Outcome) {

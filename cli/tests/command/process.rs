@@ -1,7 +1,7 @@
 //! Runs the command. Every process ends with its test, and nothing is waited for longer than [`LIMIT`].
 
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
@@ -156,10 +156,15 @@ pub(crate) fn accept(listener: TcpListener) -> TcpStream {
     bounded(stream)
 }
 
-pub(crate) fn bounded(stream: TcpStream) -> TcpStream {
+fn bounded(stream: TcpStream) -> TcpStream {
     stream.set_read_timeout(Some(LIMIT)).expect("the limit is not zero");
     stream.set_write_timeout(Some(LIMIT)).expect("the limit is not zero");
     stream
+}
+
+/// Says that a test could not run. Past the test harness, which shows only what failing tests print.
+pub(crate) fn skipped(why: &str) {
+    drop(writeln!(io::stderr(), "\n*** SKIPPED: {why} ***\n"));
 }
 
 /// The lines of `stream`, each with its end, as they come.

@@ -13,7 +13,7 @@ fn what_cannot_be_done_is_one_line_that_names_operation_address_and_cause() {
         (serve("127.0.0.1:http"), "listen on 127.0.0.1:http: `http` is not a port number"),
         (serve("127.0.0.1:70000"), "listen on 127.0.0.1:70000: `70000` is not a port number"),
         (serve("::1:80"), "listen on ::1:80: `::1` is not an IPv6 address"),
-        (serve("no-such-host.invalid:80"), "resolve no-such-host.invalid: "),
+        (serve("no-such-host.invalid:80"), "cannot resolve no-such-host.invalid: "),
         (serve("192.0.2.1:7788"), "listen on 192.0.2.1:7788: cannot assign requested address"),
         (vec!["serve", "echo", "--listen", &taken], "address already in use"),
         (
@@ -27,7 +27,7 @@ fn what_cannot_be_done_is_one_line_that_names_operation_address_and_cause() {
         (vec!["demo", "--workers", "0"], "option `workers` must be between 1 and 1024"),
         (vec!["connect", "localhost"], "connect to localhost: the port is missing"),
         (vec!["connect", "[::1]:x"], "connect to [::1]:x: `x` is not a port number"),
-        (vec!["connect", "no-such-host.invalid:80"], "resolve no-such-host.invalid: "),
+        (vec!["connect", "no-such-host.invalid:80"], "cannot resolve no-such-host.invalid: "),
     ];
     for (args, expected) in cases {
         assert_refused(&args, 1, expected);

@@ -1,26 +1,32 @@
 //! Servers: starting them, watching them, and stopping them in order.
 
-use std::collections::HashMap;
+mod state;
+mod styles;
+mod threads;
+
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+pub(crate) use state::{Admission, ServerState};
+pub(crate) use styles::{async_style, event_style};
+
+use state::lock;
+
 use crate::address::{self, Endpoint, Host};
 use crate::config::{Backend, Deadlines, Limits, SocketOptions};
-use crate::conn::Counts;
 use crate::connection::Connection;
 use crate::engine::{Engine, Listener};
-use crate::error::{Cause, CloseReason, Deadline, Error, Operation, Result};
+use crate::error::{Cause, CloseReason, Error, Operation, Result};
 use crate::event::Handler;
 use crate::runtime;
-use crate::worker::accept::{Acceptor, Attach, HandlerCount};
-use crate::worker::link::Link;
-use crate::worker::{Message, Post, Profile, Worker};
+use crate::worker::accept::{Acceptor, Attach};
+use crate::worker::{Message, Profile, Worker};
 
 /// Descriptors that are left for everything but connections when the limit is taken from the process's.
 const DESCRIPTOR_RESERVE: usize = 64;
@@ -132,22 +138,79 @@ impl Server {
         self.launch(&event_style(make))
     }
 
+    /// Serves in async style with the first worker on the calling thread, until the server has ended.
+    ///
+    /// With one worker that is a server without any thread of its own, which spares each system call the price of a
+    /// shared descriptor table. `started` gets the handle when the server listens; keep a clone of it, or hand one to
+    /// whoever is to stop the server.
+    ///
+    /// # Errors
+    /// As for [`Server::start`]; and if this thread runs a worker already.
+    ///
+    /// ```
+    /// use wharf::{Connection, Server};
+    ///
+    /// let stats = Server::bind("127.0.0.1:0").workers(1).run(
+    ///     |mut conn: Connection| async move { conn.send(b"hello").await },
+    ///     |server| { server.stop(); },
+    /// )?;
+    /// assert_eq!(stats.accepted, 0);
+    /// # Ok::<(), wharf::Error>(())
+    /// ```
+    pub fn run<F, Fut>(self, handler: F, started: impl FnOnce(&ServerHandle)) -> Result<Stats>
+    where
+        F: Fn(Connection) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<()>> + 'static,
+    {
+        self.launch_here(&async_style(handler), started)
+    }
+
+    /// Serves in event style with the first worker on the calling thread; see [`Server::run`].
+    ///
+    /// # Errors
+    /// As for [`Server::run`].
+    pub fn run_events<F, H>(self, make: F, started: impl FnOnce(&ServerHandle)) -> Result<Stats>
+    where
+        F: Fn() -> H + Send + Sync + 'static,
+        H: Handler,
+    {
+        self.launch_here(&event_style(make), started)
+    }
+
     fn launch(self, attach: &Attach) -> Result<ServerHandle> {
+        let (state, listener) = self.prepare()?;
+        threads::start(&self, &state, attach, listener)?;
+        event!(info, local = %state.local, workers = state.workers(), "listening");
+        Ok(ServerHandle { state })
+    }
+
+    fn launch_here(self, attach: &Attach, started: impl FnOnce(&ServerHandle)) -> Result<Stats> {
+        if crate::worker::with_current(|_| ()).is_some() {
+            let nested = "this thread runs a worker already; use `start` here";
+            return Err(Error::new(Operation::Run, Cause::Misuse(nested)));
+        }
+        let (state, listener) = self.prepare()?;
+        let handle = ServerHandle { state };
+        threads::run(&self, &handle.state, attach, listener, || {
+            event!(info, local = %handle.state.local, workers = handle.state.workers(), "listening");
+            started(&handle);
+        })?;
+        handle.wait()
+    }
+
+    /// Does everything that can fail before there are threads.
+    fn prepare(&self) -> Result<(Arc<ServerState>, std::net::TcpListener)> {
         let plan = self.plan()?;
         let endpoint = Endpoint::parse(Operation::Listen, &self.address)?;
         let candidates = match &endpoint.host {
-            Host::Name(name) => address::resolve(name, endpoint.port).map_err(|error| {
-                Error::new(Operation::Listen, Cause::Other(error.into())).at(&self.address)
-            })?,
+            Host::Name(name) => address::resolve(name, endpoint.port)
+                .map_err(|cause| Error::new(Operation::Listen, cause).at(&self.address))?,
             _ => endpoint.literal().into_iter().collect(),
         };
         let failed = |error| Error::os(Operation::Listen, error).at(&self.address);
         let listener = listen_on_first(&candidates, &self.sockets).map_err(failed)?;
         let local = listener.local_addr().map_err(failed)?;
-        let state = ServerState::new(local, plan.connections, plan.workers, false);
-        start_threads(&self, &state, attach, listener)?;
-        event!(info, %local, workers = plan.workers, "listening");
-        Ok(ServerHandle { state })
+        Ok((ServerState::new(local, plan.connections, plan.workers, false), listener))
     }
 
     /// Starts the server's workers on a simulated network; its driver turns them.
@@ -230,72 +293,6 @@ struct Plan {
     connections: usize,
 }
 
-/// How a handler in async style is put on a connection.
-pub(crate) fn async_style<F, Fut>(handler: F) -> Attach
-where
-    F: Fn(Connection) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<()>> + 'static,
-{
-    let handler = Arc::new(handler);
-    Arc::new(move |worker, link, count| {
-        let (handler, conn) = (handler.clone(), Connection::new(link.clone()));
-        let running = Running { link: link.clone(), _count: count };
-        worker.tasks.spawn(Box::pin(async move {
-            let running = running;
-            if let Err(error) = handler(conn).await {
-                running.failed(&error);
-            }
-        }));
-    })
-}
-
-/// A handler in async style while it runs.
-struct Running {
-    link: Rc<Link>,
-    _count: HandlerCount,
-}
-
-impl Running {
-    /// The handler returned an error.
-    fn failed(&self, error: &Error) {
-        let reason = self.link.conn.borrow().reason();
-        if error.is_closed() && error.close_reason() == reason {
-            // The connection was closed under the handler's hands: that is no failure of the handler.
-            return;
-        }
-        event!(debug, peer = %self.link.peer, %error, "handler failed");
-        let reason = match error.is_timeout() {
-            true => CloseReason::Timeout(Deadline::Handler),
-            false => CloseReason::HandlerFailed,
-        };
-        self.link.command(|conn| conn.close_for(reason));
-    }
-}
-
-impl Drop for Running {
-    /// Dropped in a panic of the handler, which the worker catches: the connection is reset.
-    fn drop(&mut self) {
-        if thread::panicking() {
-            self.link.command(|conn| conn.reset(CloseReason::HandlerPanicked));
-        }
-    }
-}
-
-/// How a handler in event style is put on a connection.
-pub(crate) fn event_style<F, H>(make: F) -> Attach
-where
-    F: Fn() -> H + Send + Sync + 'static,
-    H: Handler,
-{
-    Arc::new(move |worker, link, _count| {
-        let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(&make));
-        match made {
-            Ok(handler) => worker.attach(link, Box::new(handler)),
-            Err(_) => link.command(|conn| conn.reset(CloseReason::HandlerPanicked)),
-        }
-    })
-}
-
 fn listen_on_first(candidates: &[SocketAddr], options: &SocketOptions) -> io::Result<std::net::TcpListener> {
     let mut failure = io::Error::from(io::ErrorKind::AddrNotAvailable);
     for address in candidates {
@@ -307,205 +304,10 @@ fn listen_on_first(candidates: &[SocketAddr], options: &SocketOptions) -> io::Re
     Err(failure)
 }
 
-/// Starts the worker threads; the first gets the listener. Returns when all of them serve, or none does any more.
-fn start_threads(
-    server: &Server,
-    state: &Arc<ServerState>,
-    attach: &Attach,
-    listener: std::net::TcpListener,
-) -> Result<()> {
-    // A worker cannot leave its thread, so each is made there and reports its mailbox.
-    let (report, reports) = std::sync::mpsc::channel();
-    let mut listener = Some(listener);
-    let mut failure = None;
-    for index in 0..state.loads.len() {
-        let (report, state, attach) = (report.clone(), state.clone(), attach.clone());
-        let (server, listener) = (server.clone(), listener.take());
-        let body = move || {
-            let _leaving = Leaving(state.clone());
-            match server.make_worker(index, &state, attach, listener) {
-                Ok((worker, acceptor)) => {
-                    drop(report.send(Ok((index, worker.post.clone()))));
-                    // The start is over when nobody is left to report.
-                    drop(report);
-                    serve(&worker, &acceptor);
-                }
-                Err(error) => drop(report.send(Err(error))),
-            }
-        };
-        let spawned = thread::Builder::new().name(format!("wharf-{index}")).spawn(body);
-        if let Err(error) = spawned {
-            failure = Some(Error::os(Operation::Start, error));
-            break;
-        }
-    }
-    drop(report);
-    let mut posts: Vec<(usize, Post)> = Vec::new();
-    for ready in reports {
-        match ready {
-            Ok(post) => posts.push(post),
-            Err(error) => failure = Some(error),
-        }
-    }
-    posts.sort_by_key(|(index, _)| *index);
-    state.set_posts(posts.into_iter().map(|(_, post)| post).collect());
-    let Some(failure) = failure else { return Ok(()) };
-    for post in state.posts() {
-        drop(post.send(Message::Drain { within: Duration::ZERO }));
-    }
-    Err(failure)
-}
-
-/// What a worker thread does all day.
-fn serve(worker: &Rc<Worker>, acceptor: &Acceptor) {
-    let _entered = worker.enter();
-    while !acceptor.is_done(worker) {
-        worker.turn(true);
-    }
-    worker.shut();
-    worker.acceptor.borrow_mut().take();
-}
-
-/// Tells that a worker's thread ended, in whichever way.
-struct Leaving(Arc<ServerState>);
-
-impl Drop for Leaving {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            self.0.crashed.store(true, Ordering::SeqCst);
-        }
-        self.0.worker_left();
-    }
-}
-
 fn descriptors_for_connections() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
     limit.saturating_sub(DESCRIPTOR_RESERVE).max(1)
-}
-
-/// What the workers of one server share with each other and with its handles.
-pub(crate) struct ServerState {
-    local: SocketAddr,
-    connections_max: usize,
-    connections: AtomicUsize,
-    /// Connections of each worker, those on their way to it included.
-    loads: Vec<AtomicUsize>,
-    posts: OnceLock<Vec<Post>>,
-    /// The limit was reached: whoever makes room must say so.
-    full: AtomicBool,
-    accepted: AtomicU64,
-    accept_errors: AtomicU64,
-    received: AtomicU64,
-    sent: AtomicU64,
-    unsent: AtomicU64,
-    closes: Mutex<HashMap<CloseReason, u64>>,
-    workers_left: Mutex<usize>,
-    ended: Condvar,
-    crashed: AtomicBool,
-    simulated: bool,
-}
-
-impl ServerState {
-    fn new(local: SocketAddr, connections_max: usize, workers: usize, simulated: bool) -> Arc<ServerState> {
-        Arc::new(ServerState {
-            local,
-            connections_max,
-            connections: AtomicUsize::new(0),
-            loads: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
-            posts: OnceLock::new(),
-            full: AtomicBool::new(false),
-            accepted: AtomicU64::new(0),
-            accept_errors: AtomicU64::new(0),
-            received: AtomicU64::new(0),
-            sent: AtomicU64::new(0),
-            unsent: AtomicU64::new(0),
-            closes: Mutex::default(),
-            workers_left: Mutex::new(workers),
-            ended: Condvar::new(),
-            crashed: AtomicBool::new(false),
-            simulated,
-        })
-    }
-
-    fn set_posts(&self, posts: Vec<Post>) {
-        let first = self.posts.set(posts).is_ok();
-        debug_assert!(first, "the workers of a server are known once");
-    }
-
-    /// The mailboxes of the workers, in their order; waits for the start to be over.
-    pub(crate) fn posts(&self) -> &[Post] {
-        self.posts.wait()
-    }
-
-    pub(crate) fn post(&self, worker: usize) -> &Post {
-        &self.posts()[worker]
-    }
-
-    /// The connections of a worker, those on their way to it included.
-    pub(crate) fn load(&self, worker: usize) -> usize {
-        self.loads[worker].load(Ordering::Relaxed)
-    }
-
-    /// The worker with the fewest connections.
-    pub(crate) fn least_loaded(&self) -> usize {
-        (0..self.loads.len()).min_by_key(|worker| self.load(*worker)).unwrap_or(0)
-    }
-
-    pub(crate) fn is_full(&self) -> bool {
-        let full = self.connections.load(Ordering::SeqCst) >= self.connections_max;
-        self.full.store(full, Ordering::SeqCst);
-        // A connection that ended between the two looks may not have seen the flag.
-        full && self.connections.load(Ordering::SeqCst) >= self.connections_max
-    }
-
-    pub(crate) fn count_accept_error(&self) {
-        self.accept_errors.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn worker_left(&self) {
-        *lock(&self.workers_left) -= 1;
-        self.ended.notify_all();
-    }
-}
-
-/// A panic cannot happen under these locks, and what they guard has no half-done states.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// One connection's place in its server; free again when this is dropped, however that comes about.
-pub(crate) struct Admission {
-    server: Arc<ServerState>,
-    worker: usize,
-}
-
-impl Admission {
-    pub(crate) fn new(server: Arc<ServerState>, worker: usize) -> Admission {
-        server.accepted.fetch_add(1, Ordering::Relaxed);
-        server.connections.fetch_add(1, Ordering::SeqCst);
-        server.loads[worker].fetch_add(1, Ordering::Relaxed);
-        Admission { server, worker }
-    }
-
-    /// The connection ended; gives the place back and keeps the books.
-    pub(crate) fn closed(self, reason: CloseReason, counts: Counts) {
-        let server = &self.server;
-        server.received.fetch_add(counts.received, Ordering::Relaxed);
-        server.sent.fetch_add(counts.sent, Ordering::Relaxed);
-        server.unsent.fetch_add(counts.unsent, Ordering::Relaxed);
-        *lock(&server.closes).entry(reason).or_default() += 1;
-    }
-}
-
-impl Drop for Admission {
-    fn drop(&mut self) {
-        self.server.loads[self.worker].fetch_sub(1, Ordering::Relaxed);
-        self.server.connections.fetch_sub(1, Ordering::SeqCst);
-        if self.server.full.swap(false, Ordering::SeqCst) {
-            drop(self.server.post(0).send(Message::ResumeAccept));
-        }
-    }
 }
 
 /// A running server. Cheap to clone, usable from any thread; dropping it does not stop the server.
@@ -551,7 +353,7 @@ impl ServerHandle {
     /// Handlers are told: [`Connection::draining`] and [`Handler::draining`]. Returns at once; [`ServerHandle::wait`]
     /// waits for the end. A second call can only shorten the time.
     pub fn drain(&self, within: Duration) -> &ServerHandle {
-        drop(self.state.post(0).send(Message::Drain { within }));
+        self.state.tell_first(Message::Drain { within });
         self
     }
 

@@ -1,0 +1,139 @@
+//! A server's threads: one for each worker, or one less if the first worker has the caller's.
+
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use super::Server;
+use super::state::ServerState;
+use crate::error::{Error, Operation, Result};
+use crate::worker::accept::{Acceptor, Attach};
+use crate::worker::{Message, Post, Worker};
+
+/// Starts the worker threads; the first gets the listener. Returns when all of them serve, or none does any more.
+pub(super) fn start(
+    server: &Server,
+    state: &Arc<ServerState>,
+    attach: &Attach,
+    listener: std::net::TcpListener,
+) -> Result<()> {
+    let mut crew = Crew::new(state);
+    let mut listener = Some(listener);
+    for index in 0..state.workers() {
+        crew.spawn(server, index, attach, listener.take());
+    }
+    crew.muster(None)
+}
+
+/// The same with the first worker on the calling thread. Returns when the server has ended; calls `started` before.
+pub(super) fn run(
+    server: &Server,
+    state: &Arc<ServerState>,
+    attach: &Attach,
+    listener: std::net::TcpListener,
+    started: impl FnOnce(),
+) -> Result<()> {
+    let _leaving = Leaving(state.clone());
+    let mut crew = Crew::new(state);
+    for index in 1..state.workers() {
+        crew.spawn(server, index, attach, None);
+    }
+    match server.make_worker(0, state, attach.clone(), Some(listener)) {
+        Ok((worker, acceptor)) => {
+            crew.muster(Some(worker.post.clone()))?;
+            started();
+            serve(&worker, &acceptor);
+            Ok(())
+        }
+        Err(error) => {
+            crew.failure = Some(error);
+            crew.muster(None)
+        }
+    }
+}
+
+/// The threads of a server while it starts. A worker cannot leave its thread, so each is made there and reports its
+/// mailbox.
+struct Crew<'a> {
+    state: &'a Arc<ServerState>,
+    report: mpsc::Sender<Result<(usize, Post)>>,
+    reports: mpsc::Receiver<Result<(usize, Post)>>,
+    failure: Option<Error>,
+}
+
+impl<'a> Crew<'a> {
+    fn new(state: &'a Arc<ServerState>) -> Crew<'a> {
+        let (report, reports) = mpsc::channel();
+        Crew { state, report, reports, failure: None }
+    }
+
+    fn spawn(
+        &mut self,
+        server: &Server,
+        index: usize,
+        attach: &Attach,
+        listener: Option<std::net::TcpListener>,
+    ) {
+        let (server, state, attach) = (server.clone(), self.state.clone(), attach.clone());
+        let report = self.report.clone();
+        let body = move || {
+            let _leaving = Leaving(state.clone());
+            match server.make_worker(index, &state, attach, listener) {
+                Ok((worker, acceptor)) => {
+                    drop(report.send(Ok((index, worker.post.clone()))));
+                    // The start is over when nobody is left to report.
+                    drop(report);
+                    serve(&worker, &acceptor);
+                }
+                Err(error) => drop(report.send(Err(error))),
+            }
+        };
+        if let Err(error) = thread::Builder::new().name(format!("wharf-{index}")).spawn(body) {
+            self.failure = Some(Error::os(Operation::Start, error));
+        }
+    }
+
+    /// Waits for all reports. If one tells of a failure, the workers that did start are sent home.
+    fn muster(self, first: Option<Post>) -> Result<()> {
+        let Crew { state, report, reports, mut failure } = self;
+        drop(report);
+        let mut posts: Vec<(usize, Post)> = first.into_iter().map(|post| (0, post)).collect();
+        for report in reports {
+            match report {
+                Ok(post) => posts.push(post),
+                Err(error) => failure = Some(error),
+            }
+        }
+        posts.sort_by_key(|(index, _)| *index);
+        state.set_posts(posts.into_iter().map(|(_, post)| post).collect());
+        let Some(failure) = failure else { return Ok(()) };
+        for post in state.posts() {
+            drop(post.send(Message::Drain { within: Duration::ZERO }));
+        }
+        Err(failure)
+    }
+}
+
+/// What a worker thread does all day.
+fn serve(worker: &Rc<Worker>, acceptor: &Acceptor) {
+    let _entered = worker.enter();
+    while !acceptor.is_done(worker) {
+        worker.turn(true);
+    }
+    worker.shut();
+    worker.acceptor.borrow_mut().take();
+}
+
+/// Tells that a worker's thread ended, in whichever way.
+struct Leaving(Arc<ServerState>);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.crashed.store(true, Ordering::SeqCst);
+        }
+        self.0.worker_left();
+    }
+}
