@@ -137,10 +137,13 @@ impl Clock {
     }
 
     /// The earliest deadline, if it is earlier than the timer; from now on it is what the timer is set to.
+    #[inline]
     pub(crate) fn take_urgent(&mut self) -> Option<Time> {
-        if !std::mem::take(&mut self.urgent) {
-            return None;
-        }
+        if self.urgent { self.reset_timer() } else { None }
+    }
+
+    fn reset_timer(&mut self) -> Option<Time> {
+        self.urgent = false;
         let next = self.next().filter(|at| *at < self.timer_at)?;
         self.timer_at = next;
         Some(next)

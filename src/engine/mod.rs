@@ -78,7 +78,7 @@ pub(crate) struct ListenerId(pub(crate) u32);
 #[derive(Debug)]
 pub(crate) enum Socket {
     Os(mio::net::TcpStream),
-    Simulated(simulated::Endpoint),
+    Simulated(Box<simulated::Endpoint>),
 }
 
 /// A listening socket that no engine holds yet.
@@ -97,7 +97,8 @@ pub(crate) enum Submitted {
     InFlight,
 }
 
-/// What an engine reports.
+/// What an engine reports. Small, because each one is moved a few times: what is large, and rare or in need of a stable
+/// address anyway, is boxed.
 #[derive(Debug)]
 pub(crate) enum Completion {
     Accepted { listener: ListenerId, socket: Socket, peer: SocketAddr },
@@ -106,8 +107,8 @@ pub(crate) enum Completion {
     Received { token: Token, chunk: Chunk },
     ReceiveEnded { token: Token },
     Failed { token: Token, error: io::Error },
-    Sent { token: Token, outgoing: Outgoing, result: io::Result<usize> },
-    Closed { token: Token, outgoing: Option<Outgoing> },
+    Sent { token: Token, outgoing: Box<Outgoing>, result: io::Result<usize> },
+    Closed { token: Token, outgoing: Option<Box<Outgoing>> },
     Woken,
 }
 

@@ -357,12 +357,14 @@ impl Worker {
                 }
             }
             Completion::Sent { token, outgoing, result } => self.with_link(token, |conn, now| match result {
-                Ok(n) => conn.sent(outgoing, n, now),
-                Err(error) => conn.send_failed(outgoing, &error),
+                Ok(n) => conn.sent(*outgoing, n, now),
+                Err(error) => conn.send_failed(*outgoing, &error),
             }),
             Completion::ReceiveEnded { token } => self.with_link(token, |conn, _| conn.receive_ended()),
             Completion::Failed { token, error } => self.with_link(token, |conn, _| conn.failed(&error)),
-            Completion::Closed { token, outgoing } => self.with_link(token, |conn, _| conn.closed(outgoing)),
+            Completion::Closed { token, outgoing } => self.with_link(token, |conn, _| {
+                conn.closed(outgoing.map(|outgoing| *outgoing));
+            }),
             Completion::Connected { token, result } => self.with_link(token, |conn, now| match result {
                 Ok(()) => conn.connected(now),
                 Err(error) => conn.failed(&error),

@@ -89,7 +89,7 @@ struct Connection {
     /// A failure has been reported.
     failed: bool,
     queued: bool,
-    outgoing: Option<Outgoing>,
+    outgoing: Option<Box<Outgoing>>,
     share: Share,
 }
 
@@ -287,7 +287,7 @@ impl Readiness {
         match connection.write(outgoing) {
             Some(result) => Submitted::Done(result),
             None => {
-                connection.outgoing = Some(std::mem::take(outgoing));
+                connection.outgoing = Some(Box::new(std::mem::take(outgoing)));
                 Submitted::InFlight
             }
         }
@@ -352,18 +352,16 @@ impl Readiness {
             return Some(completion);
         }
         while let Some(source) = self.queue.front().copied() {
-            let (completion, more) = match source {
+            let completion = match source {
                 Source::Connection(index) => self.step(index),
-                Source::Listener(index) => (self.accept(index), true),
+                Source::Listener(index) => self.accept(index),
             };
-            // It stays in front until it has nothing more to do.
-            if completion.is_none() || !more {
-                self.queue.pop_front();
-                self.unqueue(source);
-            }
             if completion.is_some() {
+                // It stays in front, as it may have more to do.
                 return completion;
             }
+            self.queue.pop_front();
+            self.unqueue(source);
         }
         None
     }
@@ -420,31 +418,29 @@ impl Readiness {
         }
     }
 
-    /// Makes the next call that a connection is ready for; tells whether there may be another.
-    fn step(&mut self, index: u32) -> (Option<Completion>, bool) {
-        let Some(connection) = self.connections[index as usize].as_mut() else { return (None, false) };
+    /// Makes the next call that a connection is ready for.
+    fn step(&mut self, index: u32) -> Option<Completion> {
+        let connection = self.connections[index as usize].as_mut()?;
         let token = Token { index, generation: connection.generation };
         if connection.connecting {
-            let connected = connection.finish_connecting();
-            return (connected.map(|result| Completion::Connected { token, result }), true);
+            return connection.finish_connecting().map(|result| Completion::Connected { token, result });
         }
         if connection.outgoing.is_some()
             && let Some((outgoing, result)) = connection.write_rest()
         {
-            return (Some(Completion::Sent { token, outgoing, result }), true);
+            return Some(Completion::Sent { token, outgoing, result });
         }
         if let Some(error) = connection.failure() {
-            return (Some(Completion::Failed { token, error }), false);
+            return Some(Completion::Failed { token, error });
         }
         if !connection.may_read() {
-            return (None, false);
+            return None;
         }
         if !connection.share.take(self.turn, RECEIVE_BUDGET) {
             self.later.push(Source::Connection(index));
-            return (None, false);
+            return None;
         }
-        let received = connection.read(token, &self.chunks);
-        (received, connection.may_read())
+        connection.read(token, &self.chunks)
     }
 }
 
@@ -521,7 +517,7 @@ impl Connection {
     }
 
     /// Goes on with the send in flight; gives it back if the kernel took something, or refused.
-    fn write_rest(&mut self) -> Option<(Outgoing, io::Result<usize>)> {
+    fn write_rest(&mut self) -> Option<(Box<Outgoing>, io::Result<usize>)> {
         let outgoing = self.outgoing.take()?;
         match self.write(&outgoing) {
             Some(result) => Some((outgoing, result)),

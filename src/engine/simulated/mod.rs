@@ -165,7 +165,7 @@ impl Simulated {
         {
             return Submitted::Done(result.map_err(io::Error::from));
         }
-        slot.outgoing = Some(std::mem::take(outgoing));
+        slot.outgoing = Some(Box::new(std::mem::take(outgoing)));
         state.push_at(slot.sent_at, self.id, Ready::Slot(token));
         Submitted::InFlight
     }
@@ -285,7 +285,7 @@ impl Simulated {
         let listener = ListenerId(number);
         Some(match state.accept(accepting.listener, self.address) {
             Ok((endpoint, peer)) => {
-                Completion::Accepted { listener, socket: Socket::Simulated(endpoint), peer }
+                Completion::Accepted { listener, socket: Socket::Simulated(Box::new(endpoint)), peer }
             }
             Err(errno) => {
                 accepting.paused = true;
@@ -322,7 +322,7 @@ struct Slot {
     /// A failure was told, by `Failed` or by `Connected`.
     failed: bool,
     /// The send in flight, which is not over before `sent_at`.
-    outgoing: Option<Outgoing>,
+    outgoing: Option<Box<Outgoing>>,
     sent_at: Time,
     /// Closed by the worker; told at this time.
     closed_at: Option<Time>,

@@ -69,7 +69,7 @@ fn the_window_bounds_what_a_peer_that_never_reads_is_sent() {
             Submitted::InFlight => settle(&network, [&mut pair.client, &mut pair.server])
                 .into_iter()
                 .find_map(|(_, completion)| match completion {
-                    Completion::Sent { outgoing, result, .. } => Some((outgoing, result)),
+                    Completion::Sent { outgoing, result, .. } => Some((*outgoing, result)),
                     _ => None,
                 }),
         };
@@ -205,7 +205,7 @@ fn a_connection_that_broke_before_it_was_opened_says_so() {
     let mut accepted = endpoints(settle(&network, [&mut client, &mut server]));
     client.close(token(0), true);
     settle(&network, [&mut client, &mut server]);
-    let socket = Socket::Simulated(accepted.endpoints.remove(0));
+    let socket = Socket::Simulated(Box::new(accepted.endpoints.remove(0)));
     server.open(token(0), socket).expect("it was accepted");
     let seen = settle(&network, [&mut server]);
     assert_eq!(failures(&seen), [(0, Errno::CONNRESET.raw_os_error())]);
@@ -320,7 +320,7 @@ fn a_socket_can_move_to_another_worker_of_its_host() {
     let mut other = network.host(SERVER);
     pair.client.connect(token(1), pair.address).expect("there are ports");
     let seen = settle(&network, [&mut pair.client, &mut pair.server]);
-    let socket = Socket::Simulated(endpoints(seen).endpoints.remove(0));
+    let socket = Socket::Simulated(Box::new(endpoints(seen).endpoints.remove(0)));
     other.open(token(0), socket).expect("it was accepted");
     other.receive(token(0));
     pair.token = token(1);
@@ -346,7 +346,7 @@ fn without_descriptors_accept_fails_and_the_connection_stays_queued() {
     assert_eq!(accepted.endpoints.len(), 1);
 
     let endpoint = accepted.endpoints.remove(0);
-    server.open(token(0), Socket::Simulated(endpoint)).expect("it was counted at the accept");
+    server.open(token(0), Socket::Simulated(Box::new(endpoint))).expect("it was counted at the accept");
     server.close(token(0), false);
     assert_eq!(endpoints(settle(&network, [&mut server])).endpoints.len(), 0, "still paused");
     server.resume_accept(LISTENER);
@@ -426,7 +426,7 @@ fn an_unspecified_address_listens_on_every_host() {
         server.listen(LISTENER, Listener::Simulated(listening)).expect("it is simulated");
         client.connect(token(0), SocketAddr::new(SERVER, 80)).expect("there are ports");
         let mut accepted = endpoints(settle(&network, [&mut client, &mut server]));
-        let socket = Socket::Simulated(accepted.endpoints.remove(0));
+        let socket = Socket::Simulated(Box::new(accepted.endpoints.remove(0)));
         server.open(token(0), socket).expect("it was accepted");
         let local = server.local_addr(token(0)).expect("it is open");
         assert_eq!(local, SocketAddr::new(SERVER, 80));
@@ -616,7 +616,7 @@ fn endpoints(seen: Vec<(usize, Completion)>) -> Accepted {
     for (_, completion) in seen {
         match completion {
             Completion::Accepted { socket: Socket::Simulated(endpoint), .. } => {
-                accepted.endpoints.push(endpoint);
+                accepted.endpoints.push(*endpoint);
             }
             Completion::AcceptFailed { error, .. } => {
                 accepted.failed.push(error.raw_os_error().expect("a system error"));
@@ -642,7 +642,7 @@ impl Pair {
         client.connect(token(0), address).expect("there are ports");
         let accepted = endpoints(settle(network, [&mut client, &mut server]));
         let [endpoint] = <[Endpoint; 1]>::try_from(accepted.endpoints).expect("one connection");
-        server.open(token(0), Socket::Simulated(endpoint)).expect("it was accepted");
+        server.open(token(0), Socket::Simulated(Box::new(endpoint))).expect("it was accepted");
         Pair { server, client, token: token(0), address }
     }
 
@@ -655,7 +655,7 @@ impl Pair {
                 Submitted::Done(result) => (std::mem::take(&mut outgoing), result),
                 Submitted::InFlight => loop {
                     if let Some(Completion::Sent { outgoing, result, .. }) = self.client.next() {
-                        break (outgoing, result);
+                        break (*outgoing, result);
                     }
                     network.advance(network.next_event().expect("the send has an end"));
                 },
@@ -721,7 +721,7 @@ impl Side {
             Completion::ReceiveEnded { .. } => self.ended = true,
             Completion::Sent { outgoing, result, .. } => {
                 self.in_flight = false;
-                self.sent(engine, outgoing, result.ok());
+                self.sent(engine, *outgoing, result.ok());
             }
             Completion::Failed { .. } | Completion::Connected { .. } => self.finish(engine),
         }
