@@ -24,13 +24,22 @@ impl Time {
 
     /// The point `duration` later; `Duration::MAX` saturates to [`Time::NEVER`].
     pub(crate) fn after(self, duration: Duration) -> Time {
-        let seconds = duration.as_secs().saturating_mul(1_000_000_000);
-        let nanos = seconds.saturating_add(u64::from(duration.subsec_nanos()));
-        Time(self.0.saturating_add(nanos))
+        Time(self.0.saturating_add(nanos(duration)))
+    }
+
+    /// The point `duration` earlier; never before the start.
+    pub(crate) fn before(self, duration: Duration) -> Time {
+        Time(self.0.saturating_sub(nanos(duration)))
     }
 
     /// How long after `earlier` this is; zero if it is not.
     pub(crate) fn since(self, earlier: Time) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
+}
+
+/// `Duration::as_nanos` in 64 bits; more than 584 years saturate.
+fn nanos(duration: Duration) -> u64 {
+    let seconds = duration.as_secs().saturating_mul(1_000_000_000);
+    seconds.saturating_add(u64::from(duration.subsec_nanos()))
 }

@@ -15,7 +15,8 @@ pub(crate) struct Clock {
     idle: Option<Duration>,
     write: Option<Duration>,
     linger: Duration,
-    /// When the last byte came, or the wait for one began. None while nobody waits to read.
+    /// When the last byte came, or the wait for one began, earlier by the waits that were in vain. None while nobody
+    /// waits to read.
     reading_since: Option<Time>,
     /// How long earlier waits, since the last byte, were in vain.
     silent: Duration,
@@ -66,14 +67,16 @@ impl Clock {
 
     /// A byte is awaited; that may be said again at any time.
     pub(crate) fn read_awaited(&mut self, now: Time) {
-        self.reading_since.get_or_insert(now);
-        self.hurry(self.idle_at());
+        if self.reading_since.is_none() {
+            self.reading_since = Some(now.before(self.silent));
+            self.hurry(progress(self.reading_since, self.idle));
+        }
     }
 
     /// The wait is given up without a byte. The silence so far counts when the next one begins.
     pub(crate) fn read_given_up(&mut self, now: Time) {
         if let Some(since) = self.reading_since.take() {
-            self.silent += now.since(since);
+            self.silent = now.since(since);
         }
     }
 
@@ -180,14 +183,10 @@ impl Clock {
         }
     }
 
-    fn idle_at(&self) -> Option<Time> {
-        progress(self.reading_since, self.idle.map(|idle| idle.saturating_sub(self.silent)))
-    }
-
     fn all(&self) -> [Option<(Time, Expired)>; 7] {
         let deadline = |at: Option<Time>, which| at.map(|at| (at, Expired::Deadline(which)));
         [
-            deadline(self.idle_at(), Deadline::Idle),
+            deadline(progress(self.reading_since, self.idle), Deadline::Idle),
             deadline(progress(self.writing_since, self.write), Deadline::Write),
             deadline(self.age_at, Deadline::Age),
             deadline(self.handler_at, Deadline::Handler),

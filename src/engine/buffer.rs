@@ -201,6 +201,12 @@ impl Outgoing {
     /// Copies `bytes` behind what is queued, filling the last pooled buffer first.
     pub(crate) fn push_copied(&mut self, mut bytes: &[u8], pool: &PiecePool) {
         self.len += bytes.len();
+        if self.head.is_none() && bytes.len() <= PIECE_SIZE && !bytes.is_empty() {
+            let mut piece = pool.lease();
+            piece.extend_from_slice(bytes);
+            self.head = Some(Piece::Copied(piece));
+            return;
+        }
         while !bytes.is_empty() {
             let last = self.rest.back_mut().or(self.head.as_mut());
             if let Some(Piece::Copied(piece)) = last
