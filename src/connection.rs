@@ -227,13 +227,13 @@ impl Connection {
 
     /// Closes gracefully after `delay`, unless it is closed before.
     pub fn close_after(&mut self, delay: Duration) {
-        let now = self.link.worker.now();
+        let now = self.link.worker.clock();
         self.link.command(|conn| conn.close_after(delay, now));
     }
 
     /// Resets after `delay`, unless it is closed before.
     pub fn reset_after(&mut self, delay: Duration) {
-        let now = self.link.worker.now();
+        let now = self.link.worker.clock();
         self.link.command(|conn| conn.reset_after(delay, now));
     }
 
@@ -242,7 +242,7 @@ impl Connection {
     /// When it passes the connection is closed, with [`Deadline::Handler`](crate::Deadline::Handler) as the reason, and
     /// pending operations end with an error. Nothing extends it but another call.
     pub fn set_deadline(&mut self, after: impl Into<Option<Duration>>) {
-        let at = after.into().map(|after| self.link.worker.now().after(after));
+        let at = after.into().map(|after| self.link.worker.clock().after(after));
         self.link.command(|conn| conn.set_deadline(at));
     }
 

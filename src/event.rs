@@ -160,13 +160,13 @@ impl<'a> Connection<'a> {
 
     /// Closes gracefully after `delay`, unless it is closed before.
     pub fn close_after(&mut self, delay: Duration) {
-        let now = self.link.worker.now();
+        let now = self.link.worker.clock();
         self.link.command(|conn| conn.close_after(delay, now));
     }
 
     /// Resets after `delay`, unless it is closed before.
     pub fn reset_after(&mut self, delay: Duration) {
-        let now = self.link.worker.now();
+        let now = self.link.worker.clock();
         self.link.command(|conn| conn.reset_after(delay, now));
     }
 
@@ -175,7 +175,7 @@ impl<'a> Connection<'a> {
     /// It is total: no byte extends it, only another call does. When it passes the connection is closed, with
     /// [`Deadline::Handler`](crate::Deadline::Handler) as the reason.
     pub fn set_deadline(&mut self, after: impl Into<Option<Duration>>) {
-        let at = after.into().map(|after| self.link.worker.now().after(after));
+        let at = after.into().map(|after| self.link.worker.clock().after(after));
         self.link.command(|conn| conn.set_deadline(at));
     }
 

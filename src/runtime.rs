@@ -169,7 +169,7 @@ impl Future for Sleep {
         let set = self.set.get_or_insert_with(|| {
             let worker = current("wharf::sleep");
             // The turn's own time may be long ago, if somebody was busy since.
-            let now = worker.engine.borrow().now();
+            let now = worker.clock();
             Alarmed { at: now.after(duration), worker, timer: None }
         });
         if duration.is_zero() || set.worker.now() >= set.at {

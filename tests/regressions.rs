@@ -484,6 +484,32 @@ fn time_that_was_spent_before_a_deadline_is_set_does_not_count_against_it() {
 }
 
 #[test]
+fn time_that_a_handler_spent_does_not_count_against_the_deadline_that_it_sets() {
+    let _watchdog =
+        Watchdog::new("time_that_a_handler_spent_does_not_count_against_the_deadline_that_it_sets");
+    let (busy, deadline) = (Duration::from_millis(100), Duration::from_millis(80));
+    let server = Server::bind("127.0.0.1:0").workers(1).start(move |mut conn| async move {
+        conn.recv_exact(&mut [0; 1]).await?;
+        std::thread::sleep(busy);
+        let began = std::time::Instant::now();
+        conn.set_deadline(deadline);
+        conn.closed().await;
+        assert!(began.elapsed() >= deadline, "{:?}", began.elapsed());
+        Ok(())
+    });
+    let server = server.unwrap();
+    let address = server.local_addr();
+    wharf::run(async move {
+        let mut conn = Client::connect(address).await.unwrap();
+        conn.send(b"x").await.unwrap();
+        assert_eq!(conn.recv(&mut [0; 1]).await.unwrap(), 0, "the deadline closes gracefully");
+    })
+    .unwrap();
+    let stats = server.drain(Duration::from_secs(5)).wait().unwrap();
+    assert_eq!(stats.closed(CloseReason::Timeout(Deadline::Handler)), 1, "{stats:?}");
+}
+
+#[test]
 fn a_run_that_panics_resets_its_connections_and_leaves_the_thread_usable() {
     let _watchdog = Watchdog::new("a_run_that_panics_resets_its_connections_and_leaves_the_thread_usable");
     let server = Server::bind("127.0.0.1:0").workers(1).start(|conn| Echo.run(conn)).unwrap();

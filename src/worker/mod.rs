@@ -156,9 +156,15 @@ impl Worker {
         self.now.get()
     }
 
+    /// The time at this moment. A handler may have been busy since the turn began, and what it sets a deadline for begins
+    /// now.
+    pub(crate) fn clock(&self) -> Time {
+        self.engine.borrow().now()
+    }
+
     /// Looks at the clock before a turn: a simulation moves it between turns.
     pub(crate) fn look_at_clock(&self) {
-        self.now.set(self.engine.borrow().now());
+        self.now.set(self.clock());
     }
 
     pub(crate) fn enter(self: &Rc<Self>) -> Entered {
@@ -176,7 +182,7 @@ impl Worker {
         let until = if sleeps { self.timers.borrow().next() } else { Some(Time::ZERO) };
         let waited = self.engine.borrow_mut().wait(until);
         self.post.awake();
-        self.now.set(self.engine.borrow().now());
+        self.now.set(self.clock());
         if let Err(error) = waited {
             self.survive(&error);
         }
