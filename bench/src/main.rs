@@ -4,6 +4,8 @@
 mod c10k;
 mod client;
 mod compare;
+#[cfg(feature = "wharf")]
+mod own_tasks;
 mod pattern;
 mod peers;
 mod plot;

@@ -1,7 +1,7 @@
 //! What it costs to wake a task of one thread and poll it once: the part of a runtime that each message pays.
 //!
-//! A task here is like a connection's reader: it leaves its waker with the driver and is pending until the driver has
-//! something. The driver then wakes a number of such tasks, as one turn of an event loop does, and runs them.
+//! A task here is like a connection's reader: it leaves with the driver what wakes it and is pending until the driver
+//! has something. The driver then wakes a number of such tasks, as one turn of an event loop does, and runs them.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -16,6 +16,8 @@ use anyhow::Result;
 use async_task::{Runnable, Task};
 use clap::Args;
 
+#[cfg(feature = "wharf")]
+use crate::own_tasks::{ByTaskId, OwnTasks};
 use crate::report::Spread;
 use crate::sys;
 
@@ -32,12 +34,18 @@ pub struct Tasks {
 }
 
 /// Something that runs tasks of one thread.
-trait Executor {
+pub trait Executor {
     fn new() -> Self;
     /// The task is never cancelled before the executor drops.
     fn spawn(&mut self, future: impl Future<Output = ()> + 'static);
     /// Polls every task that was woken, once.
     fn turn(&mut self);
+}
+
+/// Where a task waits for the driver. Made on the thread of an executor that lives.
+pub trait Place: Default + 'static {
+    fn register(&mut self, context: &Context<'_>);
+    fn wake(&mut self);
 }
 
 struct Contender {
@@ -46,15 +54,25 @@ struct Contender {
     nanos_per_wake: fn(usize, usize) -> f64,
 }
 
-/// A new contender implements [`Executor`] and gets a line here.
+/// A new contender implements [`Executor`], or a [`Place`], and gets a line here.
 const CONTENDERS: &[Contender] = &[
     Contender {
         name: "poll alone",
-        nanos_per_wake: nanos_per_wake::<PollAll>,
+        nanos_per_wake: nanos_per_wake::<PollAll, Option<Waker>>,
     },
     Contender {
         name: "async_task",
-        nanos_per_wake: nanos_per_wake::<AsyncTask>,
+        nanos_per_wake: nanos_per_wake::<AsyncTask, Option<Waker>>,
+    },
+    #[cfg(feature = "wharf")]
+    Contender {
+        name: "wharf (task id)",
+        nanos_per_wake: nanos_per_wake::<OwnTasks, ByTaskId>,
+    },
+    #[cfg(feature = "wharf")]
+    Contender {
+        name: "wharf (std waker)",
+        nanos_per_wake: nanos_per_wake::<OwnTasks, Option<Waker>>,
     },
 ];
 
@@ -71,26 +89,23 @@ pub fn run(options: &Tasks) -> Result<()> {
         println!("{tasks} woken per turn");
         for (nanos, contender) in nanos.into_iter().zip(CONTENDERS) {
             let Spread { median, min, max, .. } = Spread::of(nanos.into_iter());
-            println!("  {:<16}{median:>8.1}  ({min:.1} {max:.1})", contender.name);
+            println!("  {:<18}{median:>8.1}  ({min:.1} {max:.1})", contender.name);
         }
     }
     Ok(())
 }
 
-fn nanos_per_wake<E: Executor>(tasks: usize, turns: usize) -> f64 {
+fn nanos_per_wake<E: Executor, P: Place>(tasks: usize, turns: usize) -> f64 {
     let mut executor = E::new();
     let readers: Vec<_> = (0..tasks)
-        .map(|_| Rc::new(RefCell::new(Reader::default())))
+        .map(|_| Rc::new(RefCell::new(Reader::<P>::default())))
         .collect();
     for reader in &readers {
         executor.spawn(read_forever(reader.clone()));
     }
     let mut turn = || {
         for reader in &readers {
-            let waker = reader.borrow_mut().deliver();
-            if let Some(waker) = waker {
-                waker.wake();
-            }
+            reader.borrow_mut().deliver();
         }
         executor.turn();
     };
@@ -115,38 +130,52 @@ fn nanos_per_wake<E: Executor>(tasks: usize, turns: usize) -> f64 {
 
 /// What a connection keeps for its reading task.
 #[derive(Default)]
-struct Reader {
+struct Reader<P> {
     ready: bool,
     taken: usize,
-    waker: Option<Waker>,
+    place: P,
 }
 
-impl Reader {
-    fn deliver(&mut self) -> Option<Waker> {
+impl<P: Place> Reader<P> {
+    /// A wake polls nothing, so the reader may be borrowed meanwhile.
+    fn deliver(&mut self) {
         self.ready = true;
-        self.waker.take()
+        self.place.wake();
     }
 }
 
-async fn read_forever(reader: Rc<RefCell<Reader>>) {
+async fn read_forever<P: Place>(reader: Rc<RefCell<Reader<P>>>) {
     loop {
         Read(&reader).await;
     }
 }
 
-struct Read<'a>(&'a RefCell<Reader>);
+struct Read<'a, P>(&'a RefCell<Reader<P>>);
 
-impl Future for Read<'_> {
+impl<P: Place> Future for Read<'_, P> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let mut reader = self.0.borrow_mut();
         if !std::mem::take(&mut reader.ready) {
-            reader.waker = Some(context.waker().clone());
+            reader.place.register(context);
             return Poll::Pending;
         }
         reader.taken += 1;
         Poll::Ready(())
+    }
+}
+
+/// What any executor understands: a clone of the task's waker.
+impl Place for Option<Waker> {
+    fn register(&mut self, context: &Context<'_>) {
+        *self = Some(context.waker().clone());
+    }
+
+    fn wake(&mut self) {
+        if let Some(waker) = self.take() {
+            waker.wake();
+        }
     }
 }
 

@@ -15,6 +15,7 @@
 //! A worker without an operating system works the same way: the simulation calls [`Worker::turn`] instead of a thread.
 
 pub(crate) mod accept;
+mod events;
 pub(crate) mod link;
 pub(crate) mod mailbox;
 pub(crate) mod slots;

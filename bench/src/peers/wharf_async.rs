@@ -13,7 +13,7 @@ pub const PEER: Peer = Peer {
 fn serve() -> Result<()> {
     let server = wharf::Server::bind(ANY_PORT).workers(1);
     server.run(echo, |server| {
-        announce(server.local_addr()).expect("the harness reads the address")
+        announce(server.local_addr()).expect("the harness reads the address");
     })?;
     Ok(())
 }

@@ -1,0 +1,149 @@
+//! Event style: what a connection's handler is told, and when.
+//!
+//! A handler is called by nobody but [`Worker::call`], with nothing borrowed, never twice at once, and not at all after
+//! `closed`.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+
+use super::Worker;
+use super::link::{Link, drop_guarded};
+use crate::conn::{Conn, News};
+use crate::engine::buffer::Chunk;
+use crate::error::{Bound, CloseReason};
+use crate::event::{self, Flow, Handler};
+
+impl Worker {
+    /// From now on `handler` gets the connection's events, beginning with `connected`.
+    pub(crate) fn attach(self: &Rc<Self>, link: &Rc<Link>, handler: Box<dyn Handler>) {
+        link.is_event.set(true);
+        *link.handler.borrow_mut() = Some(handler);
+        link.conn.borrow_mut().await_reading(self.now());
+        self.call(link, Handler::connected);
+        link.mark_dirty();
+    }
+
+    pub(super) fn tell_handler(self: &Rc<Self>, link: &Rc<Link>, news: News) {
+        if news.unblocked() {
+            link.conn.borrow_mut().await_reading(self.now());
+        }
+        // What came before comes first: a handler that refills its queue at once would never see it otherwise.
+        if news.unblocked() || news.readable() {
+            self.offer_unread(link);
+            self.tell_end(link);
+        }
+        let writable = {
+            let conn = link.conn.borrow();
+            news.unblocked() && conn.is_open() && !conn.is_blocked()
+        };
+        if writable {
+            self.call(link, Handler::writable);
+        }
+    }
+
+    /// Offers what was left over, once the handler can send again.
+    fn offer_unread(self: &Rc<Self>, link: &Rc<Link>) {
+        loop {
+            let mut conn = link.conn.borrow_mut();
+            if !conn.is_open() || conn.is_blocked() {
+                return;
+            }
+            let Some(chunk) = conn.take_joined() else { return };
+            drop(conn);
+            if !self.offer_joined(link, chunk) {
+                return;
+            }
+        }
+    }
+
+    /// Tells the peer's end, after the last bytes.
+    fn tell_end(self: &Rc<Self>, link: &Rc<Link>) {
+        let due = {
+            let conn = link.conn.borrow();
+            conn.peer_ended() && conn.is_open() && !conn.is_blocked()
+        };
+        if due && !link.end_told.replace(true) {
+            self.call(link, Handler::ended);
+        }
+    }
+
+    /// Offers what came, behind what was left over.
+    pub(super) fn offer(self: &Rc<Self>, link: &Rc<Link>, chunk: Chunk) {
+        let mut conn = link.conn.borrow_mut();
+        if conn.unread() == 0 && !conn.is_blocked() {
+            drop(conn);
+            if self.offer_joined(link, chunk) {
+                self.offer_unread(link);
+            }
+            return;
+        }
+        conn.keep(chunk);
+        drop(conn);
+        self.offer_unread(link);
+    }
+
+    /// Returns whether what is left has to be offered again at once: nothing more can come before some of it is gone.
+    fn offer_joined(self: &Rc<Self>, link: &Rc<Link>, mut chunk: Chunk) -> bool {
+        let offered = chunk.len();
+        let mut consumed = offered;
+        self.call(link, |handler, conn| {
+            let flow = handler.received(conn, &chunk);
+            if let Flow::Consumed(n) = flow {
+                consumed = n.min(offered);
+            }
+            flow
+        });
+        let mut conn = link.conn.borrow_mut();
+        if consumed == offered || !conn.is_open() {
+            return false;
+        }
+        chunk.advance(consumed);
+        conn.keep(chunk);
+        if conn.is_blocked() {
+            // It is this side that makes the peer wait.
+            conn.stop_awaiting();
+            return false;
+        }
+        if conn.is_full() && consumed == 0 {
+            conn.end(CloseReason::Limit(Bound::ReceiveBuffer), self.now());
+            drop(conn);
+            link.mark_dirty();
+            return false;
+        }
+        conn.is_full()
+    }
+
+    /// Tells the handler that the server drains.
+    pub(crate) fn tell_draining(self: &Rc<Self>, link: &Rc<Link>) {
+        link.drainer.wake(&self.tasks);
+        if link.conn.borrow().is_open() {
+            self.call(link, Handler::draining);
+        }
+    }
+
+    /// Tells the handler that all is over, and drops it.
+    pub(super) fn tell_closed(self: &Rc<Self>, link: &Rc<Link>, reason: CloseReason) {
+        self.call(link, |handler, conn| {
+            handler.closed(conn, reason);
+            Flow::Continue
+        });
+        drop_guarded(link.handler.take());
+    }
+
+    /// Calls the handler, if there is one, and does what it decides. A panic resets the connection.
+    fn call(
+        self: &Rc<Self>,
+        link: &Rc<Link>,
+        call: impl FnOnce(&mut dyn Handler, &mut event::Connection<'_>) -> Flow,
+    ) {
+        let Some(mut handler) = link.handler.take() else { return };
+        let mut conn = event::Connection::new(link);
+        match catch_unwind(AssertUnwindSafe(|| call(&mut *handler, &mut conn))) {
+            Ok(Flow::Continue | Flow::Consumed(_)) => {}
+            Ok(Flow::Close) => link.command(Conn::close),
+            Ok(Flow::Reset) => link.command(|conn| conn.reset(CloseReason::LocalReset)),
+            Err(_) => link.command(|conn| conn.reset(CloseReason::HandlerPanicked)),
+        }
+        *link.handler.borrow_mut() = Some(handler);
+    }
+}
