@@ -83,7 +83,7 @@ pub(crate) fn resolve(name: &str, port: u16) -> Result<Vec<SocketAddr>, Cause> {
     Ok(addresses)
 }
 
-/// Makes a listening socket. What it is set to, its connections inherit (on Linux; elsewhere they are set one by one).
+/// Makes a listening socket. What it is set to, its connections inherit, on Linux at least.
 pub(crate) fn listen(address: SocketAddr, options: &SocketOptions) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // A restarted server binds again although old connections are in TIME_WAIT (socket(7), SO_REUSEADDR).

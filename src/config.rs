@@ -243,11 +243,19 @@ impl SocketOptions {
         if self.backlog == 0 || i32::try_from(self.backlog).is_err() {
             return Err(Error::option("backlog", "must be between 1 and 2147483647"));
         }
-        if self.keepalive.is_some_and(|after| after < Duration::from_secs(1)) {
-            return Err(Error::option("keepalive", "must be at least 1 s"));
+        // What the kernel's fields hold: tcp(7), socket(7).
+        let keepalive = Duration::from_secs(1)..=Duration::from_secs(32_767);
+        if self.keepalive.is_some_and(|after| !keepalive.contains(&after)) {
+            return Err(Error::option("keepalive", "must be between 1 s and 32767 s"));
         }
-        if self.user_timeout.is_some_and(|after| after < Duration::from_millis(1)) {
-            return Err(Error::option("user_timeout", "must be at least 1 ms"));
+        let user_timeout = Duration::from_millis(1)..=Duration::from_millis(i32::MAX as u64);
+        if self.user_timeout.is_some_and(|after| !user_timeout.contains(&after)) {
+            return Err(Error::option("user_timeout", "must be between 1 ms and 2147483647 ms"));
+        }
+        for (name, bytes) in [("receive_buffer", self.receive_buffer), ("send_buffer", self.send_buffer)] {
+            if bytes.is_some_and(|bytes| bytes == 0 || i32::try_from(bytes).is_err()) {
+                return Err(Error::option(name, "must be between 1 and 2147483647 bytes"));
+            }
         }
         Ok(())
     }

@@ -18,9 +18,6 @@ use crate::remote::Remote;
 use crate::runtime::{Late, Within};
 use crate::worker::link::Link;
 
-/// Owned sends up to this size are copied behind what is queued, which is cheaper than a piece of their own.
-const COPY_MAX: usize = 1024;
-
 /// One TCP connection, on a server or a client.
 ///
 /// It belongs to the worker that made it and is not `Send`: nothing on its path is locked or atomic. Other threads
@@ -86,7 +83,7 @@ macro_rules! common_methods {
             Closing { link: self.link.clone() }
         }
 
-        /// Waits until the server begins to drain; at once if it already does, never on a client.
+        /// Waits until the server begins to drain, or the connection is closed; on a client, only for the latter.
         ///
         /// It holds no borrow of the connection, so it can be awaited beside an operation:
         ///
@@ -331,7 +328,10 @@ impl WriteHalf {
 
 impl Drop for WriteHalf {
     fn drop(&mut self) {
-        if self.finishes {
+        if self.finishes && thread::panicking() {
+            // Half a message may be queued: that must not look like an orderly end.
+            self.link.command(|conn| conn.reset(CloseReason::HandlerPanicked));
+        } else if self.finishes {
             self.link.command(Conn::finish);
         }
     }
@@ -557,11 +557,7 @@ impl Future for SendOwned<'_> {
         let this = self.get_mut();
         poll_write(this.link, cx, &mut this.bytes, |conn, bytes, n| {
             let now = bytes.split_to(n);
-            if now.len() <= COPY_MAX {
-                conn.send(&now);
-            } else {
-                conn.send_owned(now);
-            }
+            conn.send_owned(now);
             bytes.len()
         })
     }
@@ -680,8 +676,11 @@ impl Future for Draining {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let acceptor = self.link.worker.acceptor.borrow();
-        if acceptor.as_ref().is_some_and(|acceptor| acceptor.is_draining()) {
+        let link = &self.link;
+        let acceptor = link.worker.acceptor.borrow();
+        let draining = acceptor.as_ref().is_some_and(|acceptor| acceptor.is_draining());
+        // Only a connection that was accepted has a place in the server.
+        if link.conn.borrow().is_closed() || (draining && link.admission.borrow().is_some()) {
             return Poll::Ready(());
         }
         self.link.drainer.register(&self.link.worker.tasks, cx);

@@ -323,7 +323,7 @@ pub enum Deadline {
     Write,
     /// The connection reached [`Deadlines::age`](crate::Deadlines::age).
     Age,
-    /// The handler's own deadline, set with `set_deadline`.
+    /// The handler's own deadline, set with `set_deadline`; or the handler ended with a timeout of an operation.
     Handler,
 }
 

@@ -62,7 +62,7 @@ pub trait Handler: 'static {
     /// The send queue has fallen to its low mark after a send was refused. What `received` left was offered again
     /// before.
     ///
-    /// A handler that produces by itself sends until it is refused, here and in `connected`; one that never was
+    /// It is also called if it was a message of a [`Remote`] that had to wait. A handler that produces by itself sends until it is refused, here and in `connected`; one that never was
     /// refused is not called.
     fn writable(&mut self, conn: &mut Connection<'_>) -> Flow {
         let _ = conn;
@@ -123,7 +123,7 @@ impl<'a> Connection<'a> {
         self.queue(bytes.len(), |conn| conn.send(bytes))
     }
 
-    /// Queues `bytes` without copying them. Otherwise like [`Connection::send`].
+    /// Queues `bytes` without copying them (above 1 KiB). Otherwise like [`Connection::send`].
     ///
     /// # Errors
     /// As [`Connection::send`]; the bytes are dropped then, so keep a clone of what must not be lost.

@@ -51,6 +51,9 @@ impl Remote {
 
     /// Sends `bytes`, whole or not at all. Never waits.
     ///
+    /// What arrives after the connection has closed or finished cannot be sent any more; it is counted as
+    /// [`Counts::unsent`](crate::Counts::unsent) if the connection is still there to count it.
+    ///
     /// # Errors
     /// If the connection is closed; or if its remotes have more than
     /// [`Limits::send_max`](crate::Limits::send_max) bytes on the way, which the send queue has not taken yet: the peer

@@ -77,7 +77,9 @@ impl Resolver {
             let mut state = lock(&self.state);
             state.threads -= 1;
             if state.threads == 0 {
-                state.jobs.clear();
+                let stranded = std::mem::take(&mut state.jobs);
+                drop(state);
+                stranded.iter().for_each(|job| job.answer(Err(Cause::Os(error.kind().into()))));
                 return Err(error);
             }
         }
@@ -90,14 +92,7 @@ impl Resolver {
             if Arc::strong_count(&job.answer) == 1 {
                 continue;
             }
-            let result = address::resolve(&job.name, job.port);
-            let mut answer = lock(&job.answer);
-            answer.result = Some(result);
-            let waker = answer.waker.take();
-            drop(answer);
-            if let Some(waker) = waker {
-                waker.wake();
-            }
+            job.answer(address::resolve(&job.name, job.port));
         }
     }
 
@@ -117,6 +112,19 @@ impl Resolver {
                 state.threads -= 1;
                 return None;
             }
+        }
+    }
+}
+
+impl Job {
+    /// Leaves the result where its future looks for it.
+    fn answer(&self, result: Result<Vec<SocketAddr>, Cause>) {
+        let mut answer = lock(&self.answer);
+        answer.result = Some(result);
+        let waker = answer.waker.take();
+        drop(answer);
+        if let Some(waker) = waker {
+            waker.wake();
         }
     }
 }

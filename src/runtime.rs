@@ -67,6 +67,8 @@ pub fn run_on<F: Future>(backend: Backend, future: F) -> Result<F::Output> {
         link.command(Conn::close);
     }
     while !worker.slots.is_empty() {
+        // The future is over: a late wake for it must not keep the worker awake.
+        let _ = worker.tasks.poll_root(&waker, |_| Poll::<()>::Pending);
         worker.turn(true);
     }
     Ok(output)
@@ -104,6 +106,9 @@ pub fn spawn<T: 'static>(future: impl Future<Output = T> + 'static) -> JoinHandl
 }
 
 /// The output of a task started with [`spawn`], to be awaited.
+///
+/// # Errors
+/// If the task panicked. It never completes if the task is dropped unfinished, when [`run`] or its server ends.
 #[must_use = "await it for the output, or drop it and let the task run"]
 pub struct JoinHandle<T> {
     shared: Rc<Join<T>>,

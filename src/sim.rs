@@ -208,6 +208,9 @@ impl Simulation {
     }
 
     /// Runs until `done`, or nothing is left to happen; returns whether `done`.
+    ///
+    /// # Panics
+    /// If time stands still in a loop.
     pub fn run_until(&mut self, mut done: impl FnMut() -> bool) -> bool {
         let limit = self.network.now().after(PATIENCE);
         loop {
@@ -223,6 +226,9 @@ impl Simulation {
     }
 
     /// Runs for `duration` of virtual time.
+    ///
+    /// # Panics
+    /// If time stands still in a loop.
     pub fn run_for(&mut self, duration: Duration) {
         let limit = self.network.now().after(duration);
         while self.step(limit) {}

@@ -54,6 +54,9 @@ use outbox::Outbox;
 
 pub(crate) use outbox::Room;
 
+/// Owned bytes up to this size are copied behind what is queued. That also bounds the pieces of a full queue.
+const COPY_MAX: usize = 1024;
+
 #[derive(Debug)]
 pub(crate) struct Conn {
     phase: Phase,
@@ -170,7 +173,8 @@ pub struct Counts {
     pub sent: u64,
     /// Bytes that were queued and will never be sent; final once the connection is closed.
     pub unsent: u64,
-    /// Bytes received that nobody read before the close.
+    /// Bytes received and thrown away unread: at the close and after it. What an event handler leaves when it closes is
+    /// not counted.
     pub discarded: u64,
 }
 
@@ -329,8 +333,13 @@ impl Conn {
         self.outbox.push(bytes);
     }
 
+    /// Queues `bytes` without a copy, unless they are so few that a copy is cheaper than a piece of their own.
     pub(crate) fn send_owned(&mut self, bytes: Bytes) {
-        self.outbox.push_owned(bytes);
+        if bytes.len() <= COPY_MAX {
+            self.outbox.push(&bytes);
+        } else {
+            self.outbox.push_owned(bytes);
+        }
     }
 
     /// An error once nothing more can be queued.
@@ -372,7 +381,7 @@ impl Conn {
 
     /// Closes gracefully for a reason of its own: the handler failed.
     pub(crate) fn close_for(&mut self, reason: CloseReason) {
-        if self.phase != Phase::Closed {
+        if matches!(self.phase, Phase::Connecting | Phase::Open | Phase::Closing) {
             self.reason.get_or_insert(reason);
         }
         self.close();

@@ -12,7 +12,8 @@
 //!   send(outgoing)               ------>  Submitted::Done, or later a Sent completion
 //!   shutdown, close              ------>
 //!   wait(until)                  ------>  one system call, at most, for all of the above
-//!                                <------  next(): Accepted, Connected, Received, ReceiveEnded, Sent, Closed, Woken
+//!                                <------  next(): Accepted, AcceptFailed, Connected, Received,
+//!                                           ReceiveEnded, Failed, Sent, Closed, Woken
 //! ```
 //!
 //! 1. **Slots.** `open` and `connect` bind a token to a socket. From then on the token is the engine's until it has

@@ -28,6 +28,8 @@ pub(crate) struct ServerState {
     pub(super) workers_left: Mutex<usize>,
     pub(super) ended: Condvar,
     pub(super) crashed: AtomicBool,
+    /// The first worker has passed a drain on, and hands nothing over any more.
+    pub(crate) draining: AtomicBool,
     pub(super) simulated: bool,
 }
 
@@ -54,6 +56,7 @@ impl ServerState {
             workers_left: Mutex::new(workers),
             ended: Condvar::new(),
             crashed: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
             simulated,
         })
     }
@@ -72,7 +75,7 @@ impl ServerState {
         self.loads.len()
     }
 
-    /// The mailbox of one worker; `None` if it failed to start.
+    /// The mailbox of one worker; after a start that failed there may be fewer than workers.
     pub(crate) fn post(&self, worker: usize) -> Option<&Post> {
         self.posts().get(worker)
     }

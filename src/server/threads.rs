@@ -43,7 +43,10 @@ pub(super) fn run(
     match server.make_worker(0, state, attach.clone(), Some(listener)) {
         Ok((worker, acceptor)) => {
             crew.muster(Some(worker.post.clone()))?;
+            // If `started` panics, nobody is left to stop the others.
+            let abandoned = Abandoned(state);
             started();
+            std::mem::forget(abandoned);
             serve(&worker, &acceptor);
             Ok(())
         }
@@ -60,13 +63,25 @@ struct Crew<'a> {
     state: &'a Arc<ServerState>,
     report: mpsc::Sender<Result<(usize, Post)>>,
     reports: mpsc::Receiver<Result<(usize, Post)>>,
+    threads: Vec<thread::JoinHandle<()>>,
     failure: Option<Error>,
+}
+
+/// Sends the workers home when it is dropped.
+struct Abandoned<'a>(&'a ServerState);
+
+impl Drop for Abandoned<'_> {
+    fn drop(&mut self) {
+        for post in self.0.posts() {
+            drop(post.send(Message::Drain { within: Duration::ZERO }));
+        }
+    }
 }
 
 impl<'a> Crew<'a> {
     fn new(state: &'a Arc<ServerState>) -> Crew<'a> {
         let (report, reports) = mpsc::channel();
-        Crew { state, report, reports, failure: None }
+        Crew { state, report, reports, threads: Vec::new(), failure: None }
     }
 
     fn spawn(
@@ -90,14 +105,15 @@ impl<'a> Crew<'a> {
                 Err(error) => drop(report.send(Err(error))),
             }
         };
-        if let Err(error) = thread::Builder::new().name(format!("wharf-{index}")).spawn(body) {
-            self.failure = Some(Error::os(Operation::Start, error));
+        match thread::Builder::new().name(format!("wharf-{index}")).spawn(body) {
+            Ok(thread) => self.threads.push(thread),
+            Err(error) => self.failure = Some(Error::os(Operation::Start, error)),
         }
     }
 
     /// Waits for all reports. If one tells of a failure, the workers that did start are sent home.
     fn muster(self, first: Option<Post>) -> Result<()> {
-        let Crew { state, report, reports, mut failure } = self;
+        let Crew { state, report, reports, threads, mut failure } = self;
         drop(report);
         let mut posts: Vec<(usize, Post)> = first.into_iter().map(|post| (0, post)).collect();
         for report in reports {
@@ -109,8 +125,10 @@ impl<'a> Crew<'a> {
         posts.sort_by_key(|(index, _)| *index);
         state.set_posts(posts.into_iter().map(|(_, post)| post).collect());
         let Some(failure) = failure else { return Ok(()) };
-        for post in state.posts() {
-            drop(post.send(Message::Drain { within: Duration::ZERO }));
+        drop(Abandoned(state));
+        for thread in threads {
+            // One that panicked has ended as well.
+            drop(thread.join());
         }
         Err(failure)
     }

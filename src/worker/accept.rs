@@ -9,6 +9,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -192,6 +193,7 @@ impl Acceptor {
             for other in self.server.posts().iter().skip(1) {
                 drop(other.send(Message::Drain { within }));
             }
+            self.server.draining.store(true, Ordering::SeqCst);
         }
         if within.is_zero() {
             return self.give_up(worker);

@@ -30,6 +30,9 @@ impl Worker {
         // What came before comes first: a handler that refills its queue at once would never see it otherwise.
         if news.unblocked() || news.readable() {
             self.offer_unread(link);
+            if link.conn.borrow().is_paused() {
+                link.mark_dirty();
+            }
             self.tell_end(link);
         }
         let writable = {
@@ -100,8 +103,6 @@ impl Worker {
         chunk.advance(consumed);
         conn.keep(chunk);
         if conn.is_blocked() {
-            // It is this side that makes the peer wait.
-            conn.stop_awaiting();
             return false;
         }
         if conn.is_full() && consumed == 0 {
@@ -145,5 +146,10 @@ impl Worker {
             Err(_) => link.command(|conn| conn.reset(CloseReason::HandlerPanicked)),
         }
         *link.handler.borrow_mut() = Some(handler);
+        let mut conn = link.conn.borrow_mut();
+        if conn.is_blocked() {
+            // It is this side that makes the peer wait.
+            conn.stop_awaiting();
+        }
     }
 }

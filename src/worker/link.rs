@@ -27,9 +27,6 @@ use crate::remote::RemoteState;
 use crate::server::Admission;
 use crate::time::Time;
 
-/// Messages of other threads up to this size are copied behind what is queued instead of becoming a piece of their own.
-const COPY_MAX: usize = 1024;
-
 pub(crate) struct Link {
     pub(crate) token: Token,
     pub(crate) worker: Rc<Worker>,
@@ -106,6 +103,13 @@ impl Link {
         self.local.get()
     }
 
+    /// So many bytes of remotes are no longer on their way to the send queue.
+    fn release_queued(&self, bytes: usize) {
+        if let Some(remote) = &*self.remote.borrow() {
+            remote.queued.fetch_sub(bytes, Ordering::Relaxed);
+        }
+    }
+
     /// Runs `command` on the core and has its consequences carried out before the turn ends.
     pub(crate) fn command<T>(self: &Rc<Self>, command: impl FnOnce(&mut Conn) -> T) -> T {
         let result = command(&mut self.conn.borrow_mut());
@@ -114,7 +118,8 @@ impl Link {
     }
 
     pub(crate) fn mark_dirty(self: &Rc<Self>) {
-        if !self.dirty.replace(true) {
+        // A closed connection asks for nothing any more, and its worker may be gone.
+        if !self.conn.borrow().is_closed() && !self.dirty.replace(true) {
             self.worker.dirty.borrow_mut().push(self.clone());
         }
     }
@@ -229,6 +234,7 @@ impl Worker {
         let reason = link.conn.borrow().reason().unwrap_or(CloseReason::Local);
         let undelivered: usize = link.arrivals.take().iter().map(Bytes::len).sum();
         link.conn.borrow_mut().lost(undelivered);
+        link.release_queued(undelivered);
         if let Some(remote) = &*link.remote.borrow() {
             remote.close(reason);
         }
@@ -268,6 +274,7 @@ impl Worker {
     /// Queues `bytes` behind what other threads sent before.
     pub(crate) fn arrived(self: &Rc<Self>, link: &Rc<Link>, bytes: Bytes) {
         if link.close_behind.get() {
+            link.release_queued(bytes.len());
             return link.conn.borrow_mut().lost(bytes.len());
         }
         link.arrivals.borrow_mut().push_back(bytes);
@@ -287,17 +294,16 @@ impl Worker {
         let mut arrivals = link.arrivals.borrow_mut();
         let mut conn = link.conn.borrow_mut();
         while let Some(bytes) = arrivals.front() {
-            if conn.room(bytes.len()) != Ok(Room::Yes) {
+            let room = conn.room(bytes.len());
+            if room.is_ok_and(|room| room != Room::Yes) {
                 return;
             }
             let Some(bytes) = arrivals.pop_front() else { return };
-            if let Some(remote) = &*link.remote.borrow() {
-                remote.queued.fetch_sub(bytes.len(), Ordering::Relaxed);
-            }
-            if bytes.len() <= COPY_MAX {
-                conn.send(&bytes);
-            } else {
-                conn.send_owned(bytes);
+            link.release_queued(bytes.len());
+            match room {
+                Ok(_) => conn.send_owned(bytes),
+                // This side has finished: there is no way out any more.
+                Err(_) => conn.lost(bytes.len()),
             }
         }
         if link.close_behind.get() {

@@ -234,7 +234,7 @@ impl Worker {
         Ok(link)
     }
 
-    /// Starts to accept for `acceptor`.
+    /// Starts to accept on `listener`.
     pub(crate) fn listen(&self, id: ListenerId, listener: Listener) -> io::Result<()> {
         self.engine.borrow_mut().listen(id, listener)
     }
@@ -247,6 +247,7 @@ impl Worker {
             link.command(|conn| conn.reset(CloseReason::Shutdown));
         }
         while !self.slots.is_empty() && self.turn(false) {}
+        self.tasks.clear();
         drop(self.post.close());
         // On a simulated network a close takes time, which nobody gives any more.
         self.slots.clear();

@@ -139,19 +139,26 @@ impl Tasks {
         (cx.waker().data() == data).then_some(id)
     }
 
-    /// Drops all tasks. What they own may still use the worker while it goes.
+    /// Drops all tasks, also those that the others spawn as they go. What they own may still use the worker.
     pub(crate) fn clear(&self) {
-        let count = self.entries.borrow().len();
-        for index in 0..count {
-            let body = self.entries.borrow_mut()[index].body.take();
-            if let Some(body) = body {
-                self.forget(index as u32, body);
-            }
+        loop {
+            let found = self
+                .entries
+                .borrow_mut()
+                .iter_mut()
+                .enumerate()
+                .find_map(|(index, entry)| entry.body.take().map(|body| (index as u32, body)));
+            let Some((index, body)) = found else { return };
+            self.forget(index, body);
         }
     }
 
     fn poll(&self, id: TaskId) {
         let taken = self.entries.borrow_mut().get_mut(id.index as usize).and_then(|entry| {
+            // A task may end with itself queued, and another take its place.
+            if entry.generation != id.generation {
+                return None;
+            }
             entry.queued = false;
             entry.body.take()
         });
@@ -171,12 +178,14 @@ impl Tasks {
     }
 
     fn forget(&self, index: u32, body: Body) {
-        let entry = &mut self.entries.borrow_mut()[index as usize];
-        entry.generation = entry.generation.wrapping_add(1);
-        entry.queued = false;
+        {
+            let entry = &mut self.entries.borrow_mut()[index as usize];
+            entry.generation = entry.generation.wrapping_add(1);
+            entry.queued = false;
+        }
         self.free.borrow_mut().push(index);
         self.live.set(self.live.get() - 1);
-        // A destructor that panics ends here too: the task is over either way.
+        // What goes with the task may wake and spawn others. A destructor that panics ends here too.
         drop(catch_unwind(AssertUnwindSafe(move || drop(body))));
     }
 

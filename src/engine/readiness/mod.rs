@@ -9,8 +9,9 @@
 //! cancellation points, and pay for that with two atomic operations each once a process has a second thread.
 //! `MSG_NOSIGNAL` goes with every send, so that a broken connection is an error and never SIGPIPE.
 //!
-//! Late events are harmless here. An event that was fetched for a closed connection may set the flags of the next one in
-//! its slot; a wrong flag costs one call that would block.
+//! Late events are harmless here. One may come for the next connection in a slot only if somebody else, a forked child, still
+//! holds the old descriptor; a wrong flag costs one call that would block. Urgent data (MSG_OOB) is not supported: a peer
+//! that sends some may find what follows it unread until it sends more.
 
 #[cfg_attr(target_os = "linux", path = "timerfd.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "timeout.rs")]
@@ -295,7 +296,11 @@ impl Readiness {
 
     pub(crate) fn shutdown(&mut self, token: Token) -> io::Result<()> {
         match self.connection(token) {
-            Some(connection) => connection.stream.shutdown(Shutdown::Write),
+            // A broken socket says only that it is not connected; why, it keeps elsewhere.
+            Some(connection) => connection
+                .stream
+                .shutdown(Shutdown::Write)
+                .map_err(|error| connection.stream.take_error().ok().flatten().unwrap_or(error)),
             None => Ok(()),
         }
     }
@@ -555,7 +560,6 @@ impl Connection {
     }
 
     /// Writes several pieces in one call; tells how many bytes it gave, and how many were taken.
-    ///
     fn write_gathered(&self, outgoing: &Outgoing) -> (usize, Result<usize, Errno>) {
         let mut slices = [IoSlice::new(&[]); SLICES_MAX];
         let count = outgoing.slices(&mut slices);
