@@ -52,6 +52,11 @@
 //!
 //! * `tracing`: lifecycle events to the program's `tracing` subscriber. Off by default.
 
+/// Keeps the README's program compiling.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 #[macro_use]
 mod trace;
 

@@ -121,6 +121,24 @@ pub(crate) enum Waker {
     Simulated,
 }
 
+/// What one connection or listener has had of the current turn (rule 9 of the contract).
+#[derive(Default)]
+struct Share {
+    turn: u64,
+    used: usize,
+}
+
+impl Share {
+    /// Takes one more of the turn's budget; says whether there was one left.
+    fn take(&mut self, turn: u64, budget: usize) -> bool {
+        if self.turn != turn {
+            *self = Share { turn, used: 0 };
+        }
+        self.used += 1;
+        self.used <= budget
+    }
+}
+
 impl Waker {
     /// Wakes the engine. One call is enough for any number of messages; several before one `wait` are one wake.
     pub(crate) fn wake(&self) {

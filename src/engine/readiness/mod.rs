@@ -35,7 +35,7 @@ use alarm::Alarm;
 
 use super::buffer::{ChunkPool, Outgoing, SLICES_MAX};
 use super::{
-    ACCEPT_BUDGET, Completion, Listener, ListenerId, RECEIVE_BUDGET, Socket, Submitted, Token, Waker,
+    ACCEPT_BUDGET, Completion, Listener, ListenerId, RECEIVE_BUDGET, Share, Socket, Submitted, Token, Waker,
 };
 use crate::address;
 use crate::config::SocketOptions;
@@ -100,23 +100,6 @@ struct Listening {
     ready: bool,
     queued: bool,
     share: Share,
-}
-
-/// What one source has had of a turn.
-#[derive(Default)]
-struct Share {
-    turn: u64,
-    used: usize,
-}
-
-impl Share {
-    fn take(&mut self, turn: u64, budget: usize) -> bool {
-        if self.turn != turn {
-            *self = Share { turn, used: 0 };
-        }
-        self.used += 1;
-        self.used <= budget
-    }
 }
 
 impl Readiness {

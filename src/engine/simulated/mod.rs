@@ -31,7 +31,7 @@ pub(crate) use self::network::{Endpoint, Listening, Network};
 use self::network::{Ready, State};
 use super::buffer::{ChunkPool, Outgoing};
 use super::{
-    ACCEPT_BUDGET, Completion, Listener, ListenerId, RECEIVE_BUDGET, Socket, Submitted, Token, Waker,
+    ACCEPT_BUDGET, Completion, Listener, ListenerId, RECEIVE_BUDGET, Share, Socket, Submitted, Token, Waker,
 };
 use crate::time::Time;
 
@@ -388,25 +388,6 @@ struct Accepting {
 impl Accepting {
     fn is_due(&self, state: &State) -> bool {
         !self.paused && state.has_queued(self.listener)
-    }
-}
-
-/// How much of the budget of one turn is used.
-#[derive(Default)]
-struct Share {
-    turn: u64,
-    used: usize,
-}
-
-impl Share {
-    /// Uses one more of the budget; says whether there was one left.
-    fn take(&mut self, turn: u64, budget: usize) -> bool {
-        if self.turn != turn {
-            *self = Share { turn, used: 0 };
-        }
-        let left = self.used < budget;
-        self.used += usize::from(left);
-        left
     }
 }
 
