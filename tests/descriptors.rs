@@ -18,7 +18,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use wharf::{Client, ErrorKind, Limits, Server};
+use wharf::event::{self, Flow, Handler};
+use wharf::{Client, CloseReason, ErrorKind, Limits, Server};
 
 use common::behaviours::Echo;
 use common::{Behaviour, Watchdog};
@@ -174,6 +175,57 @@ fn nothing_stays_open_when_all_is_over() {
         assert!(gone.is_refused(), "{gone}");
     }
     assert_eq!(open_descriptors(), before);
+}
+
+/// Spawns a task when its connection closes, also when the server stops.
+struct SpawnsLate;
+
+impl Handler for SpawnsLate {
+    fn connected(&mut self, conn: &mut event::Connection<'_>) -> Flow {
+        conn.send(b"hello").unwrap();
+        Flow::Continue
+    }
+
+    fn received(&mut self, _: &mut event::Connection<'_>, _: &[u8]) -> Flow {
+        Flow::Continue
+    }
+
+    fn closed(&mut self, _: &mut event::Connection<'_>, _: CloseReason) {
+        drop(wharf::spawn(std::future::pending::<()>()));
+    }
+}
+
+#[test]
+fn what_outlives_its_worker_keeps_no_descriptors() {
+    const NAME: &str = "what_outlives_its_worker_keeps_no_descriptors";
+    if role().is_none() {
+        let _watchdog = Watchdog::new(NAME);
+        let mut child = child(NAME, "all");
+        drop(child.stdin.take());
+        let mut output = String::new();
+        child.stdout.take().unwrap().read_to_string(&mut output).unwrap();
+        assert!(child.wait().unwrap().success(), "{output}");
+        return;
+    }
+    let before = open_descriptors();
+    let server = Server::bind("127.0.0.1:0").workers(1).start(|conn| Echo.run(conn)).unwrap();
+    let address = server.local_addr();
+    for _ in 0..5 {
+        let connect = || async move { Client::connect(address).await.unwrap() };
+        let (_read, write) = wharf::run(async move { connect().await.split() }).unwrap();
+        drop(write);
+        drop(wharf::run(connect()).unwrap());
+    }
+    server.drain(Duration::from_secs(5)).wait().unwrap();
+    drop(server);
+    assert_eq!(open_descriptors(), before, "connections and halves");
+    for _ in 0..5 {
+        let server = Server::bind("127.0.0.1:0").workers(1).start_events(|| SpawnsLate).unwrap();
+        let mut stream = TcpStream::connect(server.local_addr()).unwrap();
+        stream.read_exact(&mut [0; 5]).unwrap();
+        server.stop().wait().unwrap();
+    }
+    assert_eq!(open_descriptors(), before, "tasks of handlers that were told of the stop");
 }
 
 #[test]

@@ -5,13 +5,21 @@
 #[macro_use]
 mod common;
 
+use std::cell::{Cell, RefCell};
+use std::future::{pending, poll_fn};
 use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use futures_lite::FutureExt as _;
+use rustix::time::{ClockId, clock_gettime};
 use wharf::event::{self, Flow, Handler};
 use wharf::sim::Simulation;
-use wharf::{Client, CloseReason, Connection, Deadline, Deadlines, Limits, Result, Server};
+use wharf::{Client, CloseReason, Connection, Deadline, Deadlines, ErrorKind, Limits, Result, Server};
+use wharf::{ServerHandle, SocketOptions};
 
 use common::behaviours::*;
 use common::*;
@@ -387,10 +395,10 @@ scenario! {
 fn a_factory_that_panics_loses_that_connection_only() {
     let _watchdog = Watchdog::new("a_factory_that_panics_loses_that_connection_only");
     let server = Server::bind("127.0.0.1:0").workers(1);
-    let count = std::sync::atomic::AtomicUsize::new(0);
+    let count = AtomicUsize::new(0);
     let server = server
         .start_events(move || {
-            let first = count.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 0;
+            let first = count.fetch_add(1, Ordering::SeqCst) == 0;
             assert!(!first, "the first of them");
             Echo
         })
@@ -414,7 +422,7 @@ fn a_factory_that_panics_loses_that_connection_only() {
 fn a_connect_outside_a_worker_panics_with_advice() {
     let outside = std::panic::catch_unwind(|| {
         let mut connecting = std::pin::pin!(Client::connect("127.0.0.1:80").into_future());
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let mut context = std::task::Context::from_waker(Waker::noop());
         let _ = connecting.as_mut().poll(&mut context);
     });
     let panic = outside.unwrap_err();
@@ -439,7 +447,7 @@ fn the_addresses_of_a_name_are_tried_in_turn_within_one_deadline() {
     simulation.run();
     assert_eq!(outcome.take().unwrap().unwrap(), "10.0.0.1:7".parse().unwrap());
     let error = unknown.take().unwrap().unwrap_err();
-    assert_eq!((error.operation(), error.kind()), ("connect", wharf::ErrorKind::System));
+    assert_eq!((error.operation(), error.kind()), ("connect", ErrorKind::System));
     assert_eq!(server.stats().accepted, 1);
 }
 
@@ -477,7 +485,7 @@ fn time_that_was_spent_before_a_deadline_is_set_does_not_count_against_it() {
         assert!(began.elapsed() >= within, "{:?}", began.elapsed());
         std::thread::sleep(busy);
         let began = std::time::Instant::now();
-        wharf::within(within, std::future::pending::<()>()).await.unwrap_err();
+        wharf::within(within, pending::<()>()).await.unwrap_err();
         assert!(began.elapsed() >= within, "{:?}", began.elapsed());
     })
     .unwrap();
@@ -532,4 +540,551 @@ fn a_run_that_panics_resets_its_connections_and_leaves_the_thread_usable() {
     .unwrap();
     let stats = server.drain(Duration::from_secs(5)).wait().unwrap();
     assert_eq!((stats.closed(CloseReason::PeerReset), stats.closed(CloseReason::Peer)), (1, 1), "{stats:?}");
+}
+
+// Tasks: how they end, and when they are polled.
+
+/// Wakes other tasks and spawns one more when it is dropped.
+struct Stirs {
+    others: Rc<RefCell<Vec<Waker>>>,
+    dropped: Arc<AtomicUsize>,
+}
+
+impl Drop for Stirs {
+    fn drop(&mut self) {
+        self.others.borrow().iter().for_each(Waker::wake_by_ref);
+        let late = Dropped(self.dropped.clone());
+        drop(wharf::spawn(async move {
+            let _late = late;
+            pending::<()>().await;
+        }));
+        // Only if none of that has panicked.
+        self.dropped.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// Counts its own end.
+struct Dropped(Arc<AtomicUsize>);
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// What [`leave_stirring_tasks`] adds to its count when all is over: each of two, and the task that each spawns.
+const STIRRED: usize = 4;
+
+/// Leaves tasks that never end, some of which stir the others when they are dropped.
+fn leave_stirring_tasks(dropped: &Arc<AtomicUsize>) {
+    let others = Rc::new(RefCell::new(Vec::new()));
+    let waits = |others: Rc<RefCell<Vec<Waker>>>| {
+        poll_fn(move |cx| {
+            others.borrow_mut().push(cx.waker().clone());
+            Poll::<()>::Pending
+        })
+    };
+    drop(wharf::spawn(waits(others.clone())));
+    for _ in 0..2 {
+        let stirs = Stirs { others: others.clone(), dropped: dropped.clone() };
+        drop(wharf::spawn(async move {
+            let _stirs = stirs;
+            pending::<()>().await;
+        }));
+    }
+    drop(wharf::spawn(waits(others)));
+}
+
+#[test]
+fn tasks_that_are_dropped_when_run_ends_can_wake_and_spawn_others() {
+    let _watchdog = Watchdog::new("tasks_that_are_dropped_when_run_ends_can_wake_and_spawn_others");
+    let dropped = Arc::new(AtomicUsize::new(0));
+    let count = dropped.clone();
+    wharf::run(async move {
+        leave_stirring_tasks(&count);
+        wharf::sleep(Duration::from_millis(1)).await;
+    })
+    .unwrap();
+    assert_eq!(dropped.load(Ordering::SeqCst), STIRRED);
+}
+
+/// Leaves stirring tasks with its worker, and waits.
+#[derive(Clone)]
+struct LeavesTasks(Arc<AtomicUsize>);
+
+impl Behaviour for LeavesTasks {
+    type Handler = LeavesTasks;
+
+    async fn run(self, mut conn: Connection) -> Result<()> {
+        leave_stirring_tasks(&self.0);
+        conn.send(b"left").await?;
+        conn.closed().await;
+        Ok(())
+    }
+
+    fn handler(self) -> LeavesTasks {
+        self
+    }
+}
+
+impl Handler for LeavesTasks {
+    fn connected(&mut self, conn: &mut event::Connection<'_>) -> Flow {
+        leave_stirring_tasks(&self.0);
+        conn.send(b"left").unwrap();
+        Flow::Continue
+    }
+
+    fn received(&mut self, _: &mut event::Connection<'_>, _: &[u8]) -> Flow {
+        Flow::Continue
+    }
+}
+
+scenario! {
+    fn tasks_that_are_dropped_when_a_server_stops_can_wake_and_spawn_others(world) {
+        let dropped = Arc::new(AtomicUsize::new(0));
+        let server = world.serve(LeavesTasks(dropped.clone()));
+        let (address, stopping) = (server.local_addr(), server.clone());
+        world.run(async move {
+            let mut conn = Client::connect(address).await.unwrap();
+            conn.recv_exact(&mut [0; 4]).await.unwrap();
+            stopping.stop();
+            assert!(conn.recv(&mut [0; 1]).await.is_err(), "a stop resets");
+        });
+        assert_eq!(world.stop(&server).closed(CloseReason::Shutdown), 1);
+        assert_eq!(dropped.load(Ordering::SeqCst), STIRRED);
+    }
+}
+
+#[test]
+fn a_task_in_the_place_of_one_that_ended_awake_is_polled_only_when_woken() {
+    let _watchdog = Watchdog::new("a_task_in_the_place_of_one_that_ended_awake_is_polled_only_when_woken");
+    let polls = Rc::new(Cell::new(0));
+    let count = polls.clone();
+    wharf::run(async move {
+        drop(wharf::spawn(poll_fn(|cx| {
+            cx.waker().wake_by_ref();
+            Poll::Ready(())
+        })));
+        // Runs behind it in the same turn, so what this spawns takes its place.
+        drop(wharf::spawn(async move {
+            drop(wharf::spawn(poll_fn(move |_| {
+                count.set(count.get() + 1);
+                Poll::<()>::Pending
+            })));
+        }));
+        wharf::sleep(Duration::from_millis(5)).await;
+    })
+    .unwrap();
+    assert_eq!(polls.get(), 1);
+}
+
+/// The processor time that this thread has used.
+fn processor_time() -> Duration {
+    clock_gettime(ClockId::ThreadCPUTime).try_into().unwrap()
+}
+
+#[test]
+fn a_run_that_waits_for_its_closes_sleeps_although_a_read_was_given_up() {
+    let _watchdog = Watchdog::new("a_run_that_waits_for_its_closes_sleeps_although_a_read_was_given_up");
+    // A peer that does not end: the kernel connects, and nobody accepts.
+    let peer = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = peer.local_addr().unwrap();
+    let linger = Duration::from_millis(300);
+    let (began, used) = (std::time::Instant::now(), processor_time());
+    wharf::run(async move {
+        let client = Client::new(address).deadlines(Deadlines::default().linger(linger));
+        let mut conn = client.open().await.unwrap();
+        let late = conn.recv(&mut [0; 4]).within(Duration::from_millis(5)).await;
+        assert!(late.unwrap_err().is_timeout());
+    })
+    .unwrap();
+    assert!(began.elapsed() >= linger, "it has waited for the peer: {:?}", began.elapsed());
+    let used = processor_time() - used;
+    assert!(used < linger / 3, "{used:?} of work in {linger:?} of waiting");
+}
+
+// Drains and stops.
+
+scenario! {
+    fn a_stop_after_a_drain_ends_at_once_although_the_first_worker_has_ended(world) {
+        let server = world.serve_with(Echo, |server| server.workers(2));
+        let (address, stopping) = (server.local_addr(), server.clone());
+        let (long, pause) = (world.time(300.0), world.time(2.0));
+        let began = world.now();
+        world.run(async move {
+            let mut conns = Vec::new();
+            for _ in 0..2 {
+                let mut conn = Client::connect(address).await.unwrap();
+                conn.send(b"x").await.unwrap();
+                conn.recv_exact(&mut [0; 1]).await.unwrap();
+                conns.push(conn);
+            }
+            // The first worker has the first of them.
+            conns.remove(0).close().await;
+            until("one is left", || stopping.connections() == 1).await;
+            stopping.drain(long);
+            // Time for the first worker to end.
+            wharf::sleep(pause).await;
+            stopping.stop();
+            assert!(conns[0].recv(&mut [0; 1]).await.is_err(), "a stop resets");
+        });
+        let took = world.now() - began;
+        assert!(took < world.time(100.0), "{took:?}");
+        assert_eq!(world.stop(&server).closed(CloseReason::Shutdown), 1);
+    }
+}
+
+/// Awaits the drain and nothing else, and counts the handlers that got there.
+#[derive(Clone)]
+struct AwaitsDrain(Arc<AtomicUsize>);
+
+impl Behaviour for AwaitsDrain {
+    type Handler = Discard;
+
+    async fn run(self, conn: Connection) -> Result<()> {
+        conn.draining().await;
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn handler(self) -> Discard {
+        Discard
+    }
+}
+
+scenario! {
+    async fn who_waits_for_a_drain_goes_on_when_the_connection_is_closed(world) {
+        let went_on = Arc::new(AtomicUsize::new(0));
+        let server = world.serve(AwaitsDrain(went_on.clone()));
+        let address = server.local_addr();
+        let (connections, long) = (server.clone(), world.time(100.0));
+        world.run(async move {
+            let mut conn = Client::connect(address).await.unwrap();
+            let draining = conn.draining();
+            until("the server has it", || connections.connections() == 1).await;
+            conn.reset().await;
+            wharf::within(long, draining).await.expect("a client goes on as well");
+            until("the handler has gone on", || went_on.load(Ordering::SeqCst) == 1).await;
+        });
+        assert_eq!(world.stop(&server).closed(CloseReason::PeerReset), 1);
+    }
+}
+
+/// Connects to another server, and when its own drains tells whether that connection was told so as well.
+#[derive(Clone)]
+struct ConnectsOn {
+    to: std::net::SocketAddr,
+    pause: Duration,
+}
+
+impl Behaviour for ConnectsOn {
+    type Handler = Discard;
+
+    async fn run(self, mut conn: Connection) -> Result<()> {
+        let onward = Client::connect(self.to).await?;
+        conn.send(b"ready").await?;
+        conn.draining().await;
+        let told = wharf::within(self.pause, onward.draining()).await.is_ok();
+        conn.send(if told { b"told" } else { b"kept" }).await
+    }
+
+    fn handler(self) -> Discard {
+        Discard
+    }
+}
+
+scenario! {
+    async fn a_drain_is_not_told_to_the_connections_that_its_handlers_made(world) {
+        let other = world.serve(Echo);
+        let behaviour = ConnectsOn { to: other.local_addr(), pause: world.time(1.0) };
+        let server = world.serve(behaviour);
+        let (address, draining, long) = (server.local_addr(), server.clone(), world.time(300.0));
+        world.run(async move {
+            let mut conn = Client::connect(address).await.unwrap();
+            conn.recv_exact(&mut [0; 5]).await.unwrap();
+            draining.drain(long);
+            assert_eq!(recv_all(&mut conn).await.unwrap(), b"kept");
+        });
+        assert_eq!(world.stop(&server).closed(CloseReason::Local), 1);
+    }
+}
+
+// Event style: full queues and full inboxes.
+
+/// Has so much to send at first that it reads nothing; later it reads everything.
+#[derive(Clone)]
+struct FullAtFirst {
+    filled: bool,
+}
+
+impl Behaviour for FullAtFirst {
+    type Handler = FullAtFirst;
+
+    async fn run(self, mut conn: Connection) -> Result<()> {
+        conn.send(&[7; 400_000]).await?;
+        conn.flush().await?;
+        while conn.recv_chunk().await?.is_some() {}
+        Ok(())
+    }
+
+    fn handler(self) -> FullAtFirst {
+        self
+    }
+}
+
+impl Handler for FullAtFirst {
+    fn received(&mut self, conn: &mut event::Connection<'_>, _: &[u8]) -> Flow {
+        if self.filled {
+            return Flow::Continue;
+        }
+        self.filled = true;
+        while conn.send(&[7; 4000]).is_ok() {}
+        Flow::Consumed(0)
+    }
+}
+
+scenario! {
+    fn a_connection_with_a_full_inbox_receives_again_when_its_handler_takes_what_is_there(world) {
+        // The queue has to be empty before the handler is offered anything: nothing else moves the connection then.
+        let limits = Limits::default().send_marks(0, 400_000).send_max(800_000);
+        let small = SocketOptions::default().send_buffer(64 * 1024).receive_buffer(64 * 1024);
+        let sockets = small.clone();
+        let server = world.serve_with(FullAtFirst { filled: false }, |server| server.limits(limits).sockets(sockets));
+        let (address, pause) = (server.local_addr(), world.time(2.0));
+        world.run(async move {
+            let (mut read, mut write) = Client::new(address).sockets(small).open().await.unwrap().split();
+            let writing = wharf::spawn(async move {
+                write.send(&vec![1; 4_000_000]).within(Duration::from_secs(15)).await?;
+                write.finish().within(Duration::from_secs(15)).await
+            });
+            wharf::sleep(pause).await;
+            let mut received = 0;
+            while let Some(chunk) = read.recv_chunk().within(Duration::from_secs(10)).await.unwrap() {
+                received += chunk.len();
+            }
+            assert_eq!(received, 400_000);
+            writing.await.unwrap().unwrap();
+        });
+        let stats = world.stop(&server);
+        assert_eq!((stats.received, stats.closed(CloseReason::Peer)), (4_000_000, 1), "{stats:?}");
+    }
+}
+
+scenario! {
+    fn a_silent_peer_is_not_idle_while_it_reads_what_fills_the_queue(world) {
+        const TOTAL: usize = 2 << 20;
+        let deadlines = Deadlines::default().idle(world.time(4.0));
+        let server = world.serve_with(Stream { total: TOTAL, piece: 4096 }, |server| {
+            let sockets = SocketOptions::default().send_buffer(16 * 1024);
+            server.deadlines(deadlines).sockets(sockets)
+        });
+        let (address, pause) = (server.local_addr(), world.time(0.25));
+        world.run(async move {
+            let sockets = SocketOptions::default().receive_buffer(16 * 1024);
+            let mut conn = Client::new(address).sockets(sockets).open().await.unwrap();
+            let (mut buf, mut received) = (vec![0; 32 * 1024], 0);
+            while received < TOTAL {
+                let n = conn.recv(&mut buf).await.unwrap();
+                assert!(n > 0, "the server has ended after {received} bytes");
+                assert_pattern(&buf[..n], received);
+                received += n;
+                wharf::sleep(pause).await;
+            }
+        });
+        assert_eq!(world.stop(&server).closed(CloseReason::Local), 1);
+    }
+}
+
+// Ends and their reasons.
+
+/// Ends its direction at once, and waits for the other.
+#[derive(Clone)]
+struct FinishesFirst;
+
+impl Behaviour for FinishesFirst {
+    type Handler = FinishesFirst;
+
+    async fn run(self, mut conn: Connection) -> Result<()> {
+        conn.finish().await?;
+        conn.closed().await;
+        Ok(())
+    }
+
+    fn handler(self) -> FinishesFirst {
+        self
+    }
+}
+
+impl Handler for FinishesFirst {
+    fn connected(&mut self, conn: &mut event::Connection<'_>) -> Flow {
+        conn.finish();
+        Flow::Continue
+    }
+
+    fn received(&mut self, _: &mut event::Connection<'_>, _: &[u8]) -> Flow {
+        Flow::Continue
+    }
+}
+
+scenario! {
+    fn a_close_by_another_thread_closes_although_its_messages_came_after_the_end(world) {
+        let (behaviour, notes) = Watched::new(FinishesFirst);
+        let server = world.serve(behaviour);
+        let address = server.local_addr();
+        let unsent = world.run(async move {
+            let mut conn = Client::connect(address).await.unwrap();
+            assert_eq!(conn.recv(&mut [0; 1]).await.unwrap(), 0, "the handler has finished");
+            let remote = notes.remotes().remove(0);
+            remote.send(vec![0; 1000]).unwrap();
+            remote.close();
+            // Whether the close was faster is open.
+            let behind = if remote.send(vec![0; 5000]).is_ok() { 5000 } else { 0 };
+            until("the connection closes", || remote.close_reason().is_some()).await;
+            until("nothing is on its way", || remote.queued() == 0).await;
+            assert_eq!(remote.close_reason(), Some(CloseReason::Local));
+            drop(conn);
+            until("the handler is told", || notes.closed(CloseReason::Local) == 1).await;
+            1000 + behind
+        });
+        let stats = world.stop(&server);
+        assert_eq!((stats.closed(CloseReason::Local), stats.unsent), (1, unsent), "{stats:?}");
+    }
+}
+
+/// Tells the test that a byte has come, and ends when the test says so; its worker has to wait for that.
+#[derive(Clone)]
+struct Busy {
+    came: mpsc::Sender<()>,
+    go_on: Arc<Mutex<mpsc::Receiver<()>>>,
+}
+
+impl Busy {
+    fn work(&self) {
+        self.came.send(()).unwrap();
+        self.go_on.lock().unwrap().recv().unwrap();
+    }
+}
+
+impl Behaviour for Busy {
+    type Handler = Busy;
+
+    async fn run(self, mut conn: Connection) -> Result<()> {
+        conn.recv_exact(&mut [0; 1]).await?;
+        self.work();
+        Ok(())
+    }
+
+    fn handler(self) -> Busy {
+        self
+    }
+}
+
+impl Handler for Busy {
+    fn received(&mut self, _: &mut event::Connection<'_>, _: &[u8]) -> Flow {
+        self.work();
+        Flow::Close
+    }
+}
+
+/// Starts a server with [`Busy`], resets its connection while the handler is at work, and returns why it ended.
+fn reset_while_busy(start: impl FnOnce(Server, Busy) -> Result<ServerHandle>) -> wharf::Stats {
+    let (came, coming) = mpsc::channel();
+    let (going_on, go_on) = mpsc::channel();
+    let busy = Busy { came, go_on: Arc::new(Mutex::new(go_on)) };
+    let server = start(Server::bind("127.0.0.1:0").workers(1), busy).unwrap();
+    let address = server.local_addr();
+    wharf::run(async move {
+        let mut conn = Client::connect(address).await.unwrap();
+        conn.send(b"x").await.unwrap();
+        conn.flush().await.unwrap();
+        // The other worker has a thread of its own.
+        wharf::sleep(Duration::ZERO).await;
+        coming.recv().unwrap();
+        conn.reset().await;
+        // So that the reset is there before the handler ends.
+        wharf::sleep(Duration::from_millis(20)).await;
+        going_on.send(()).unwrap();
+    })
+    .unwrap();
+    server.drain(Duration::from_secs(5)).wait().unwrap()
+}
+
+#[test]
+fn a_reset_before_the_handlers_own_end_is_told_as_one_async() {
+    let _watchdog = Watchdog::new("a_reset_before_the_handlers_own_end_is_told_as_one_async");
+    let stats = reset_while_busy(|server, busy| server.start(move |conn| busy.clone().run(conn)));
+    assert_eq!(stats.closed(CloseReason::PeerReset), 1, "{stats:?}");
+}
+
+#[test]
+fn a_reset_before_the_handlers_own_end_is_told_as_one_event() {
+    let _watchdog = Watchdog::new("a_reset_before_the_handlers_own_end_is_told_as_one_event");
+    let busy_of = |busy: Busy| {
+        let busy = Mutex::new(busy);
+        move || busy.lock().unwrap().clone()
+    };
+    let stats = reset_while_busy(|server, busy| server.start_events(busy_of(busy)));
+    assert_eq!(stats.closed(CloseReason::PeerReset), 1, "{stats:?}");
+}
+
+/// Answers a byte with the first half of a message, in a task that panics before the second.
+#[derive(Clone)]
+struct HalfAMessage;
+
+impl Behaviour for HalfAMessage {
+    type Handler = Discard;
+
+    async fn run(self, mut conn: Connection) -> Result<()> {
+        conn.recv_exact(&mut [0; 1]).await?;
+        let (mut read, mut write) = conn.split();
+        drop(wharf::spawn(async move {
+            write.send(b"half a").await.unwrap();
+            panic!("before the other half");
+        }));
+        while read.recv_chunk().await?.is_some() {}
+        Ok(())
+    }
+
+    fn handler(self) -> Discard {
+        Discard
+    }
+}
+
+scenario! {
+    async fn a_panic_of_the_task_that_writes_does_not_look_like_an_orderly_end(world) {
+        let server = world.serve(HalfAMessage);
+        let address = server.local_addr();
+        world.run(async move {
+            let mut conn = Client::connect(address).await.unwrap();
+            conn.send(b"x").await.unwrap();
+            let error = recv_all(&mut conn).await.unwrap_err();
+            assert_eq!(error.close_reason(), Some(CloseReason::PeerReset), "{error}");
+        });
+        assert_eq!(world.stop(&server).closed(CloseReason::HandlerPanicked), 1);
+    }
+}
+
+// Options.
+
+#[test]
+fn socket_options_that_the_kernel_cannot_hold_are_refused_by_name() {
+    let _watchdog = Watchdog::new("socket_options_that_the_kernel_cannot_hold_are_refused_by_name");
+    let too_large = i32::MAX as usize + 1;
+    let sockets = SocketOptions::default;
+    for (option, sockets) in [
+        ("keepalive", sockets().keepalive(Duration::from_secs(40_000))),
+        ("user_timeout", sockets().user_timeout(Duration::MAX)),
+        ("receive_buffer", sockets().receive_buffer(too_large)),
+        ("send_buffer", sockets().send_buffer(too_large)),
+    ] {
+        let server = Server::bind("127.0.0.1:0").workers(1).sockets(sockets.clone());
+        let refused = server.start_events(|| Echo).map(|server| server.stop().wait());
+        let client = Client::new("127.0.0.1:1").sockets(sockets);
+        let refusals =
+            [refused.unwrap_err(), wharf::run(async { client.open().await.unwrap_err() }).unwrap()];
+        for error in refusals {
+            assert_eq!(error.kind(), ErrorKind::Caller, "{error}");
+            assert!(error.to_string().contains(&format!("option `{option}` ")), "{error}");
+        }
+    }
 }
