@@ -62,8 +62,8 @@ pub trait Handler: 'static {
     /// The send queue has fallen to its low mark after a send was refused. What `received` left was offered again
     /// before.
     ///
-    /// It is also called if it was a message of a [`Remote`] that had to wait. A handler that produces by itself sends until it is refused, here and in `connected`; one that never was
-    /// refused is not called.
+    /// It is also called if it was a message of a [`Remote`] that had to wait. A handler that produces by itself sends
+    /// until it is refused, here and in `connected`; one that never was refused is not called.
     fn writable(&mut self, conn: &mut Connection<'_>) -> Flow {
         let _ = conn;
         Flow::Continue
