@@ -368,7 +368,8 @@ impl ServerHandle {
         self.drain(Duration::ZERO)
     }
 
-    /// Whether it has ended: no listener, no connections, no threads.
+    /// Whether it has ended: no listener, no connections, no handler running. Its threads are about to end; what they hold
+    /// besides (a wake descriptor each) is closed with them and with the last handle.
     pub fn is_stopped(&self) -> bool {
         *lock(&self.state.workers_left) == 0
     }
