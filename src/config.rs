@@ -265,9 +265,12 @@ impl SocketOptions {
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Backend {
-    /// The best one that works on this machine. Today that is readiness everywhere.
+    /// The best one that works on this machine: io_uring on Linux where the kernel has what it takes and lets us use it,
+    /// readiness elsewhere.
     #[default]
     Auto,
+    /// io_uring, on Linux only. Where it does not work, starting is an error that says why.
+    Uring,
     /// Readiness: epoll on Linux, kqueue on macOS and the BSDs.
     Readiness,
 }
@@ -277,6 +280,7 @@ impl Backend {
     pub fn name(self) -> &'static str {
         match self {
             Backend::Auto | Backend::Readiness => "readiness",
+            Backend::Uring => "uring",
         }
     }
 }
@@ -285,6 +289,7 @@ impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Backend::Auto => "auto",
+            Backend::Uring => "uring",
             Backend::Readiness => "readiness",
         })
     }
@@ -296,9 +301,10 @@ impl FromStr for Backend {
     fn from_str(name: &str) -> Result<Backend> {
         match name {
             "auto" => Ok(Backend::Auto),
+            "uring" => Ok(Backend::Uring),
             "readiness" => Ok(Backend::Readiness),
             _ => {
-                let problem = format!("`{name}` is none of auto, readiness");
+                let problem = format!("`{name}` is none of auto, uring, readiness");
                 Err(Error::new(Operation::Start, Cause::Option { name: "backend", problem }))
             }
         }

@@ -85,6 +85,7 @@ impl Drop for Shut<'_> {
 pub(crate) fn engine(backend: Backend) -> io::Result<Engine> {
     match backend {
         Backend::Auto | Backend::Readiness => Engine::readiness(),
+        Backend::Uring => Err(io::ErrorKind::Unsupported.into()),
     }
 }
 

@@ -88,7 +88,7 @@ pub(crate) struct Connect {
     /// How long connecting may take, looking up the name included.
     #[arg(long, value_name = "D", default_value = "10s", value_parser = humantime::parse_duration)]
     pub(crate) timeout: Duration,
-    /// What carries the connection: auto or readiness.
+    /// What carries the connection: auto, uring or readiness.
     #[arg(long, value_name = "ENGINE", default_value_t = Backend::Auto)]
     pub(crate) backend: Backend,
 }
@@ -99,7 +99,7 @@ pub(crate) struct With {
     /// How the service is written.
     #[arg(long, default_value = "async")]
     pub(crate) style: Style,
-    /// What carries the connections: auto or readiness.
+    /// What carries the connections: auto, uring or readiness.
     #[arg(long, value_name = "ENGINE", default_value_t = Backend::Auto)]
     pub(crate) backend: Backend,
     /// Number of worker threads of the server [default: one for each processor].

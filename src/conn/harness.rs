@@ -167,13 +167,13 @@ impl Harness {
             Step::SendsInline(n) => self.inline = Some(usize::from(n).max(1)),
             Step::SendEnds(n) => self.end_send(usize::from(n)),
             Step::SendFails => {
-                if let Some(outgoing) = self.in_flight.take() {
+                if let Some(mut outgoing) = self.in_flight.take() {
                     self.broken = true;
-                    self.conn.send_failed(outgoing, &io::ErrorKind::BrokenPipe.into());
+                    self.conn.send_failed(&mut outgoing, &io::ErrorKind::BrokenPipe.into());
                 }
             }
             Step::EngineCloses if self.close_asked && self.closed_told == 0 && !self.conn.is_closed() => {
-                self.conn.closed(self.in_flight.take());
+                self.conn.closed(self.in_flight.take().map(Box::new));
             }
             Step::Await if self.conn.readable() == Ok(Readable::NotYet) => {
                 self.conn.await_reading(self.now);
@@ -219,10 +219,10 @@ impl Harness {
     }
 
     fn end_send(&mut self, n: usize) {
-        if let Some(outgoing) = self.in_flight.take() {
+        if let Some(mut outgoing) = self.in_flight.take() {
             let n = n.min(outgoing.len());
             self.check_sent(&outgoing, n);
-            self.conn.sent(outgoing, n, self.now);
+            self.conn.sent(&mut outgoing, n, self.now);
         }
     }
 

@@ -489,7 +489,7 @@ impl Conn {
     }
 
     /// A send in flight is over.
-    pub(crate) fn sent(&mut self, outgoing: Outgoing, n: usize, now: Time) {
+    pub(crate) fn sent(&mut self, outgoing: &mut Outgoing, n: usize, now: Time) {
         self.counts.sent += n as u64;
         self.outbox.sent(outgoing, n);
         match self.phase {
@@ -515,7 +515,7 @@ impl Conn {
     }
 
     /// A send came back with an error; nothing of it counts as sent.
-    pub(crate) fn send_failed(&mut self, outgoing: Outgoing, error: &io::Error) {
+    pub(crate) fn send_failed(&mut self, outgoing: &mut Outgoing, error: &io::Error) {
         self.outbox.sent(outgoing, 0);
         match self.phase {
             Phase::Releasing { .. } | Phase::Released | Phase::Closed => {
@@ -554,10 +554,10 @@ impl Conn {
     }
 
     /// The engine has let go of everything; `outgoing` is what it still had.
-    pub(crate) fn closed(&mut self, outgoing: Option<Outgoing>) {
+    pub(crate) fn closed(&mut self, outgoing: Option<Box<Outgoing>>) {
         debug_assert_eq!(self.phase, Phase::Released, "closed without being asked");
-        if let Some(outgoing) = outgoing {
-            self.outbox.sent(outgoing, 0);
+        if let Some(mut outgoing) = outgoing {
+            self.outbox.sent(&mut outgoing, 0);
         }
         self.counts.unsent += self.outbox.clear() as u64;
         self.phase = Phase::Closed;

@@ -122,13 +122,13 @@ impl Outbox {
     }
 
     /// The engine is done with `outgoing`, of which `n` bytes were sent; the rest goes first again.
-    pub(crate) fn sent(&mut self, mut outgoing: Outgoing, n: usize) {
+    pub(crate) fn sent(&mut self, outgoing: &mut Outgoing, n: usize) {
         debug_assert_eq!(outgoing.len(), self.in_flight, "exactly what was taken comes back");
         self.in_flight = 0;
         outgoing.advance(n, &self.pool);
         if !outgoing.is_empty() {
             outgoing.append(&mut self.waiting);
-            self.waiting = outgoing;
+            std::mem::swap(outgoing, &mut self.waiting);
         }
     }
 

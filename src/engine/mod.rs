@@ -237,6 +237,22 @@ impl Engine {
         backend!(self, engine => engine.pause(token));
     }
 
+    /// Says that about so many `send`s follow before the next `wait`: few are cheapest made at once, many together.
+    pub(crate) fn expect_sends(&mut self, count: usize) {
+        match self {
+            Engine::Readiness(_) | Engine::Simulated(_) => {
+                let _ = count;
+            }
+        }
+    }
+
+    /// Takes back the box of a completed send, for the next one.
+    pub(crate) fn recycle(&mut self, outgoing: Box<Outgoing>) {
+        match self {
+            Engine::Readiness(_) | Engine::Simulated(_) => drop(outgoing),
+        }
+    }
+
     /// Sends what it can of `outgoing`, or takes it to send it later.
     pub(crate) fn send(&mut self, token: Token, outgoing: &mut Outgoing) -> Submitted {
         backend!(self, engine => engine.send(token, outgoing))

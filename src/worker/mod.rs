@@ -314,6 +314,7 @@ impl Worker {
         let mut dirty = self.spare.take();
         std::mem::swap(&mut dirty, &mut *self.dirty.borrow_mut());
         busy |= !dirty.is_empty();
+        self.engine.borrow_mut().expect_sends(dirty.len());
         for link in dirty.drain(..) {
             self.advance(&link);
         }
@@ -364,15 +365,16 @@ impl Worker {
                     self.received(&link, chunk);
                 }
             }
-            Completion::Sent { token, outgoing, result } => self.with_link(token, |conn, now| match result {
-                Ok(n) => conn.sent(*outgoing, n, now),
-                Err(error) => conn.send_failed(*outgoing, &error),
-            }),
+            Completion::Sent { token, mut outgoing, result } => {
+                self.with_link(token, |conn, now| match result {
+                    Ok(n) => conn.sent(&mut outgoing, n, now),
+                    Err(error) => conn.send_failed(&mut outgoing, &error),
+                });
+                self.engine.borrow_mut().recycle(outgoing);
+            }
             Completion::ReceiveEnded { token } => self.with_link(token, |conn, _| conn.receive_ended()),
             Completion::Failed { token, error } => self.with_link(token, |conn, _| conn.failed(&error)),
-            Completion::Closed { token, outgoing } => self.with_link(token, |conn, _| {
-                conn.closed(outgoing.map(|outgoing| *outgoing));
-            }),
+            Completion::Closed { token, outgoing } => self.with_link(token, |conn, _| conn.closed(outgoing)),
             Completion::Connected { token, result } => self.with_link(token, |conn, now| match result {
                 Ok(()) => conn.connected(now),
                 Err(error) => conn.failed(&error),

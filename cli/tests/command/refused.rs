@@ -59,7 +59,7 @@ fn a_command_line_that_makes_no_sense_exits_2() {
         (&["serve", "echo"], "--listen"),
         (&["serve", "tea", "--listen", "127.0.0.1:0"], "possible values: echo, discard, chargen, pingpong"),
         (&["serve", "echo", "--listen", "127.0.0.1:0", "--idle-timeout", "soon"], "--idle-timeout"),
-        (&["serve", "echo", "--listen", "127.0.0.1:0", "--backend", "steam"], "auto, readiness"),
+        (&["serve", "echo", "--listen", "127.0.0.1:0", "--backend", "steam"], "auto, uring, readiness"),
         (&["serve", "echo", "--listen", "127.0.0.1:0", "-q", "-v"], "cannot be used with"),
         (&["demo", "--clients", "0"], "0 is not in 1..=100000"),
     ];
