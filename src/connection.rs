@@ -146,8 +146,9 @@ macro_rules! write_methods {
     () => {
         /// Sends `bytes`: waits while the send queue is above its high mark, then queues them.
         ///
-        /// They leave at the end of the worker's turn, together with what other connections send. Done means queued; what
-        /// could not be delivered is counted as [`Counts::unsent`], and [`Connection::flush`] waits for the kernel.
+        /// They leave at the end of the worker's turn, together with what other connections send; a large message with
+        /// nothing queued before it leaves at once. Done means queued; what could not be delivered is counted as
+        /// [`Counts::unsent`], and [`Connection::flush`] waits for the kernel.
         ///
         /// # Errors
         /// If the connection is closed, broken or finished.
@@ -534,7 +535,7 @@ impl Future for Send<'_> {
         let this = self.get_mut();
         poll_write(this.link, cx, &mut this.bytes, |conn, bytes, n| {
             let (now, later) = bytes.split_at(n);
-            conn.send(now);
+            this.link.send(conn, now);
             *bytes = later;
             later.len()
         })
@@ -557,19 +558,19 @@ impl Future for SendOwned<'_> {
         let this = self.get_mut();
         poll_write(this.link, cx, &mut this.bytes, |conn, bytes, n| {
             let now = bytes.split_to(n);
-            conn.send_owned(now);
+            this.link.send_owned(conn, now);
             bytes.len()
         })
     }
 }
 
-/// Queues `bytes` with `queue`, which is told how many and returns how many are left: all at once, unless they are more
+/// Sends `bytes` with `send`, which is told how many and returns how many are left: all at once, unless they are more
 /// than the queue may ever hold.
 fn poll_write<B: AsRef<[u8]>>(
     link: &Rc<Link>,
     cx: &Context<'_>,
     bytes: &mut B,
-    mut queue: impl FnMut(&mut Conn, &mut B, usize) -> usize,
+    mut send: impl FnMut(&mut Conn, &mut B, usize) -> usize,
 ) -> Poll<Result<()>> {
     let mut conn = link.conn.borrow_mut();
     loop {
@@ -577,10 +578,9 @@ fn poll_write<B: AsRef<[u8]>>(
         let part = if len > conn.send_max() { conn.send_high() } else { len };
         match conn.room(part) {
             Ok(Room::Yes) => {
-                let left = queue(&mut conn, bytes, part);
+                let left = send(&mut conn, bytes, part);
                 if left == 0 {
-                    drop(conn);
-                    link.mark_dirty();
+                    link.sent(conn);
                     return Poll::Ready(Ok(()));
                 }
             }
@@ -590,7 +590,12 @@ fn poll_write<B: AsRef<[u8]>>(
                 link.mark_dirty();
                 return Poll::Pending;
             }
-            Err(reason) => return Poll::Ready(Err(closed(link, Operation::Send, reason))),
+            Err(reason) => {
+                // It may be a part of this message that found the connection broken.
+                drop(conn);
+                link.mark_dirty();
+                return Poll::Ready(Err(closed(link, Operation::Send, reason)));
+            }
         }
     }
 }

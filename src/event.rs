@@ -113,32 +113,32 @@ impl<'a> Connection<'a> {
         Connection { link }
     }
 
-    /// Queues `bytes` whole or not at all. They leave at the end of the worker's turn.
+    /// Queues `bytes` whole or not at all. They leave at the end of the worker's turn; a large message with nothing queued
+    /// before it leaves at once.
     ///
     /// # Errors
     /// If the queue is above its high mark ([`Error::kind`] is [`Limit`](crate::ErrorKind::Limit)): then
     /// [`Handler::writable`] is called when it has fallen to its low mark. If the message is larger than the queue may
     /// ever be. If the connection is closed or finished.
     pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
-        self.queue(bytes.len(), |conn| conn.send(bytes))
+        self.queue(bytes.len(), |link, conn| link.send(conn, bytes))
     }
 
-    /// Queues `bytes` without copying them (above 1 KiB). Otherwise like [`Connection::send`].
+    /// Sends `bytes` without copying them (above 1 KiB). Otherwise like [`Connection::send`].
     ///
     /// # Errors
     /// As [`Connection::send`]; the bytes are dropped then, so keep a clone of what must not be lost.
     pub fn send_owned(&mut self, bytes: impl Into<Bytes>) -> Result<()> {
         let bytes = bytes.into();
-        self.queue(bytes.len(), |conn| conn.send_owned(bytes))
+        self.queue(bytes.len(), |link, conn| link.send_owned(conn, bytes))
     }
 
-    fn queue(&mut self, len: usize, push: impl FnOnce(&mut Conn)) -> Result<()> {
+    fn queue(&mut self, len: usize, send: impl FnOnce(&Link, &mut Conn)) -> Result<()> {
         let mut conn = self.link.conn.borrow_mut();
         let cause = match conn.room(len) {
             Ok(Room::Yes) => {
-                push(&mut conn);
-                drop(conn);
-                self.link.mark_dirty();
+                send(self.link, &mut conn);
+                self.link.sent(conn);
                 return Ok(());
             }
             Ok(Room::Later) => Cause::Full { queued: conn.pending(), option: "send_marks" },

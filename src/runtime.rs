@@ -4,7 +4,6 @@ use std::any::Any;
 use std::cell::RefCell;
 use std::fmt;
 use std::future::poll_fn;
-use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -46,7 +45,7 @@ pub fn run_on<F: Future>(backend: Backend, future: F) -> Result<F::Output> {
         let nested = "this thread runs a worker already; await the future instead";
         return Err(Error::new(Operation::Run, Cause::Misuse(nested)));
     }
-    let engine = engine(backend).map_err(|error| Error::os(Operation::Run, error))?;
+    let engine = Engine::new(backend).map_err(|error| Error::os(Operation::Run, error))?;
     let worker = Worker::new(engine);
     // If the future panics, what it left behind is reset.
     let _shut = Shut(&worker);
@@ -79,13 +78,6 @@ struct Shut<'a>(&'a Rc<Worker>);
 impl Drop for Shut<'_> {
     fn drop(&mut self) {
         self.0.shut();
-    }
-}
-
-pub(crate) fn engine(backend: Backend) -> io::Result<Engine> {
-    match backend {
-        Backend::Auto | Backend::Readiness => Engine::readiness(),
-        Backend::Uring => Err(io::ErrorKind::Unsupported.into()),
     }
 }
 

@@ -7,6 +7,7 @@ mod common;
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -1103,6 +1104,176 @@ scenario! {
             }
         });
         assert_eq!(world.stop(&server).closed(CloseReason::Peer), 1);
+    }
+}
+
+/// Sends messages of these sizes in one go when it is spoken to, then closes.
+#[derive(Clone)]
+struct Burst {
+    sizes: &'static [usize],
+    /// How long it keeps its thread busy before.
+    busy: Duration,
+    /// Bytes that were in the kernel when the last message was accepted.
+    sent_at_once: Arc<AtomicU64>,
+}
+
+impl Burst {
+    fn of(sizes: &'static [usize]) -> Burst {
+        Burst { sizes, busy: Duration::ZERO, sent_at_once: Arc::default() }
+    }
+
+    fn messages(&self) -> impl Iterator<Item = Vec<u8>> {
+        let mut end = 0;
+        self.sizes.iter().map(move |size| {
+            end += size;
+            pattern(end - size..end)
+        })
+    }
+
+    fn total(&self) -> usize {
+        self.sizes.iter().sum()
+    }
+}
+
+impl Behaviour for Burst {
+    type Handler = Burst;
+
+    async fn run(self, mut conn: Connection) -> Result<()> {
+        conn.recv(&mut [0]).await?;
+        std::thread::sleep(self.busy);
+        for message in self.messages() {
+            conn.send(&message).await?;
+        }
+        self.sent_at_once.fetch_max(conn.counts().sent, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn handler(self) -> Burst {
+        self
+    }
+}
+
+impl Handler for Burst {
+    fn received(&mut self, conn: &mut event::Connection<'_>, _: &[u8]) -> Flow {
+        std::thread::sleep(self.busy);
+        for message in self.messages() {
+            let before = conn.counts().sent as usize + conn.pending();
+            if conn.send(&message).is_err() {
+                return Flow::Close;
+            }
+            let counts = conn.counts();
+            let after = (counts.sent + counts.unsent) as usize + conn.pending();
+            assert_eq!(after, before + message.len(), "a message is sent, queued or lost");
+        }
+        self.sent_at_once.fetch_max(conn.counts().sent, Ordering::SeqCst);
+        Flow::Close
+    }
+}
+
+/// Marks that never refuse what a `Burst` says.
+fn roomy() -> Limits {
+    Limits::default().send_marks(16 * 1024, 1024 * 1024)
+}
+
+scenario! {
+    fn large_and_small_messages_of_one_go_keep_their_order(world) {
+        let go = Burst::of(&[20_000, 10, 30_000, 4096, 4095, 1, 100_000, 5]);
+        let small_first = Burst::of(&[10, 20_000, 30_000, 1]);
+        for burst in [go, small_first] {
+            let server = world.serve_with(burst.clone(), |server| server.limits(roomy()));
+            let (address, total) = (server.local_addr(), burst.total());
+            world.run(async move {
+                let mut conn = Client::connect(address).await.unwrap();
+                conn.send(b"x").await.unwrap();
+                let all = recv_all(&mut conn).await.unwrap();
+                assert_eq!(all.len(), total);
+                assert_pattern(&all, 0);
+            });
+            if !world.is_simulated() {
+                let large_first = burst.sizes[0] > 10;
+                assert_eq!(burst.sent_at_once.load(Ordering::SeqCst) > 0, large_first, "only the first can");
+            }
+            let stats = world.stop(&server);
+            assert_eq!((stats.sent, stats.unsent), (total as u64, 0));
+        }
+    }
+}
+
+scenario! {
+    fn what_the_kernel_leaves_of_a_large_message_follows(world) {
+        let burst = Burst::of(&[800_000, 10, 20_000]);
+        let server = world.serve_with(burst.clone(), |server| {
+            server.limits(roomy()).sockets(SocketOptions::default().send_buffer(16 * 1024))
+        });
+        let address = server.local_addr();
+        world.run(async move {
+            let sockets = SocketOptions::default().receive_buffer(16 * 1024);
+            let mut conn = Client::new(address).sockets(sockets).open().await.unwrap();
+            conn.send(b"x").await.unwrap();
+            wharf::sleep(Duration::from_millis(20)).await;
+            let all = recv_all(&mut conn).await.unwrap();
+            assert_eq!(all.len(), 820_010);
+            assert_pattern(&all, 0);
+        });
+        let at_once = burst.sent_at_once.load(Ordering::SeqCst);
+        assert!(at_once < 800_000, "{at_once} bytes fit into small buffers");
+        assert!(world.is_simulated() || at_once > 0, "the kernel takes a part at once");
+        let stats = world.stop(&server);
+        assert_eq!((stats.sent, stats.unsent, stats.closed(CloseReason::Local)), (820_010, 0, 1));
+    }
+}
+
+scenario! {
+    fn a_large_message_to_a_peer_that_never_reads_meets_the_write_deadline(world) {
+        let burst = Burst::of(&[800_000]);
+        let deadlines = Deadlines::default().write(world.time(4.0)).linger(world.time(60.0));
+        let server = world.serve_with(burst, |server| {
+            let sockets = SocketOptions::default().send_buffer(16 * 1024);
+            server.limits(roomy()).deadlines(deadlines).sockets(sockets)
+        });
+        let address = server.local_addr();
+        let watched = server.clone();
+        world.run(async move {
+            let sockets = SocketOptions::default().receive_buffer(16 * 1024);
+            let mut conn = Client::new(address).sockets(sockets).open().await.unwrap();
+            conn.send(b"x").await.unwrap();
+            until("the server has it", || watched.connections() == 1).await;
+            until("the server gives up", || watched.connections() == 0).await;
+        });
+        let stats = world.stop(&server);
+        assert_eq!(stats.closed(CloseReason::Timeout(Deadline::Write)), 1, "{stats:?}");
+        assert!(stats.unsent > 0, "{stats:?}");
+        assert_eq!(stats.sent + stats.unsent, 800_000);
+    }
+}
+
+scenario! {
+    fn large_messages_on_connections_that_were_reset_are_counted_as_lost(world) {
+        let mut burst = Burst::of(&[50_000, 10, 50_000]);
+        if !world.is_simulated() {
+            // The reset comes while the server looks elsewhere, so that its send is what meets it.
+            burst.busy = Duration::from_millis(30);
+        }
+        let server = world.serve_with(burst, |server| server.limits(roomy()));
+        let (address, watched) = (server.local_addr(), server.clone());
+        world.run(async move {
+            for _ in 0..4 {
+                let mut conn = Client::connect(address).await.unwrap();
+                conn.send(b"x").await.unwrap();
+                until("the server has it", || watched.connections() == 1).await;
+                wharf::sleep(Duration::from_millis(5)).await;
+                assert_eq!(conn.reset().await, CloseReason::LocalReset);
+                until("the server knows", || watched.connections() == 0).await;
+            }
+        });
+        let simulated = world.is_simulated();
+        let stats = world.stop(&server);
+        assert_eq!(stats.accepted, 4);
+        if !simulated {
+            assert_eq!(stats.closed(CloseReason::PeerReset), 4, "{stats:?}");
+            // What is refused after the failure was never accepted.
+            assert_eq!((stats.sent, stats.unsent), (0, 4 * 50_000), "{stats:?}");
+        }
     }
 }
 

@@ -31,8 +31,11 @@ pub(crate) enum Step {
     Breaks,
     /// The next send takes so many bytes inline.
     SendsInline(u16),
+    /// Messages go past the queue, which takes so many bytes of each.
+    SendsPastQueue(u16),
     /// The send in flight ends with so many bytes.
     SendEnds(u16),
+    /// The send in flight fails, or else the next one past the queue.
     SendFails,
     /// The engine lets go, if it was told to close.
     EngineCloses,
@@ -56,7 +59,7 @@ impl Step {
     /// Reads a step from two bytes, for the fuzzer.
     pub(crate) fn from_bytes(kind: u8, amount: u8) -> Step {
         let n = u16::from(amount) * 4;
-        match kind % 20 {
+        match kind % 21 {
             0 => Step::Connected,
             1 => Step::Receive(n),
             2 => Step::PeerEnds,
@@ -76,6 +79,7 @@ impl Step {
             16 => Step::CloseAfter(n),
             17 => Step::SetDeadline(n),
             18 => Step::SendsInline(n),
+            19 => Step::SendsPastQueue(n),
             _ => Step::Pass(n),
         }
     }
@@ -98,6 +102,8 @@ struct Harness {
     in_flight: Option<Outgoing>,
     /// How many bytes the next send takes inline.
     inline: Option<usize>,
+    /// How many bytes of a message the engine takes past the queue, or that it fails.
+    past_queue: io::Result<usize>,
     /// The connection stands, as the engine sees it.
     engine_open: bool,
     peer_ended: bool,
@@ -134,6 +140,7 @@ impl Harness {
             armed: false,
             in_flight: None,
             inline: None,
+            past_queue: Ok(0),
             engine_open: false,
             peer_ended: false,
             broken: false,
@@ -165,13 +172,15 @@ impl Harness {
                 self.conn.failed(&io::ErrorKind::ConnectionReset.into());
             }
             Step::SendsInline(n) => self.inline = Some(usize::from(n).max(1)),
+            Step::SendsPastQueue(n) => self.past_queue = Ok(n.into()),
             Step::SendEnds(n) => self.end_send(usize::from(n)),
-            Step::SendFails => {
-                if let Some(mut outgoing) = self.in_flight.take() {
+            Step::SendFails => match self.in_flight.take() {
+                Some(mut outgoing) => {
                     self.broken = true;
                     self.conn.send_failed(&mut outgoing, &io::ErrorKind::BrokenPipe.into());
                 }
-            }
+                None => self.past_queue = Err(io::ErrorKind::BrokenPipe.into()),
+            },
             Step::EngineCloses if self.close_asked && self.closed_told == 0 && !self.conn.is_closed() => {
                 self.conn.closed(self.in_flight.take().map(Box::new));
             }
@@ -190,9 +199,9 @@ impl Harness {
                 self.read -= back;
                 self.conn.unread_bytes(&bytes[bytes.len() - back..]);
             }
-            Step::Send(n) => self.queue(usize::from(n), |conn, bytes| conn.send(&bytes)),
+            Step::Send(n) => self.queue(usize::from(n), |conn, bytes| conn.send(bytes)),
             Step::SendOwned(n) => {
-                self.queue(usize::from(n), |conn, bytes| conn.send_owned(Bytes::from(bytes)));
+                self.queue(usize::from(n), |conn, bytes| conn.send_owned(Bytes::copy_from_slice(bytes)));
             }
             Step::Finish => self.conn.finish(),
             Step::Close => self.conn.close(),
@@ -266,11 +275,24 @@ impl Harness {
         self.read += bytes.len();
     }
 
-    fn queue(&mut self, n: usize, push: impl FnOnce(&mut Conn, Vec<u8>)) {
+    /// Sends a message as a link does: past the queue as far as that is possible, the rest through it.
+    fn queue(&mut self, n: usize, push: impl FnOnce(&mut Conn, &[u8])) {
         if self.conn.room(n) == Ok(Room::Yes) {
-            push(&mut self.conn, stretch(self.queued, n));
+            let message = stretch(self.queued, n);
+            let over = if self.conn.is_clear() { self.send_past_queue(n) } else { 0 };
+            push(&mut self.conn, &message[over..]);
             self.queued += n;
         }
+    }
+
+    fn send_past_queue(&mut self, n: usize) -> usize {
+        assert!(self.engine_open && !self.close_asked, "a connection stands that sends at once");
+        assert!(!self.fin_sent && self.in_flight.is_none(), "nothing is overtaken");
+        assert_eq!(self.sent, self.queued, "nothing is left behind");
+        let result = std::mem::replace(&mut self.past_queue, Ok(0)).map(|most| most.min(n));
+        self.broken |= result.is_err();
+        self.sent += *result.as_ref().unwrap_or(&0);
+        self.conn.sent_past_queue(n, &result)
     }
 
     /// Does what the core asks for, and checks what must always hold.

@@ -342,6 +342,27 @@ impl Conn {
         }
     }
 
+    /// Whether bytes may go past the queue: they would be the first to leave.
+    pub(crate) fn is_clear(&self) -> bool {
+        self.phase == Phase::Open && self.outbox.is_empty()
+    }
+
+    /// The engine was lent `len` bytes past the queue, and `result` tells how many it sent. Returns how many are over
+    /// and done with; the rest has to be queued. After a failure none is left: it takes all of them, as it takes a queue.
+    pub(crate) fn sent_past_queue(&mut self, len: usize, result: &io::Result<usize>) -> usize {
+        match result {
+            Ok(n) => {
+                self.counts.sent += *n as u64;
+                *n
+            }
+            Err(error) => {
+                self.failed(error);
+                self.lost(len);
+                len
+            }
+        }
+    }
+
     /// An error once nothing more can be queued.
     pub(crate) fn writable(&self) -> Result<(), CloseReason> {
         match (self.reason(), self.writing) {
@@ -398,7 +419,7 @@ impl Conn {
         }
     }
 
-    /// Bytes that others had for this connection were never queued.
+    /// Bytes that somebody had for this connection were never queued.
     pub(crate) fn lost(&mut self, bytes: usize) {
         self.counts.unsent += bytes as u64;
     }

@@ -14,6 +14,7 @@ fn step() -> impl Strategy<Value = Step> {
         12 => n().prop_map(Step::Receive),
         12 => n().prop_map(Step::SendEnds),
         8 => n().prop_map(Step::SendsInline),
+        8 => n().prop_map(Step::SendsPastQueue),
         12 => n().prop_map(Step::Read),
         6 => Just(Step::TakeChunk),
         6 => n().prop_map(Step::PutBack),

@@ -11,6 +11,9 @@ use std::rc::Rc;
 
 use bytes::{Buf, Bytes};
 
+#[cfg(target_os = "linux")]
+use super::uring::Lease;
+
 /// Size of a leased receive buffer. Above 16 KiB, so that a message of 16 KiB ends in a short read and costs no second
 /// system call to learn that the socket is drained.
 pub(crate) const CHUNK_SIZE: usize = 32 * 1024;
@@ -28,21 +31,53 @@ pub(crate) const SLICES_MAX: usize = 64;
 /// Reads as a byte slice; the buffer returns to its worker when the chunk is dropped. Hold it briefly: copy what must
 /// live long.
 pub struct Chunk {
-    data: Box<[u8]>,
+    storage: Storage,
     start: u32,
     end: u32,
-    pool: Option<Rc<ChunkPool>>,
+}
+
+/// Where the bytes of a chunk are, and where they go when it is dropped.
+enum Storage {
+    Own(Box<[u8]>),
+    Pooled(Box<[u8]>, Rc<ChunkPool>),
+    #[cfg(target_os = "linux")]
+    Leased(Lease),
+}
+
+impl Storage {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Storage::Own(data) | Storage::Pooled(data, _) => data,
+            #[cfg(target_os = "linux")]
+            Storage::Leased(lease) => lease,
+        }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        match self {
+            Storage::Own(data) | Storage::Pooled(data, _) => data,
+            #[cfg(target_os = "linux")]
+            Storage::Leased(lease) => lease,
+        }
+    }
 }
 
 impl Chunk {
     /// A chunk of its own, outside every pool.
     pub(crate) fn copied(bytes: &[u8]) -> Chunk {
-        Chunk { data: bytes.into(), start: 0, end: bytes.len() as u32, pool: None }
+        Chunk { storage: Storage::Own(bytes.into()), start: 0, end: bytes.len() as u32 }
     }
 
     /// An empty chunk of its own with room for `room` bytes.
     pub(crate) fn with_room(room: usize) -> Chunk {
-        Chunk { data: vec![0; room].into(), start: 0, end: 0, pool: None }
+        Chunk { storage: Storage::Own(vec![0; room].into()), start: 0, end: 0 }
+    }
+
+    /// The first `len` bytes of a buffer that the io_uring engine leased from the kernel.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn leased(lease: Lease, len: usize) -> Chunk {
+        debug_assert!(len <= lease.len(), "received more than the buffer holds");
+        Chunk { storage: Storage::Leased(lease), start: 0, end: len as u32 }
     }
 
     /// Drops the first `n` bytes from view.
@@ -57,7 +92,7 @@ impl Chunk {
     /// Appends all of `bytes` behind what is here if they fit; says whether they did.
     pub(crate) fn append(&mut self, bytes: &[u8]) -> bool {
         let end = self.end as usize;
-        match self.data.get_mut(end..end + bytes.len()) {
+        match self.storage.bytes_mut().get_mut(end..end + bytes.len()) {
             Some(room) => {
                 room.copy_from_slice(bytes);
                 self.end += bytes.len() as u32;
@@ -72,7 +107,7 @@ impl Deref for Chunk {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.data[self.start as usize..self.end as usize]
+        &self.storage.bytes()[self.start as usize..self.end as usize]
     }
 }
 
@@ -88,10 +123,10 @@ impl fmt::Debug for Chunk {
     }
 }
 
-impl Drop for Chunk {
+impl Drop for Storage {
     fn drop(&mut self) {
-        if let Some(pool) = self.pool.take() {
-            pool.give(std::mem::take(&mut self.data));
+        if let Storage::Pooled(data, pool) = self {
+            pool.give(std::mem::take(data));
         }
     }
 }
@@ -123,7 +158,7 @@ impl ChunkPool {
             self.give(data);
             return read.map(|_| copy);
         }
-        Ok(Some(Chunk { data, start: 0, end: len as u32, pool: Some(self.clone()) }))
+        Ok(Some(Chunk { storage: Storage::Pooled(data, self.clone()), start: 0, end: len as u32 }))
     }
 
     fn give(&self, data: Box<[u8]>) {
@@ -247,6 +282,12 @@ impl Outgoing {
             (Some(piece), true) => Some(&piece.as_slice()[self.head_sent..]),
             _ => None,
         }
+    }
+
+    /// The first slice of the unsent bytes: all of them in the usual case.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn first(&self) -> &[u8] {
+        self.head.as_ref().map_or(&[], |piece| &piece.as_slice()[self.head_sent..])
     }
 
     /// Forgets the first `n` unsent bytes and gives their buffers back.

@@ -10,6 +10,7 @@
 //!   listen, open, connect        ------>
 //!   receive / pause              ------>  (interest; nothing is returned)
 //!   send(outgoing)               ------>  Submitted::Done, or later a Sent completion
+//!   send_now(bytes)              ------>  how many of them the kernel took
 //!   shutdown, close              ------>
 //!   wait(until)                  ------>  one system call, at most, for all of the above
 //!                                <------  next(): Accepted, AcceptFailed, Connected, Received,
@@ -27,8 +28,10 @@
 //!    back with the completion, also when the token is closed meanwhile: a buffer that the kernel may read is never
 //!    freed or changed before its final completion. A completion may tell of fewer bytes than were given; the worker
 //!    sends the rest. An engine may complete a send inline ([`Submitted::Done`]); no completion follows then.
+//!    `send_now` lends bytes for the length of the call, while no send is in flight: the engine hands the kernel what it
+//!    takes at once, which may be nothing, and remembers nothing. The worker sends the rest.
 //! 5. **Failure.** A broken connection (reset, unreachable, timed out in the kernel) is told by `Failed`, by a failed
-//!    `Sent`, or by a failed `Submitted::Done`, at least once. The token still has to be closed.
+//!    `Sent`, `Submitted::Done` or `send_now`, at least once. The token still has to be closed.
 //! 6. **Shutdown** sends FIN behind what was sent; the worker asks for it only when no send is in flight.
 //! 7. **Close** takes the socket away, gracefully or with RST (`reset`). In-flight work is cancelled by the engine, and
 //!    `Closed` comes after the last trace of it, with the outgoing bytes if a send was in flight.
@@ -46,9 +49,14 @@
 //! Three backends keep this contract or are meant to: `readiness` (epoll or kqueue through mio), `simulated` (no
 //! operating system, seeded, virtual time), and io_uring. The backend is an enum, so calls are direct.
 
+#[cfg_attr(target_os = "linux", path = "timerfd.rs")]
+#[cfg_attr(not(target_os = "linux"), path = "timeout.rs")]
+mod alarm;
 pub(crate) mod buffer;
 mod readiness;
 pub(crate) mod simulated;
+#[cfg(target_os = "linux")]
+pub(crate) mod uring;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -56,7 +64,7 @@ use std::sync::Arc;
 
 use buffer::{Chunk, Outgoing};
 
-use crate::config::SocketOptions;
+use crate::config::{Backend, SocketOptions};
 use crate::time::Time;
 
 /// The most chunks that one connection receives in one turn.
@@ -117,6 +125,8 @@ pub(crate) enum Completion {
 #[derive(Clone, Debug)]
 pub(crate) enum Waker {
     Readiness(Arc<mio::Waker>),
+    #[cfg(target_os = "linux")]
+    Eventfd(Arc<std::os::fd::OwnedFd>),
     /// A simulation turns its workers itself; nobody sleeps.
     Simulated,
 }
@@ -145,6 +155,8 @@ impl Waker {
         match self {
             // Fails only when the kernel refuses a write to an eventfd whose counter is full: it is readable then.
             Waker::Readiness(waker) => drop(waker.wake()),
+            #[cfg(target_os = "linux")]
+            Waker::Eventfd(fd) => drop(rustix::io::write(fd, &1u64.to_ne_bytes())),
             Waker::Simulated => {}
         }
     }
@@ -153,6 +165,8 @@ impl Waker {
 /// The engine of one worker.
 pub(crate) enum Engine {
     Readiness(Box<readiness::Readiness>),
+    #[cfg(target_os = "linux")]
+    Uring(Box<uring::Uring>),
     Simulated(Box<simulated::Simulated>),
 }
 
@@ -161,14 +175,30 @@ macro_rules! backend {
     ($self:ident, $engine:ident => $call:expr) => {
         match $self {
             Engine::Readiness($engine) => $call,
+            #[cfg(target_os = "linux")]
+            Engine::Uring($engine) => $call,
             Engine::Simulated($engine) => $call,
         }
     };
 }
 
 impl Engine {
-    pub(crate) fn readiness() -> io::Result<Engine> {
-        Ok(Engine::Readiness(Box::new(readiness::Readiness::new()?)))
+    /// The engine of a worker on this thread.
+    pub(crate) fn new(backend: Backend) -> io::Result<Engine> {
+        match backend {
+            #[cfg(target_os = "linux")]
+            Backend::Uring => Ok(Engine::Uring(Box::new(uring::new()?))),
+            #[cfg(not(target_os = "linux"))]
+            Backend::Uring => Err(io::Error::new(io::ErrorKind::Unsupported, "io_uring is a part of Linux")),
+            #[cfg(target_os = "linux")]
+            Backend::Auto if uring::support().is_ok() => {
+                // A ring may still be refused, by a limit for example; then this worker does without.
+                Engine::new(Backend::Uring).or_else(|_| Engine::new(Backend::Readiness))
+            }
+            Backend::Auto | Backend::Readiness => {
+                Ok(Engine::Readiness(Box::new(readiness::Readiness::new()?)))
+            }
+        }
     }
 
     pub(crate) fn now(&self) -> Time {
@@ -211,6 +241,8 @@ impl Engine {
     ) -> io::Result<()> {
         match self {
             Engine::Readiness(engine) => engine.connect(token, peer, options),
+            #[cfg(target_os = "linux")]
+            Engine::Uring(engine) => engine.connect(token, peer, options),
             // A simulated socket has no options.
             Engine::Simulated(engine) => engine.connect(token, peer),
         }
@@ -219,8 +251,8 @@ impl Engine {
     /// The addresses of a name, if this engine has names of its own; `None` means that the operating system knows.
     pub(crate) fn resolve(&self, name: &str) -> Option<Vec<IpAddr>> {
         match self {
-            Engine::Readiness(_) => None,
             Engine::Simulated(engine) => Some(engine.network().resolve(name).unwrap_or_default()),
+            _ => None,
         }
     }
 
@@ -240,22 +272,29 @@ impl Engine {
     /// Says that about so many `send`s follow before the next `wait`: few are cheapest made at once, many together.
     pub(crate) fn expect_sends(&mut self, count: usize) {
         match self {
-            Engine::Readiness(_) | Engine::Simulated(_) => {
-                let _ = count;
-            }
+            #[cfg(target_os = "linux")]
+            Engine::Uring(engine) => engine.expect_sends(count),
+            _ => {}
         }
     }
 
     /// Takes back the box of a completed send, for the next one.
     pub(crate) fn recycle(&mut self, outgoing: Box<Outgoing>) {
         match self {
-            Engine::Readiness(_) | Engine::Simulated(_) => drop(outgoing),
+            #[cfg(target_os = "linux")]
+            Engine::Uring(engine) => engine.recycle(outgoing),
+            _ => drop(outgoing),
         }
     }
 
     /// Sends what it can of `outgoing`, or takes it to send it later.
     pub(crate) fn send(&mut self, token: Token, outgoing: &mut Outgoing) -> Submitted {
         backend!(self, engine => engine.send(token, outgoing))
+    }
+
+    /// Sends what the kernel takes of `bytes` right now: 0 if it takes none.
+    pub(crate) fn send_now(&mut self, token: Token, bytes: &[u8]) -> io::Result<usize> {
+        backend!(self, engine => engine.send_now(token, bytes))
     }
 
     pub(crate) fn shutdown(&mut self, token: Token) -> io::Result<()> {

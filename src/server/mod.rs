@@ -24,7 +24,6 @@ use crate::connection::Connection;
 use crate::engine::{Engine, Listener};
 use crate::error::{Cause, CloseReason, Error, Operation, Result};
 use crate::event::Handler;
-use crate::runtime;
 use crate::worker::accept::{Acceptor, Attach};
 use crate::worker::{Message, Profile, Worker};
 
@@ -258,7 +257,7 @@ impl Server {
         attach: Attach,
         listener: Option<std::net::TcpListener>,
     ) -> Result<(Rc<Worker>, Rc<Acceptor>)> {
-        let engine = runtime::engine(self.backend).map_err(|error| Error::os(Operation::Start, error))?;
+        let engine = Engine::new(self.backend).map_err(|error| Error::os(Operation::Start, error))?;
         let worker = Worker::new(engine);
         let acceptor = Acceptor::new(state.clone(), index, self.profile(), attach);
         *worker.acceptor.borrow_mut() = Some(acceptor.clone());

@@ -4,7 +4,7 @@
 //! out what the core asks for and tells those who wait.
 
 use std::any::Any;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 
 use super::tasks::{Waiter, Waiters};
 use super::timer::TimerId;
@@ -26,6 +26,10 @@ use crate::event::Handler;
 use crate::remote::RemoteState;
 use crate::server::Admission;
 use crate::time::Time;
+
+/// From this size on a message that can leave at once is not copied into the queue. The copy of a smaller one costs less
+/// than it may save: a system call, if other messages follow in the same pass.
+const DIRECT_MIN: usize = 4 * 1024;
 
 pub(crate) struct Link {
     pub(crate) token: Token,
@@ -44,6 +48,8 @@ pub(crate) struct Link {
     /// The handler has been told that the peer ended.
     pub(super) end_told: Cell<bool>,
     dirty: Cell<bool>,
+    /// The pass in which a message went past the queue last.
+    sent_past_queue: Cell<u32>,
     timer: Cell<Option<TimerId>>,
     remote: RefCell<Option<Arc<RemoteState>>>,
     /// Messages of other threads that the send queue has no room for yet.
@@ -87,6 +93,7 @@ impl Link {
             is_event: Cell::new(false),
             end_told: Cell::new(false),
             dirty: Cell::new(false),
+            sent_past_queue: Cell::new(0),
             timer: Cell::new(None),
             remote: RefCell::new(None),
             arrivals: RefCell::default(),
@@ -115,6 +122,45 @@ impl Link {
         let result = command(&mut self.conn.borrow_mut());
         self.mark_dirty();
         result
+    }
+
+    /// Sends `bytes`, for which the queue has room. [`Link::sent`] has to follow.
+    pub(crate) fn send(&self, conn: &mut Conn, bytes: &[u8]) {
+        let over = self.send_past_queue(conn, bytes);
+        conn.send(&bytes[over..]);
+    }
+
+    /// Sends `bytes`, for which the queue has room, without copying them. [`Link::sent`] has to follow.
+    pub(crate) fn send_owned(&self, conn: &mut Conn, mut bytes: Bytes) {
+        let over = self.send_past_queue(conn, &bytes);
+        bytes.advance(over);
+        conn.send_owned(bytes);
+    }
+
+    /// Has what was queued carried out; if all went past the queue, there is nothing to do.
+    pub(crate) fn sent(self: &Rc<Self>, conn: RefMut<'_, Conn>) {
+        let over = conn.is_clear();
+        drop(conn);
+        if !over {
+            self.mark_dirty();
+        }
+    }
+
+    /// Gives a large message that is the next to leave to the kernel at once, from where it lies: that saves the copy into
+    /// the queue. Returns how many bytes are over and done with.
+    ///
+    /// Once in a pass: what follows leaves together, and a handler that sends until it is refused is refused some time,
+    /// however fast the peer reads.
+    fn send_past_queue(&self, conn: &mut Conn, bytes: &[u8]) -> usize {
+        if bytes.len() < DIRECT_MIN || !conn.is_clear() {
+            return 0;
+        }
+        let pass = self.worker.pass.get();
+        if self.sent_past_queue.replace(pass) == pass {
+            return 0;
+        }
+        let result = self.worker.engine.borrow_mut().send_now(self.token, bytes);
+        conn.sent_past_queue(bytes.len(), &result)
     }
 
     pub(crate) fn mark_dirty(self: &Rc<Self>) {

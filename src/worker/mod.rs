@@ -110,6 +110,8 @@ pub(crate) struct Worker {
     pub(crate) acceptor: RefCell<Option<Rc<Acceptor>>>,
     pieces: Rc<PiecePool>,
     now: Cell<Time>,
+    /// Which pass over what is ready comes next.
+    pass: Cell<u32>,
     inbox: RefCell<Vec<Message>>,
     spare: RefCell<Vec<Rc<Link>>>,
 }
@@ -147,6 +149,7 @@ impl Worker {
             acceptor: RefCell::default(),
             pieces: PiecePool::new(),
             now: Cell::new(now),
+            pass: Cell::new(1),
             inbox: RefCell::default(),
             spare: RefCell::default(),
         })
@@ -309,6 +312,7 @@ impl Worker {
 
     /// Polls the ready tasks, then carries out what the dirty connections ask for.
     fn run_ready(self: &Rc<Self>) -> bool {
+        self.pass.set(self.pass.get().wrapping_add(1));
         let mut busy = self.tasks.has_ready();
         self.tasks.run();
         let mut dirty = self.spare.take();

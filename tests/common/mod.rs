@@ -1,5 +1,4 @@
-//! One source for every scenario: it runs on real sockets and on the simulated network, with the server in async and in
-//! event style.
+//! One source for every scenario: it runs on every engine, real and simulated, with the server in async and in event style.
 //!
 //! A scenario is an ordinary function of a [`World`]. What is written in it may not know which network it is on: it
 //! waits for events, never for luck, and takes its durations from [`World::time`].
@@ -24,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use wharf::event::Handler;
 use wharf::sim::{Faults, Simulation};
-use wharf::{Connection, Result, Server, ServerHandle, Stats};
+use wharf::{Backend, Connection, Result, Server, ServerHandle, Stats};
 
 /// What a server does with a connection, in both styles.
 pub(crate) trait Behaviour: Clone + Send + Sync + 'static {
@@ -37,7 +36,7 @@ pub(crate) trait Behaviour: Clone + Send + Sync + 'static {
     fn handler(self) -> Self::Handler;
 }
 
-/// Turns one function of a [`World`] into four tests.
+/// Turns one function of a [`World`] into six tests.
 macro_rules! scenario {
     ($(#[doc = $doc:literal])* fn $name:ident($world:ident) $body:block) => {
         $(#[doc = $doc])*
@@ -52,8 +51,20 @@ macro_rules! scenario {
             }
 
             #[test]
+            #[cfg_attr(not(target_os = "linux"), ignore = "io_uring is a part of Linux")]
+            fn async_uring() {
+                crate::common::on_uring(stringify!($name), crate::common::Style::Async, scenario);
+            }
+
+            #[test]
             fn event_readiness() {
                 crate::common::on_readiness(stringify!($name), crate::common::Style::Event, scenario);
+            }
+
+            #[test]
+            #[cfg_attr(not(target_os = "linux"), ignore = "io_uring is a part of Linux")]
+            fn event_uring() {
+                crate::common::on_uring(stringify!($name), crate::common::Style::Event, scenario);
             }
 
             #[test]
@@ -81,6 +92,12 @@ macro_rules! scenario {
             }
 
             #[test]
+            #[cfg_attr(not(target_os = "linux"), ignore = "io_uring is a part of Linux")]
+            fn async_uring() {
+                crate::common::on_uring(stringify!($name), crate::common::Style::Async, scenario);
+            }
+
+            #[test]
             fn async_simulated() {
                 crate::common::on_simulation(stringify!($name), crate::common::Style::Async, scenario);
             }
@@ -103,7 +120,7 @@ pub(crate) struct World {
 }
 
 enum Network {
-    Real,
+    Real(Backend),
     Simulated { simulation: Box<Simulation>, seed: u64 },
 }
 
@@ -113,8 +130,17 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const SEEDS: u64 = 3;
 
 pub(crate) fn on_readiness(name: &str, style: Style, scenario: fn(&mut World)) {
+    on_real(Backend::Readiness, name, style, scenario);
+}
+
+/// Fails where io_uring does not work: a test that was skipped proves nothing.
+pub(crate) fn on_uring(name: &str, style: Style, scenario: fn(&mut World)) {
+    on_real(Backend::Uring, name, style, scenario);
+}
+
+fn on_real(backend: Backend, name: &str, style: Style, scenario: fn(&mut World)) {
     let _watchdog = Watchdog::new(name);
-    let mut world = World::new(Network::Real, style);
+    let mut world = World::new(Network::Real(backend), style);
     scenario(&mut world);
     world.finish();
 }
@@ -163,7 +189,7 @@ impl World {
     /// What random choices of a scenario should follow from.
     pub(crate) fn seed(&self) -> u64 {
         match self.network {
-            Network::Real => 0,
+            Network::Real(_) => 0,
             Network::Simulated { seed, .. } => seed,
         }
     }
@@ -171,7 +197,7 @@ impl World {
     /// `units` of time that this world can afford: seconds if time is virtual, and else tens of milliseconds.
     pub(crate) fn time(&self, units: f64) -> Duration {
         match self.network {
-            Network::Real => Duration::from_millis(30).mul_f64(units),
+            Network::Real(_) => Duration::from_millis(30).mul_f64(units),
             Network::Simulated { .. } => Duration::from_secs(1).mul_f64(units),
         }
     }
@@ -179,7 +205,7 @@ impl World {
     /// The time since the beginning.
     pub(crate) fn now(&self) -> Duration {
         match &self.network {
-            Network::Real => self.began.elapsed(),
+            Network::Real(_) => self.began.elapsed(),
             Network::Simulated { simulation, .. } => simulation.now(),
         }
     }
@@ -196,8 +222,8 @@ impl World {
         configure: impl FnOnce(Server) -> Server,
     ) -> ServerHandle {
         let started = match (&mut self.network, self.style) {
-            (Network::Real, style) => {
-                let server = configure(Server::bind("127.0.0.1:0").workers(2));
+            (Network::Real(backend), style) => {
+                let server = configure(Server::bind("127.0.0.1:0").workers(2).backend(*backend));
                 match style {
                     Style::Async => server.start(move |conn| behaviour.clone().run(conn)),
                     Style::Event => server.start_events(move || behaviour.clone().handler()),
@@ -221,7 +247,7 @@ impl World {
     /// Runs a client to its end.
     pub(crate) fn run<T: 'static>(&mut self, client: impl Future<Output = T> + 'static) -> T {
         match &mut self.network {
-            Network::Real => wharf::run(client).expect("a worker for the client"),
+            Network::Real(backend) => wharf::run_on(*backend, client).expect("a worker for the client"),
             Network::Simulated { simulation, .. } => {
                 let ended = Rc::new(RefCell::new(false));
                 let end = Ended(ended.clone());

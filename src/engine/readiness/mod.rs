@@ -13,13 +13,11 @@
 //! holds the old descriptor; a wrong flag costs one call that would block. Urgent data (MSG_OOB) is not supported: a peer
 //! that sends some may find what follows it unread until it sends more.
 
-#[cfg_attr(target_os = "linux", path = "timerfd.rs")]
-#[cfg_attr(not(target_os = "linux"), path = "timeout.rs")]
-mod alarm;
-
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::{Shutdown, SocketAddr};
+#[cfg(target_os = "linux")]
+use std::os::fd::{AsFd, AsRawFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,8 +29,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 use socket2::SockRef;
 
-use alarm::Alarm;
-
+use super::alarm::Alarm;
 use super::buffer::{ChunkPool, Outgoing, SLICES_MAX};
 use super::{
     ACCEPT_BUDGET, Completion, Listener, ListenerId, RECEIVE_BUDGET, Share, Socket, Submitted, Token, Waker,
@@ -106,7 +103,13 @@ impl Readiness {
     pub(crate) fn new() -> io::Result<Readiness> {
         let poll = Poll::new()?;
         let waker = Arc::new(mio::Waker::new(poll.registry(), WAKER)?);
-        let alarm = Alarm::new(poll.registry(), ALARM)?;
+        let alarm = Alarm::new()?;
+        #[cfg(target_os = "linux")]
+        poll.registry().register(
+            &mut mio::unix::SourceFd(&alarm.as_fd().as_raw_fd()),
+            ALARM,
+            Interest::READABLE,
+        )?;
         Ok(Readiness {
             poll,
             alarm,
@@ -275,6 +278,12 @@ impl Readiness {
                 Submitted::InFlight
             }
         }
+    }
+
+    pub(crate) fn send_now(&mut self, token: Token, bytes: &[u8]) -> io::Result<usize> {
+        let connection = self.connection(token).ok_or(io::ErrorKind::NotConnected)?;
+        debug_assert!(connection.outgoing.is_none(), "nothing overtakes the send in flight");
+        connection.write_slice(bytes).unwrap_or(Ok(0))
     }
 
     pub(crate) fn shutdown(&mut self, token: Token) -> io::Result<()> {
@@ -518,15 +527,40 @@ impl Connection {
 
     /// Writes what the kernel takes; `None` if it takes nothing now.
     fn write(&mut self, outgoing: &Outgoing) -> Option<io::Result<usize>> {
+        match outgoing.single() {
+            Some(bytes) => self.write_slice(bytes),
+            None => {
+                let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+                let count = outgoing.slices(&mut slices);
+                self.write_gathered(&slices[..count])
+            }
+        }
+    }
+
+    fn write_slice(&mut self, bytes: &[u8]) -> Option<io::Result<usize>> {
+        self.write_with(bytes.len(), |stream| rustix::net::send(stream, bytes, SendFlags::NOSIGNAL))
+    }
+
+    /// Writes several pieces in one call.
+    fn write_gathered(&mut self, slices: &[IoSlice<'_>]) -> Option<io::Result<usize>> {
+        let given = slices.iter().map(|slice| slice.len()).sum();
+        self.write_with(given, |stream| {
+            let mut none = SendAncillaryBuffer::default();
+            rustix::net::sendmsg(stream, slices, &mut none, SendFlags::NOSIGNAL)
+        })
+    }
+
+    /// Makes a call that writes, at most `given` bytes, if the kernel may take some.
+    fn write_with(
+        &mut self,
+        given: usize,
+        write: impl Fn(&TcpStream) -> Result<usize, Errno>,
+    ) -> Option<io::Result<usize>> {
         if !self.writable || self.connecting {
             return None;
         }
         loop {
-            let (given, written) = match outgoing.single() {
-                Some(bytes) => (bytes.len(), rustix::net::send(&self.stream, bytes, SendFlags::NOSIGNAL)),
-                None => self.write_gathered(outgoing),
-            };
-            match written {
+            match write(&self.stream) {
                 Ok(n) => {
                     // Fewer bytes than given: full, and an edge will tell when there is room (epoll(7), Q9).
                     self.writable = n == given;
@@ -540,16 +574,6 @@ impl Connection {
                 Err(error) => return Some(Err(error.into())),
             }
         }
-    }
-
-    /// Writes several pieces in one call; tells how many bytes it gave, and how many were taken.
-    fn write_gathered(&self, outgoing: &Outgoing) -> (usize, Result<usize, Errno>) {
-        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-        let count = outgoing.slices(&mut slices);
-        let given = slices[..count].iter().map(|slice| slice.len()).sum();
-        let mut none = SendAncillaryBuffer::default();
-        let written = rustix::net::sendmsg(&self.stream, &slices[..count], &mut none, SendFlags::NOSIGNAL);
-        (given, written)
     }
 }
 

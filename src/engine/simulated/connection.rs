@@ -176,20 +176,32 @@ impl State {
 
     /// Sends what the window allows, or a part of it; `None` if it allows nothing at the moment.
     pub(super) fn send(&mut self, from: EndId, outgoing: &Outgoing) -> Option<Result<usize, Errno>> {
+        self.send_with(from, outgoing.len(), |n| {
+            let mut bytes = VecDeque::with_capacity(n);
+            outgoing.copy_to(&mut bytes, n);
+            bytes.into()
+        })
+    }
+
+    /// The same for `len` bytes, of which `copy` copies the first so many.
+    pub(super) fn send_with(
+        &mut self,
+        from: EndId,
+        len: usize,
+        copy: impl FnOnce(usize) -> Vec<u8>,
+    ) -> Option<Result<usize, Errno>> {
         let room = self.room(from);
         let end = self.end_mut(from).expect("a connection lives as long as a slot holds it");
         if let Some(errno) = end.send_error() {
             return Some(Err(errno));
         }
-        let fits = room.min(outgoing.len());
+        let fits = room.min(len);
         if fits == 0 {
-            return outgoing.is_empty().then_some(Ok(0));
+            return (len == 0).then_some(Ok(0));
         }
         let cut = self.chance(self.faults.partial_sends);
         let n = if cut { self.rng.usize(1..=fits) } else { fits };
-        let mut bytes = VecDeque::with_capacity(n);
-        outgoing.copy_to(&mut bytes, n);
-        self.transmit(from, bytes.into());
+        self.transmit(from, copy(n));
         Some(Ok(n))
     }
 

@@ -170,6 +170,19 @@ impl Simulated {
         Submitted::InFlight
     }
 
+    /// A send that would take time takes nothing now.
+    pub(crate) fn send_now(&mut self, token: Token, bytes: &[u8]) -> io::Result<usize> {
+        let slot = slot(&mut self.slots, token).ok_or(Errno::BADF)?;
+        debug_assert!(slot.outgoing.is_none(), "nothing overtakes the send in flight");
+        debug_assert!(!slot.connecting && slot.closed_at.is_none(), "the slot is not connected");
+        let mut state = self.network.state();
+        if state.completion_time() > state.now {
+            return Ok(0);
+        }
+        let sent = state.send_with(slot.end, bytes.len(), |n| bytes[..n].to_vec());
+        sent.unwrap_or(Ok(0)).map_err(io::Error::from)
+    }
+
     pub(crate) fn shutdown(&mut self, token: Token) -> io::Result<()> {
         let Some(slot) = slot(&mut self.slots, token) else {
             return Ok(());

@@ -1,15 +1,14 @@
-//! The engine's alarm on Linux: one timerfd among the polled descriptors.
+//! The alarm of the engines on Linux: one timerfd among the descriptors that they watch.
 //!
-//! A timeout given to epoll_wait(2) is armed and cancelled in the kernel with every sleep, which costs 7 % of a message at
-//! one connection. Deadlines mostly move later, so the timerfd is set when the earliest moves earlier, and otherwise
-//! left alone: it then wakes the worker once too early, and is set again.
+//! A timeout given to epoll_wait(2) or io_uring_enter(2) is armed and cancelled in the kernel with every sleep, which costs
+//! 7 % of a message at one connection. Deadlines mostly move later, so the timerfd is set when the earliest moves earlier,
+//! and otherwise left alone: it then wakes the worker once too early, and is set again. It is watched for edges and never
+//! read.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use mio::unix::SourceFd;
-use mio::{Interest, Registry, Token};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 
 use crate::time::Time;
@@ -23,14 +22,13 @@ pub(super) struct Alarm {
 }
 
 impl Alarm {
-    pub(super) fn new(registry: &Registry, token: Token) -> io::Result<Alarm> {
+    pub(super) fn new() -> io::Result<Alarm> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let fd = rustix::time::timerfd_create(TimerfdClockId::Monotonic, flags)?;
-        registry.register(&mut SourceFd(&fd.as_raw_fd()), token, Interest::READABLE)?;
         Ok(Alarm { fd, set_for: Time::NEVER })
     }
 
-    /// Makes sure that a poll ends at `until`; returns the timeout that the poll needs for it.
+    /// Makes sure that the descriptor becomes readable at `until`; returns the timeout that a poll needs beside it.
     pub(super) fn set(&mut self, until: Time, now: impl FnOnce() -> Time) -> io::Result<Option<Duration>> {
         if until < self.set_for {
             let left = until.since(now()).max(SOONEST);
@@ -42,8 +40,14 @@ impl Alarm {
         Ok(None)
     }
 
-    /// The poll reported the alarm.
+    /// The descriptor became readable.
     pub(super) fn rang(&mut self) {
         self.set_for = Time::NEVER;
+    }
+}
+
+impl AsFd for Alarm {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
