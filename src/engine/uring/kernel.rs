@@ -109,6 +109,8 @@ pub(crate) trait Kernel {
     fn send(&mut self, socket: BorrowedFd<'_>, bytes: &[u8]) -> Result<usize, Errno>;
     fn send_gathered(&mut self, socket: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> Result<usize, Errno>;
     fn accept(&mut self, listener: BorrowedFd<'_>) -> Result<(OwnedFd, SocketAddr), Errno>;
+    /// Takes the failure that the socket keeps, if it has one.
+    fn failure(&mut self, socket: BorrowedFd<'_>) -> Option<io::Error>;
     fn shutdown(&mut self, socket: BorrowedFd<'_>) -> io::Result<()>;
     /// Closes; with `reset` the peer gets RST.
     fn close(&mut self, socket: OwnedFd, reset: bool);

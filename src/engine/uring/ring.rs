@@ -219,6 +219,10 @@ impl Kernel for Ring {
         Ok((socket, address))
     }
 
+    fn failure(&mut self, socket: BorrowedFd<'_>) -> Option<io::Error> {
+        SockRef::from(&socket).take_error().unwrap_or_else(Some)
+    }
+
     fn shutdown(&mut self, socket: BorrowedFd<'_>) -> io::Result<()> {
         let socket = SockRef::from(&socket);
         // A broken socket says only that it is not connected; why, it keeps elsewhere.
