@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use crate::address::{Endpoint, Host};
 use crate::config::{Deadlines, Limits, SocketOptions};
-use crate::conn::Conn;
+use crate::conn::{Conn, Profile};
 use crate::connection::Connection;
 use crate::error::{Cause, CloseReason, Error, Operation, Result};
 use crate::resolve;
 use crate::runtime;
-use crate::worker::{Profile, Worker};
+use crate::worker::Worker;
 
 /// The whole of a connect by default: name, addresses, handshake.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
@@ -172,7 +172,7 @@ async fn open(client: &Client) -> Result<Connection> {
     let candidates = candidates(&worker, &endpoint)
         .await
         .map_err(|cause| Error::new(Operation::Connect, cause).at(&client.address))?;
-    let profile = Profile { limits: client.limits.clone(), deadlines: client.deadlines.clone() };
+    let profile = worker.profile(&client.limits, &client.deadlines);
     let mut failure = Error::new(Operation::Connect, Cause::Misuse("the name has no addresses"));
     for (tried, peer) in candidates.iter().enumerate() {
         let left = client.within.saturating_sub(worker.now().since(began));
@@ -214,7 +214,7 @@ async fn candidates(worker: &Rc<Worker>, endpoint: &Endpoint) -> Result<Vec<Sock
 async fn attempt(
     worker: &Rc<Worker>,
     peer: SocketAddr,
-    profile: &Profile,
+    profile: &Rc<Profile>,
     options: &SocketOptions,
 ) -> Result<Connection, Cause> {
     let link = worker.connect(peer, profile, options).map_err(Cause::Os)?;
@@ -222,7 +222,7 @@ async fn attempt(
     let conn = Connection::new(link.clone());
     poll_fn(|cx| {
         if link.conn.borrow().is_connecting() {
-            link.writer.register(&worker.tasks, cx);
+            link.rare().writer.register(&worker.tasks, cx);
             return Poll::Pending;
         }
         Poll::Ready(())
@@ -231,7 +231,7 @@ async fn attempt(
     if let Some(reason) = link.conn.borrow().reason() {
         return Err(refusal(reason));
     }
-    if link.local_addr() == Some(peer) {
+    if worker.engine.borrow().local_addr(link.token).is_ok_and(|local| local == peer) {
         // The kernel may pick the port that is connected to as the local one, and the two are then one socket.
         link.command(|conn: &mut Conn| conn.reset(CloseReason::LocalReset));
         return Err(refusal(CloseReason::Network(std::io::ErrorKind::ConnectionRefused)));

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::engine;
 use crate::error::{Cause, Error, Operation, Result};
 
 /// The bounds of a server or of one client connection. Memory is a function of these, never of what a peer does.
@@ -44,7 +45,7 @@ impl Limits {
     }
 
     /// Sets how many received bytes a connection holds unread before it stops receiving, and the kernel's window stops
-    /// the peer. One read (32 KiB) may overshoot it. Default: 64 KiB.
+    /// the peer. One read (65 KiB) may overshoot it. Default: 64 KiB.
     ///
     /// In event style it is also the longest stretch that a handler may leave unconsumed: a handler that consumes
     /// nothing of a full buffer can never make progress, and its connection ends with
@@ -262,11 +263,24 @@ impl SocketOptions {
 }
 
 /// Which engine carries the connections.
+///
+/// ```
+/// use wharf::Backend;
+///
+/// let backend: Backend = "readiness".parse()?;
+/// assert_eq!(backend, Backend::Readiness);
+/// assert!(["uring", "readiness"].contains(&Backend::Auto.name()));
+/// # Ok::<(), wharf::Error>(())
+/// ```
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Backend {
     /// The best one that works on this machine: io_uring on Linux where the kernel has what it takes and lets us use it,
-    /// readiness elsewhere.
+    /// readiness elsewhere. [`probe()`](crate::probe()) tells which, and why not the other.
+    ///
+    /// The environment variable `WHARF_BACKEND` (`uring`, `readiness` or `auto`) decides instead, if it is set and not
+    /// empty: an operator's way out without recompiling. It is read at each start, changes nothing for programs that
+    /// name a backend themselves, and anything else in it is an error of the start.
     #[default]
     Auto,
     /// io_uring, on Linux only. Where it does not work, starting is an error that says why.
@@ -275,12 +289,41 @@ pub enum Backend {
     Readiness,
 }
 
+/// The environment variable that decides what [`Backend::Auto`] is.
+pub(crate) const BACKEND_VARIABLE: &str = "WHARF_BACKEND";
+
 impl Backend {
-    /// The name of the engine that this choice stands for on this machine.
+    /// The name of the engine that this choice stands for on this machine: `uring` or `readiness`.
+    ///
+    /// For [`Backend::Auto`] that needs a look at what works here, a fraction of a millisecond the first time. What the system
+    /// refuses later, to one worker of many, only [`ServerHandle::backends`](crate::ServerHandle::backends) can tell.
     pub fn name(self) -> &'static str {
-        match self {
+        match self.chosen().unwrap_or(self) {
+            Backend::Auto if engine::uring_features().is_ok() => "uring",
             Backend::Auto | Backend::Readiness => "readiness",
             Backend::Uring => "uring",
+        }
+    }
+
+    /// This choice, or the operator's if this one leaves it open.
+    pub(crate) fn chosen(self) -> Result<Backend> {
+        match (self, std::env::var_os(BACKEND_VARIABLE)) {
+            (Backend::Auto, Some(value)) if !value.is_empty() => {
+                let name = value.to_string_lossy();
+                Backend::from_name(&name).map_err(|problem| {
+                    Error::new(Operation::Start, Cause::Variable { name: BACKEND_VARIABLE, problem })
+                })
+            }
+            _ => Ok(self),
+        }
+    }
+
+    fn from_name(name: &str) -> Result<Backend, String> {
+        match name {
+            "auto" => Ok(Backend::Auto),
+            "uring" => Ok(Backend::Uring),
+            "readiness" => Ok(Backend::Readiness),
+            _ => Err(format!("`{name}` is none of auto, uring, readiness")),
         }
     }
 }
@@ -298,16 +341,9 @@ impl fmt::Display for Backend {
 impl FromStr for Backend {
     type Err = Error;
 
+    /// Reads `auto`, `uring` or `readiness`.
     fn from_str(name: &str) -> Result<Backend> {
-        match name {
-            "auto" => Ok(Backend::Auto),
-            "uring" => Ok(Backend::Uring),
-            "readiness" => Ok(Backend::Readiness),
-            _ => {
-                let problem = format!("`{name}` is none of auto, uring, readiness");
-                Err(Error::new(Operation::Start, Cause::Option { name: "backend", problem }))
-            }
-        }
+        Backend::from_name(name).map_err(|problem| Error::option("backend", problem))
     }
 }
 

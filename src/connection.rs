@@ -246,12 +246,12 @@ impl Connection {
 
     /// Keeps a value of the user's own with the connection; replaces an earlier one.
     pub fn set_data<T: 'static>(&mut self, data: T) {
-        *self.link.user.borrow_mut() = Some(Box::new(data));
+        *self.link.rare().user.borrow_mut() = Some(Box::new(data));
     }
 
     /// The user's value, if one of this type is kept.
     pub fn data<T: 'static>(&self) -> Option<Ref<'_, T>> {
-        let data = self.link.user.borrow();
+        let data = self.link.used_rare()?.user.borrow();
         Ref::filter_map(data, |data| data.as_ref()?.downcast_ref::<T>()).ok()
     }
 
@@ -580,13 +580,13 @@ fn poll_write<B: AsRef<[u8]>>(
             Ok(Room::Yes) => {
                 let left = send(&mut conn, bytes, part);
                 if left == 0 {
-                    link.sent(conn);
+                    link.sent(&conn);
                     return Poll::Ready(Ok(()));
                 }
             }
             Ok(_) => {
                 drop(conn);
-                link.writer.register(&link.worker.tasks, cx);
+                link.rare().writer.register(&link.worker.tasks, cx);
                 link.mark_dirty();
                 return Poll::Pending;
             }
@@ -612,14 +612,15 @@ impl Future for Flush<'_> {
     type Output = Result<()>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        let conn = self.link.conn.borrow();
+        let mut conn = self.link.conn.borrow_mut();
         if conn.is_flushed() {
             return Poll::Ready(Ok(()));
         }
         if let Some(reason) = conn.reason().filter(|_| !conn.is_flushing()) {
             return Poll::Ready(Err(closed(self.link, self.operation, reason)));
         }
-        self.link.writer.register(&self.link.worker.tasks, cx);
+        conn.await_flush();
+        self.link.rare().writer.register(&self.link.worker.tasks, cx);
         Poll::Pending
     }
 }
@@ -658,7 +659,7 @@ impl Future for Closing {
         match conn.reason() {
             Some(reason) if conn.is_closed() => Poll::Ready(reason),
             _ => {
-                self.link.closer.register(&self.link.worker.tasks, cx);
+                self.link.rare().closer.register(&self.link.worker.tasks, cx);
                 Poll::Pending
             }
         }
@@ -685,10 +686,10 @@ impl Future for Draining {
         let acceptor = link.worker.acceptor.borrow();
         let draining = acceptor.as_ref().is_some_and(|acceptor| acceptor.is_draining());
         // Only a connection that was accepted has a place in the server.
-        if link.conn.borrow().is_closed() || (draining && link.admission.borrow().is_some()) {
+        if link.conn.borrow().is_closed() || (draining && link.is_admitted.get()) {
             return Poll::Ready(());
         }
-        self.link.drainer.register(&self.link.worker.tasks, cx);
+        self.link.rare().drainer.register(&self.link.worker.tasks, cx);
         Poll::Pending
     }
 }

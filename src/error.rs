@@ -59,6 +59,7 @@ pub(crate) enum Cause {
     Closed(CloseReason),
     Ended { received: usize, wanted: usize },
     Option { name: &'static str, problem: String },
+    Variable { name: &'static str, problem: String },
     Address { problem: String },
     TooLarge { bytes: usize, bound: usize, option: &'static str },
     Full { queued: usize, option: &'static str },
@@ -106,9 +107,8 @@ impl Error {
             Cause::Ended { .. } => ErrorKind::Peer,
             Cause::NotFound { .. } => ErrorKind::System,
             Cause::TooLarge { .. } | Cause::Full { .. } => ErrorKind::Limit,
-            Cause::Option { .. } | Cause::Address { .. } | Cause::Misuse(_) | Cause::Other(_) => {
-                ErrorKind::Caller
-            }
+            Cause::Option { .. } | Cause::Variable { .. } | Cause::Address { .. } => ErrorKind::Caller,
+            Cause::Misuse(_) | Cause::Other(_) => ErrorKind::Caller,
             Cause::Closed(reason) => match reason {
                 CloseReason::Peer | CloseReason::PeerReset | CloseReason::Network(_) => ErrorKind::Peer,
                 CloseReason::Timeout(_) => ErrorKind::Timeout,
@@ -251,6 +251,7 @@ impl fmt::Display for Cause {
                 write!(f, "the peer ended after {received} of {wanted} bytes")
             }
             Cause::Option { name, problem } => write!(f, "option `{name}` {problem}"),
+            Cause::Variable { name, problem } => write!(f, "environment variable `{name}`: {problem}"),
             Cause::Address { problem } | Cause::NotFound { problem } => f.write_str(problem),
             Cause::TooLarge { bytes, bound, option } => {
                 write!(f, "{bytes} bytes are more than `{option}` allows ({bound})")
@@ -263,7 +264,7 @@ impl fmt::Display for Cause {
 }
 
 /// The operating system's text without Rust's "(os error 98)" and with a small first letter.
-fn plain(error: &io::Error) -> String {
+pub(crate) fn plain(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();
     let mut letters = text.chars();

@@ -138,7 +138,7 @@ impl<'a> Connection<'a> {
         let cause = match conn.room(len) {
             Ok(Room::Yes) => {
                 send(self.link, &mut conn);
-                self.link.sent(conn);
+                self.link.sent(&conn);
                 return Ok(());
             }
             Ok(Room::Later) => Cause::Full { queued: conn.pending(), option: "send_marks" },

@@ -43,6 +43,13 @@
 //!
 //! A connection never leaves its worker, so nothing on this path is locked or atomic. Other threads hold a [`Remote`].
 //!
+//! # Backends
+//!
+//! What carries the connections is a [`Backend`]: io_uring where the system allows it, readiness (epoll, kqueue) elsewhere,
+//! with the same semantics. [`probe()`] tells what works here and which limits a server meets;
+//! [`ServerHandle::backends`] what a server runs on. The environment variable `WHARF_BACKEND` decides for programs that leave
+//! the choice open.
+//!
 //! # Testing your own server
 //!
 //! [`sim`] runs a whole server and its clients in one thread, on a simulated network with virtual time. All that happens
@@ -50,7 +57,7 @@
 //!
 //! # Features
 //!
-//! * `tracing`: lifecycle events to the program's `tracing` subscriber. Off by default.
+//! * `tracing`: lifecycle events to the program's `tracing` subscriber, and once why io_uring is not used. Off by default.
 
 /// Keeps the README's program compiling.
 #[cfg(doctest)]
@@ -68,6 +75,7 @@ mod connection;
 mod engine;
 mod error;
 pub mod event;
+pub mod probe;
 mod remote;
 mod resolve;
 mod runtime;
@@ -89,6 +97,12 @@ pub mod fuzzing {
         drive(data.chunks_exact(2).map(|step| Step::from_bytes(step[0], step[1])));
     }
 
+    /// Takes the io_uring engine, on a kernel of data, through the steps that `data` spells.
+    #[cfg(target_os = "linux")]
+    pub fn uring_driver(data: &[u8]) {
+        crate::engine::uring::fuzz(data);
+    }
+
     /// Reads `text` as an address.
     pub fn address(text: &str) {
         drop(Endpoint::parse(Operation::Connect, text));
@@ -103,6 +117,7 @@ pub use connection::{
 };
 pub use engine::buffer::Chunk;
 pub use error::{Bound, CloseReason, Deadline, Error, ErrorKind, Result};
+pub use probe::probe;
 pub use remote::Remote;
 pub use runtime::{JoinHandle, Late, Sleep, Within, run, run_on, sleep, spawn, within};
 pub use server::{Server, ServerHandle, Stats};

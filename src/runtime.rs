@@ -36,16 +36,24 @@ pub fn run<F: Future>(future: F) -> Result<F::Output> {
     run_on(Backend::Auto, future)
 }
 
-/// [`run`] with a choice of engine.
+/// [`run`] with a choice of engine. Default, in [`run`]: [`Backend::Auto`].
 ///
 /// # Errors
-/// As [`run`].
+/// As [`run`]. And if that engine cannot run here, which [`Backend::Uring`] cannot in most containers: the error names what
+/// was refused, why, and what to change.
+///
+/// ```
+/// let sum = wharf::run_on(wharf::Backend::Readiness, async { 1 + 1 })?;
+/// assert_eq!(sum, 2);
+/// # Ok::<(), wharf::Error>(())
+/// ```
 pub fn run_on<F: Future>(backend: Backend, future: F) -> Result<F::Output> {
     if worker::with_current(|_| ()).is_some() {
         let nested = "this thread runs a worker already; await the future instead";
         return Err(Error::new(Operation::Run, Cause::Misuse(nested)));
     }
-    let engine = Engine::new(backend).map_err(|error| Error::os(Operation::Run, error))?;
+    let engine =
+        Engine::new(backend.chosen()?).map_err(|refusal| Error::os(Operation::Run, refusal.into()))?;
     let worker = Worker::new(engine);
     // If the future panics, what it left behind is reset.
     let _shut = Shut(&worker);

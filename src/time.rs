@@ -3,23 +3,24 @@
 //! Time comes in as an argument everywhere. Only an engine knows where it comes from, so the simulated engine can make
 //! it virtual.
 
+use std::num::NonZero;
 use std::time::Duration;
 
-/// A point in time of one engine.
-#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Time(u64);
+/// A point in time of one engine. Counted from 1, so that an `Option<Time>` is no larger: connections keep several.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Time(NonZero<u64>);
 
 impl Time {
-    pub(crate) const ZERO: Time = Time(0);
+    pub(crate) const ZERO: Time = Time(NonZero::<u64>::MIN);
     /// Later than anything that will happen: 584 years after the start.
-    pub(crate) const NEVER: Time = Time(u64::MAX);
+    pub(crate) const NEVER: Time = Time(NonZero::<u64>::MAX);
 
     pub(crate) const fn from_nanos(nanos: u64) -> Time {
-        Time(nanos)
+        Time(NonZero::<u64>::MIN.saturating_add(nanos))
     }
 
     pub(crate) const fn as_nanos(self) -> u64 {
-        self.0
+        self.0.get() - 1
     }
 
     /// The point `duration` later; `Duration::MAX` saturates to [`Time::NEVER`].
@@ -29,12 +30,12 @@ impl Time {
 
     /// The point `duration` earlier; never before the start.
     pub(crate) fn before(self, duration: Duration) -> Time {
-        Time(self.0.saturating_sub(nanos(duration)))
+        Time::from_nanos(self.as_nanos().saturating_sub(nanos(duration)))
     }
 
     /// How long after `earlier` this is; zero if it is not.
     pub(crate) fn since(self, earlier: Time) -> Duration {
-        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+        Duration::from_nanos(self.as_nanos().saturating_sub(earlier.as_nanos()))
     }
 }
 

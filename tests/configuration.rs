@@ -7,7 +7,7 @@ mod common;
 
 use std::time::Duration;
 
-use wharf::{Client, Connection, Deadlines, ErrorKind, Limits, Server, SocketOptions};
+use wharf::{Backend, Client, Connection, Deadlines, ErrorKind, Limits, Server, SocketOptions};
 
 /// The error of a server that must not start.
 fn refusal(server: Server) -> wharf::Error {
@@ -206,4 +206,29 @@ fn extreme_numbers_saturate() {
     })
     .unwrap();
     server.drain(Duration::MAX).wait().unwrap();
+}
+
+#[test]
+fn a_server_tells_what_carries_it() {
+    let backends = |backend: Backend| {
+        let server = local().workers(2).backend(backend).start(|_: Connection| async { Ok(()) }).unwrap();
+        let backends = server.backends();
+        server.stop().wait().unwrap();
+        backends
+    };
+    assert_eq!(backends(Backend::Readiness), [Backend::Readiness; 2]);
+    let auto = wharf::probe().auto.unwrap();
+    assert_eq!(backends(Backend::Auto), [auto; 2]);
+    assert_eq!(Backend::Auto.name(), auto.name());
+}
+
+#[test]
+fn a_backend_that_cannot_run_is_refused_with_a_reason() {
+    let Err(refusal) = wharf::probe().uring else { return };
+    let server = local().backend(Backend::Uring).start(|_: Connection| async { Ok(()) });
+    let ran = wharf::run_on(Backend::Uring, async {});
+    for (error, operation) in [(server.unwrap_err(), "start"), (ran.unwrap_err(), "run")] {
+        assert_eq!(error.to_string(), format!("{operation}: {refusal}"));
+        assert_eq!(error.kind(), ErrorKind::System);
+    }
 }

@@ -21,6 +21,7 @@ pub(crate) enum Command {
     Demo(Demo),
     Serve(Serve),
     Connect(Connect),
+    Probe(Probe),
 }
 
 /// Play ping-pong on this machine: a server, many clients, and a check of every byte.
@@ -88,10 +89,18 @@ pub(crate) struct Connect {
     /// How long connecting may take, looking up the name included.
     #[arg(long, value_name = "D", default_value = "10s", value_parser = humantime::parse_duration)]
     pub(crate) timeout: Duration,
-    /// What carries the connection: auto, uring or readiness.
+    /// What carries the connection: auto, uring or readiness; `wharf probe` tells what works.
     #[arg(long, value_name = "ENGINE", default_value_t = Backend::Auto)]
     pub(crate) backend: Backend,
 }
+
+/// Tell which backends work here, and which limits a server meets.
+///
+/// One fact on a line: a name, spaces, the fact. Below what is missing stands a line NAME.hint, which says what to change.
+/// Ends with 0 if any backend works.
+#[derive(Debug, clap::Args)]
+#[command(after_help = exit::CODES)]
+pub(crate) struct Probe {}
 
 /// How a server runs.
 #[derive(Debug, clap::Args)]
@@ -99,7 +108,7 @@ pub(crate) struct With {
     /// How the service is written.
     #[arg(long, default_value = "async")]
     pub(crate) style: Style,
-    /// What carries the connections: auto, uring or readiness.
+    /// What carries the connections: auto, uring or readiness; `wharf probe` tells what works.
     #[arg(long, value_name = "ENGINE", default_value_t = Backend::Auto)]
     pub(crate) backend: Backend,
     /// Number of worker threads of the server [default: one for each processor].

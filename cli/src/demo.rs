@@ -49,7 +49,8 @@ pub(crate) fn run(args: &Demo) -> Result<(), Failure> {
     let took = began.elapsed();
     let stats = server.drain(DRAIN_WITHIN).wait()?;
     let failure = tally.failure.take().or_else(|| unclean(args, &tally, &stats));
-    print(args, &tally, took, &stats, failure.is_none()).map_err(Failure::of_output)?;
+    let report = Report { args, tally: &tally, took, stats: &stats, backends: serve::backends(&server) };
+    print(&report, failure.is_none()).map_err(Failure::of_output)?;
     failure.map_or(Ok(()), Err)
 }
 
@@ -222,16 +223,25 @@ fn broken(stats: &Stats) -> u64 {
     broken.map(|(_, count)| count).sum()
 }
 
-fn print(args: &Demo, tally: &Tally, took: Duration, stats: &Stats, right: bool) -> io::Result<()> {
+struct Report<'a> {
+    args: &'a Demo,
+    tally: &'a Tally,
+    took: Duration,
+    stats: &'a Stats,
+    backends: String,
+}
+
+fn print(report: &Report<'_>, right: bool) -> io::Result<()> {
+    let Report { args, tally, took, stats, backends } = report;
     let Demo { clients, size, with, .. } = args;
     let messages = tally.latency.len();
     let rate = (messages as f64 / took.as_secs_f64()) as u64;
     let bytes = tally.bytes(args);
     let quantile = |q| Duration::from_nanos(tally.latency.value_at_quantile(q));
     let [p50, p99, p999, max] = [0.5, 0.99, 0.999, 1.0].map(quantile);
-    let (style, backend) = (format!("{:?}", with.style).to_lowercase(), with.backend.name());
+    let style = format!("{:?}", with.style).to_lowercase();
     let mut stdout = io::stdout().lock();
-    writeln!(stdout, "ping-pong  {clients} clients, {size} bytes a message, {style} style on {backend}")?;
+    writeln!(stdout, "ping-pong  {clients} clients, {size} bytes a message, {style} style on {backends}")?;
     writeln!(stdout, "messages   {} in {took:.1?}, {} per second", HumanCount(messages), HumanCount(rate))?;
     writeln!(stdout, "latency    p50 {p50:.1?}, p99 {p99:.1?}, p99.9 {p999:.1?}, max {max:.1?}")?;
     writeln!(stdout, "bytes      {} each way", HumanCount(bytes))?;

@@ -6,6 +6,7 @@ mod args;
 mod connect;
 mod demo;
 mod exit;
+mod probe;
 mod serve;
 mod services;
 
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Serve(args) => serve::run(&args),
         Command::Connect(args) => connect::run(&args),
+        Command::Probe(_) => probe::run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

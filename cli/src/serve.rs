@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing_subscriber::filter::LevelFilter;
-use wharf::{Deadlines, Limits, Server, ServerHandle, Stats};
+use wharf::{Backend, Deadlines, Limits, Server, ServerHandle, Stats};
 
 use crate::args::{Serve, Service, With};
 use crate::exit::{self, Failure, note};
@@ -17,6 +17,9 @@ pub(crate) fn run(args: &Serve) -> Result<(), Failure> {
     let server = services::start(describe(args), args.service, args.with.style)?;
     drain_on_signals(args, server.clone())?;
     announce(server.local_addr()).map_err(Failure::of_output)?;
+    if !args.quiet {
+        note(start_line(args, &server));
+    }
     let stats = server.wait()?;
     if !args.quiet {
         note(summary(&stats));
@@ -99,6 +102,30 @@ fn announce(address: SocketAddr) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "listening on {address}")?;
     stdout.flush()
+}
+
+/// How many workers a server has and what carries their connections, in one line.
+fn start_line(args: &Serve, server: &ServerHandle) -> String {
+    let line = format!("{} workers on {}", server.backends().len(), backends(server));
+    let does_without = cfg!(target_os = "linux") && server.backends().contains(&Backend::Readiness);
+    let by_choice = args.with.backend != Backend::Auto || std::env::var_os("WHARF_BACKEND").is_some();
+    if does_without && !by_choice {
+        return format!("{line}, as io_uring cannot be used: `wharf probe` tells why");
+    }
+    line
+}
+
+/// What carries a server's connections: nearly always one backend.
+pub(crate) fn backends(server: &ServerHandle) -> String {
+    let all = server.backends();
+    let of = |backend: Backend| all.iter().filter(|each| **each == backend).count();
+    match (of(Backend::Uring), of(Backend::Readiness)) {
+        (_, 0) => Backend::Uring.to_string(),
+        (0, _) => Backend::Readiness.to_string(),
+        (uring, readiness) => {
+            format!("{} ({uring}) and {} ({readiness})", Backend::Uring, Backend::Readiness)
+        }
+    }
 }
 
 /// What a server did, in one line.

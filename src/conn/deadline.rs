@@ -6,20 +6,13 @@
 
 use std::time::Duration;
 
-use crate::config;
+use crate::config::Deadlines;
 use crate::error::Deadline;
 use crate::time::Time;
 
 #[derive(Debug)]
 pub(crate) struct Clock {
-    idle: Option<Duration>,
-    write: Option<Duration>,
-    linger: Duration,
-    /// When the last byte came, or the wait for one began, earlier by the waits that were in vain. None while nobody
-    /// waits to read.
-    reading_since: Option<Time>,
-    /// How long earlier waits, since the last byte, were in vain.
-    silent: Duration,
+    silence: Silence,
     /// When the last byte left, or the queue stopped being empty. None while nothing is queued.
     writing_since: Option<Time>,
     age_at: Option<Time>,
@@ -31,6 +24,15 @@ pub(crate) struct Clock {
     timer_at: Time,
     /// A deadline is earlier than the timer.
     urgent: bool,
+}
+
+/// How long the peer has been silent while somebody waited to read.
+#[derive(Debug)]
+enum Silence {
+    /// When the last byte came, or the wait for one began, earlier by the waits that were in vain.
+    Since(Time),
+    /// Nobody waits to read. Earlier waits, since the last byte, were in vain for so long.
+    Before(Duration),
 }
 
 /// What a passed deadline asks for.
@@ -47,13 +49,9 @@ pub(crate) enum Expired {
 }
 
 impl Clock {
-    pub(crate) fn new(deadlines: &config::Deadlines, now: Time) -> Clock {
+    pub(crate) fn new(deadlines: &Deadlines, now: Time) -> Clock {
         Clock {
-            idle: deadlines.idle,
-            write: deadlines.write,
-            linger: deadlines.linger,
-            reading_since: None,
-            silent: Duration::ZERO,
+            silence: Silence::Before(Duration::ZERO),
             writing_since: None,
             age_at: deadlines.age.map(|age| now.after(age)),
             handler_at: None,
@@ -66,40 +64,47 @@ impl Clock {
     }
 
     /// A byte is awaited; that may be said again at any time.
-    pub(crate) fn read_awaited(&mut self, now: Time) {
-        if self.reading_since.is_none() {
-            self.reading_since = Some(now.before(self.silent));
-            self.hurry(progress(self.reading_since, self.idle));
+    pub(crate) fn read_awaited(&mut self, now: Time, deadlines: &Deadlines) {
+        if let Silence::Before(silent) = self.silence {
+            let since = now.before(silent);
+            self.silence = Silence::Since(since);
+            self.hurry(progress(Some(since), deadlines.idle));
         }
     }
 
     /// The wait is given up without a byte. The silence so far counts when the next one begins.
     pub(crate) fn read_given_up(&mut self, now: Time) {
-        if let Some(since) = self.reading_since.take() {
-            self.silent = now.since(since);
+        if let Silence::Since(since) = self.silence {
+            self.silence = Silence::Before(now.since(since));
         }
     }
 
     /// The wait is over.
     pub(crate) fn read_over(&mut self) {
-        (self.reading_since, self.silent) = (None, Duration::ZERO);
+        self.silence = Silence::Before(Duration::ZERO);
     }
 
     /// A byte came.
     pub(crate) fn received(&mut self, now: Time) {
-        self.silent = Duration::ZERO;
-        if self.reading_since.is_some() {
-            self.reading_since = Some(now);
-        }
+        self.silence = match self.silence {
+            Silence::Since(_) => Silence::Since(now),
+            Silence::Before(_) => Silence::Before(Duration::ZERO),
+        };
     }
 
     pub(crate) fn is_writing(&self) -> bool {
         self.writing_since.is_some()
     }
 
-    pub(crate) fn writing(&mut self, since: Option<Time>) {
-        self.writing_since = since;
-        self.hurry(progress(since, self.write));
+    /// The queue moved, or stopped being empty.
+    pub(crate) fn writing(&mut self, now: Time, deadlines: &Deadlines) {
+        self.writing_since = Some(now);
+        self.hurry(progress(self.writing_since, deadlines.write));
+    }
+
+    /// The queue is empty.
+    pub(crate) fn written(&mut self) {
+        self.writing_since = None;
     }
 
     pub(crate) fn handler(&mut self, at: Option<Time>) {
@@ -119,12 +124,13 @@ impl Clock {
 
     /// From now on only the queue's progress, and after it the peer's end, are waited for.
     pub(crate) fn closing(&mut self) {
-        (self.reading_since, self.handler_at, self.close_at) = (None, None, None);
+        self.read_over();
+        (self.handler_at, self.close_at) = (None, None);
     }
 
     /// Starts the linger time, unless it runs already.
-    pub(crate) fn linger_once(&mut self, now: Time) {
-        self.linger_at.get_or_insert(now.after(self.linger));
+    pub(crate) fn linger_once(&mut self, now: Time, deadlines: &Deadlines) {
+        self.linger_at.get_or_insert(now.after(deadlines.linger));
         self.hurry(self.linger_at);
     }
 
@@ -141,13 +147,13 @@ impl Clock {
 
     /// The earliest deadline, if it is earlier than the timer; from now on it is what the timer is set to.
     #[inline]
-    pub(crate) fn take_urgent(&mut self) -> Option<Time> {
-        if self.urgent { self.reset_timer() } else { None }
+    pub(crate) fn take_urgent(&mut self, deadlines: &Deadlines) -> Option<Time> {
+        if self.urgent { self.reset_timer(deadlines) } else { None }
     }
 
-    fn reset_timer(&mut self) -> Option<Time> {
+    fn reset_timer(&mut self, deadlines: &Deadlines) -> Option<Time> {
         self.urgent = false;
-        let next = self.next().filter(|at| *at < self.timer_at)?;
+        let next = self.next(deadlines).filter(|at| *at < self.timer_at)?;
         self.timer_at = next;
         Some(next)
     }
@@ -159,8 +165,8 @@ impl Clock {
     }
 
     /// The earliest deadline.
-    fn next(&self) -> Option<Time> {
-        self.all().into_iter().flatten().map(|(at, _)| at).min()
+    fn next(&self, deadlines: &Deadlines) -> Option<Time> {
+        self.all(deadlines).into_iter().flatten().map(|(at, _)| at).min()
     }
 
     fn hurry(&mut self, at: Option<Time>) {
@@ -168,8 +174,8 @@ impl Clock {
     }
 
     /// The earliest deadline that has passed.
-    pub(crate) fn expired(&self, now: Time) -> Option<Expired> {
-        let passed = self.all().into_iter().flatten().filter(|(at, _)| *at <= now);
+    pub(crate) fn expired(&self, now: Time, deadlines: &Deadlines) -> Option<Expired> {
+        let passed = self.all(deadlines).into_iter().flatten().filter(|(at, _)| *at <= now);
         passed.min_by_key(|(at, _)| *at).map(|(_, expired)| expired)
     }
 
@@ -183,11 +189,15 @@ impl Clock {
         }
     }
 
-    fn all(&self) -> [Option<(Time, Expired)>; 7] {
+    fn all(&self, deadlines: &Deadlines) -> [Option<(Time, Expired)>; 7] {
+        let reading_since = match self.silence {
+            Silence::Since(since) => Some(since),
+            Silence::Before(_) => None,
+        };
         let deadline = |at: Option<Time>, which| at.map(|at| (at, Expired::Deadline(which)));
         [
-            deadline(progress(self.reading_since, self.idle), Deadline::Idle),
-            deadline(progress(self.writing_since, self.write), Deadline::Write),
+            deadline(progress(reading_since, deadlines.idle), Deadline::Idle),
+            deadline(progress(self.writing_since, deadlines.write), Deadline::Write),
             deadline(self.age_at, Deadline::Age),
             deadline(self.handler_at, Deadline::Handler),
             self.linger_at.map(|at| (at, Expired::Linger)),

@@ -4,11 +4,12 @@
 //! Received and sent bytes follow a fixed pattern, so that a lost, doubled or moved byte shows at once.
 
 use std::io;
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Action, Conn, Readable, Room};
+use super::{Action, Conn, Profile, Readable, Room};
 use crate::config::{Deadlines, Limits};
 use crate::engine::buffer::{CHUNK_SIZE, Chunk, Outgoing, PiecePool};
 use crate::error::CloseReason;
@@ -135,7 +136,7 @@ impl Harness {
             .send_max(SEND_MAX);
         let deadlines = Deadlines::default().age(Duration::from_secs(3600));
         Harness {
-            conn: Conn::new(&limits, &deadlines, PiecePool::new(), Time::ZERO),
+            conn: Conn::new(Rc::new(Profile { limits, deadlines, pieces: PiecePool::new() }), Time::ZERO),
             now: Time::ZERO,
             armed: false,
             in_flight: None,
@@ -199,7 +200,7 @@ impl Harness {
                 self.read -= back;
                 self.conn.unread_bytes(&bytes[bytes.len() - back..]);
             }
-            Step::Send(n) => self.queue(usize::from(n), |conn, bytes| conn.send(bytes)),
+            Step::Send(n) => self.queue(usize::from(n), Conn::send),
             Step::SendOwned(n) => {
                 self.queue(usize::from(n), |conn, bytes| conn.send_owned(Bytes::copy_from_slice(bytes)));
             }
@@ -222,7 +223,7 @@ impl Harness {
         let n = n.clamp(1, RECEIVE_MAX.min(CHUNK_SIZE));
         let chunk = Chunk::copied(&stretch(self.received, n));
         self.received += n;
-        if let Some(chunk) = self.conn.received(chunk, self.now) {
+        if self.conn.received(n, self.now) {
             self.conn.deliver(chunk);
         }
     }
@@ -242,7 +243,7 @@ impl Harness {
         let outgoing = std::mem::take(self.conn.offer());
         match self.inline.take() {
             None => {
-                self.conn.in_flight(self.now);
+                self.conn.in_flight(outgoing.len(), self.now);
                 self.in_flight = Some(outgoing);
             }
             Some(most) => {

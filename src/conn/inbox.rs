@@ -10,10 +10,24 @@ use crate::engine::buffer::Chunk;
 
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
-    /// The first chunk lives here, so that the usual connection, with one, allocates no queue.
+    len: usize,
+    /// Made for the first chunk that has to wait, which in event style may never happen.
+    queue: Option<Box<Queue>>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    /// The first chunk lives here, so that the usual connection, with one, has no use for the rest.
     head: Option<Chunk>,
     rest: VecDeque<Chunk>,
-    len: usize,
+}
+
+impl Queue {
+    fn pop(&mut self) -> Option<Chunk> {
+        let chunk = self.head.take()?;
+        self.head = self.rest.pop_front();
+        Some(chunk)
+    }
 }
 
 impl Inbox {
@@ -24,12 +38,13 @@ impl Inbox {
     /// Queues `chunk` behind what is here.
     pub(crate) fn push(&mut self, chunk: Chunk) {
         self.len += chunk.len();
-        let Some(tail) = self.rest.back_mut().or(self.head.as_mut()) else {
-            self.head = Some(chunk);
+        let queue = self.queue.get_or_insert_default();
+        let Some(tail) = queue.rest.back_mut().or(queue.head.as_mut()) else {
+            queue.head = Some(chunk);
             return;
         };
         if !tail.append(&chunk) {
-            self.rest.push_back(chunk);
+            queue.rest.push_back(chunk);
         }
     }
 
@@ -39,15 +54,17 @@ impl Inbox {
             return;
         }
         self.len += bytes.len();
-        if let Some(head) = self.head.replace(Chunk::copied(bytes)) {
-            self.rest.push_front(head);
+        let queue = self.queue.get_or_insert_default();
+        if let Some(head) = queue.head.replace(Chunk::copied(bytes)) {
+            queue.rest.push_front(head);
         }
     }
 
     /// Moves bytes into `buf`, as many as are here and fit.
     pub(crate) fn read(&mut self, buf: &mut [u8]) -> usize {
+        let Some(queue) = &mut self.queue else { return 0 };
         let mut filled = 0;
-        while let Some(head) = &mut self.head {
+        while let Some(head) = &mut queue.head {
             let n = head.len().min(buf.len() - filled);
             buf[filled..filled + n].copy_from_slice(&head[..n]);
             filled += n;
@@ -55,7 +72,7 @@ impl Inbox {
                 head.advance(n);
                 break;
             }
-            self.head = self.rest.pop_front();
+            queue.pop();
         }
         self.len -= filled;
         filled
@@ -63,20 +80,20 @@ impl Inbox {
 
     /// Takes the first chunk as it is.
     pub(crate) fn take(&mut self) -> Option<Chunk> {
-        let chunk = self.head.take()?;
-        self.head = self.rest.pop_front();
+        let chunk = self.queue.as_mut()?.pop()?;
         self.len -= chunk.len();
         Some(chunk)
     }
 
     /// Takes everything as one chunk, joining what lies apart.
     pub(crate) fn take_joined(&mut self) -> Option<Chunk> {
-        if self.rest.is_empty() {
+        let queue = self.queue.as_mut()?;
+        if queue.rest.is_empty() {
             return self.take();
         }
         // Doubling keeps the joins of a long message linear in its length.
         let mut joined = Chunk::with_room(self.len * 2);
-        for chunk in self.head.take().into_iter().chain(self.rest.drain(..)) {
+        while let Some(chunk) = queue.pop() {
             let fits = joined.append(&chunk);
             debug_assert!(fits, "a joined chunk has room for all its parts");
         }
@@ -86,8 +103,7 @@ impl Inbox {
 
     /// Throws everything away; returns how many bytes that were.
     pub(crate) fn clear(&mut self) -> usize {
-        self.head = None;
-        self.rest = VecDeque::new();
+        self.queue = None;
         std::mem::take(&mut self.len)
     }
 }

@@ -57,6 +57,15 @@ pub(crate) use outbox::Room;
 /// Owned bytes up to this size are copied behind what is queued. That also bounds the pieces of a full queue.
 const COPY_MAX: usize = 1024;
 
+/// What the connections of one server, or one client's, have in common on one worker.
+#[derive(Debug)]
+pub(crate) struct Profile {
+    pub(crate) limits: Limits,
+    pub(crate) deadlines: Deadlines,
+    /// Where the buffers of their send queues come from.
+    pub(crate) pieces: Rc<PiecePool>,
+}
+
 #[derive(Debug)]
 pub(crate) struct Conn {
     phase: Phase,
@@ -65,10 +74,14 @@ pub(crate) struct Conn {
     inbox: Inbox,
     outbox: Outbox,
     clock: Clock,
-    receive_buffer: usize,
+    profile: Rc<Profile>,
     /// What the engine was told last: whether to receive.
     armed: bool,
     news: News,
+    /// Somebody waits for an empty queue.
+    flush_awaited: bool,
+    /// When bytes were last handed to the engine without a word of their end.
+    handed_at: Time,
     /// Who ended its direction first.
     first_end: Option<CloseReason>,
     reason: Option<CloseReason>,
@@ -194,11 +207,11 @@ impl Conn {
     }
 
     pub(crate) fn send_high(&self) -> usize {
-        self.outbox.high()
+        self.profile.limits.send_high
     }
 
     pub(crate) fn send_max(&self) -> usize {
-        self.outbox.max()
+        self.profile.limits.send_max
     }
 
     /// Why the connection ended or is about to, once that is certain.
@@ -228,7 +241,7 @@ impl Conn {
 
     /// Whether the inbox holds all that it may.
     pub(crate) fn is_full(&self) -> bool {
-        self.inbox.len() >= self.receive_buffer
+        self.inbox.len() >= self.profile.limits.receive_buffer
     }
 
     /// Whether the engine was told to stop receiving although more may come.
@@ -243,6 +256,11 @@ impl Conn {
         (stands || ended) && self.outbox.is_empty() && self.writing != Writing::Finishing
     }
 
+    /// From now on an empty queue is news.
+    pub(crate) fn await_flush(&mut self) {
+        self.flush_awaited = true;
+    }
+
     /// Whether that is still under way.
     pub(crate) fn is_flushing(&self) -> bool {
         matches!(self.phase, Phase::Connecting | Phase::Open | Phase::Closing)
@@ -255,17 +273,19 @@ impl Conn {
 
 // Commands: what handlers ask for.
 impl Conn {
-    pub(crate) fn new(limits: &Limits, deadlines: &Deadlines, pool: Rc<PiecePool>, now: Time) -> Conn {
+    pub(crate) fn new(profile: Rc<Profile>, now: Time) -> Conn {
         Conn {
             phase: Phase::Connecting,
             reading: Reading::Open,
             writing: Writing::Open,
             inbox: Inbox::default(),
-            outbox: Outbox::new(limits, pool),
-            clock: Clock::new(deadlines, now),
-            receive_buffer: limits.receive_buffer,
+            outbox: Outbox::default(),
+            clock: Clock::new(&profile.deadlines, now),
+            profile,
             armed: false,
             news: News::default(),
+            flush_awaited: false,
+            handed_at: Time::NEVER,
             first_end: None,
             reason: None,
             counts: Counts::default(),
@@ -309,7 +329,7 @@ impl Conn {
     /// Somebody waits for bytes: from now on the peer's silence counts.
     pub(crate) fn await_reading(&mut self, now: Time) {
         if self.phase == Phase::Open && self.reading == Reading::Open {
-            self.clock.read_awaited(now);
+            self.clock.read_awaited(now, &self.profile.deadlines);
         }
     }
 
@@ -326,18 +346,23 @@ impl Conn {
     /// Whether `len` bytes can be queued whole; an error once writing makes no sense any more.
     pub(crate) fn room(&mut self, len: usize) -> Result<Room, CloseReason> {
         self.writable()?;
-        Ok(self.outbox.room(len))
+        Ok(self.outbox.room(len, &self.profile.limits))
     }
 
     pub(crate) fn send(&mut self, bytes: &[u8]) {
-        self.outbox.push(bytes);
+        debug_assert!(self.pending() + bytes.len() <= self.send_max(), "the hard bound of the send queue");
+        self.outbox.push(bytes, &self.profile.pieces);
     }
 
     /// Queues `bytes` without a copy, unless they are so few that a copy is cheaper than a piece of their own.
     pub(crate) fn send_owned(&mut self, bytes: Bytes) {
         if bytes.len() <= COPY_MAX {
-            self.outbox.push(&bytes);
+            self.send(&bytes);
         } else {
+            debug_assert!(
+                self.pending() + bytes.len() <= self.send_max(),
+                "the hard bound of the send queue"
+            );
             self.outbox.push_owned(bytes);
         }
     }
@@ -413,7 +438,7 @@ impl Conn {
         if matches!(self.phase, Phase::Open | Phase::Closing) {
             self.close_for(reason);
             self.clock.late();
-            self.clock.linger_once(now);
+            self.clock.linger_once(now, &self.profile.deadlines);
         } else {
             self.close_for(reason);
         }
@@ -459,20 +484,21 @@ impl Conn {
             self.phase = Phase::Open;
             self.news.add(News::WRITABLE);
             if !self.outbox.is_empty() {
-                self.clock.writing(Some(now));
+                self.clock.writing(now, &self.profile.deadlines);
             }
         }
     }
 
-    /// Counts what came; gives it back if a handler should see it, or else throws it away.
-    pub(crate) fn received(&mut self, chunk: Chunk, now: Time) -> Option<Chunk> {
-        self.counts.received += chunk.len() as u64;
-        if self.phase == Phase::Open && self.reading == Reading::Open {
+    /// Counts what came. Says whether a handler should see it; if not, it is to be thrown away.
+    pub(crate) fn received(&mut self, bytes: usize, now: Time) -> bool {
+        self.counts.received += bytes as u64;
+        let wanted = self.phase == Phase::Open && self.reading == Reading::Open;
+        if wanted {
             self.clock.received(now);
-            return Some(chunk);
+        } else {
+            self.counts.discarded += bytes as u64;
         }
-        self.counts.discarded += chunk.len() as u64;
-        None
+        wanted
     }
 
     /// Queues what came for the reader, who has to be told.
@@ -494,28 +520,49 @@ impl Conn {
         self.outbox.offer()
     }
 
-    /// The engine took what it was offered, to send it later.
-    pub(crate) fn in_flight(&mut self, now: Time) {
-        self.outbox.taken();
+    /// The engine took the `offered` bytes, to send them later.
+    pub(crate) fn in_flight(&mut self, offered: usize, now: Time) {
+        self.outbox.taken(offered);
         if !self.clock.is_writing() {
-            self.clock.writing(Some(now));
+            self.clock.writing(now, &self.profile.deadlines);
         }
     }
 
     /// The engine sent so much of what it was offered, and took nothing.
     pub(crate) fn sent_inline(&mut self, n: usize, now: Time) {
         self.counts.sent += n as u64;
-        self.outbox.sent_inline(n);
+        self.outbox.sent_inline(n, &self.profile.pieces);
         self.progressed(n, now);
+    }
+
+    /// The engine took the `offered` bytes, to send them with the next turn: they count as sent, unless they bounce.
+    pub(crate) fn handed(&mut self, offered: usize, now: Time) {
+        debug_assert!(self.outbox.is_empty(), "the engine takes all or nothing");
+        self.counts.sent += offered as u64;
+        self.handed_at = now;
+        self.progressed(offered, now);
+    }
+
+    /// Of what was handed to the engine so many bytes were not sent after all: they are in flight.
+    pub(crate) fn bounced(&mut self, unsent: usize, now: Time) {
+        self.counts.sent -= unsent as u64;
+        self.outbox.bounced(unsent);
+        if self.writing == Writing::Finished {
+            // FIN has to wait for them.
+            self.writing = Writing::Finishing;
+        }
+        if matches!(self.phase, Phase::Open | Phase::Closing) && !self.clock.is_writing() {
+            self.clock.writing(now, &self.profile.deadlines);
+        }
     }
 
     /// A send in flight is over.
     pub(crate) fn sent(&mut self, outgoing: &mut Outgoing, n: usize, now: Time) {
         self.counts.sent += n as u64;
-        self.outbox.sent(outgoing, n);
+        self.outbox.sent(outgoing, n, &self.profile.pieces);
         match self.phase {
             Phase::Releasing { .. } | Phase::Released | Phase::Closed => {
-                self.counts.unsent += self.outbox.clear() as u64;
+                self.drop_queue();
             }
             _ => self.progressed(n, now),
         }
@@ -523,24 +570,25 @@ impl Conn {
 
     fn progressed(&mut self, n: usize, now: Time) {
         if self.outbox.is_empty() {
-            self.clock.writing(None);
+            self.clock.written();
         } else if n > 0 || !self.clock.is_writing() {
-            self.clock.writing(Some(now));
+            self.clock.writing(now, &self.profile.deadlines);
         }
-        if self.outbox.unblock() {
+        if self.outbox.unblock(&self.profile.limits) {
             self.news.add(News::UNBLOCKED);
             self.news.add(News::WRITABLE);
-        } else if self.outbox.is_empty() {
+        } else if self.flush_awaited && self.outbox.is_empty() {
+            self.flush_awaited = false;
             self.news.add(News::WRITABLE);
         }
     }
 
     /// A send came back with an error; nothing of it counts as sent.
     pub(crate) fn send_failed(&mut self, outgoing: &mut Outgoing, error: &io::Error) {
-        self.outbox.sent(outgoing, 0);
+        self.outbox.sent(outgoing, 0, &self.profile.pieces);
         match self.phase {
             Phase::Releasing { .. } | Phase::Released | Phase::Closed => {
-                self.counts.unsent += self.outbox.clear() as u64;
+                self.drop_queue();
             }
             _ => self.failed(error),
         }
@@ -563,7 +611,7 @@ impl Conn {
 
     /// Looks at the deadlines; does what the first passed one asks for. Returns whether there was one.
     pub(crate) fn expire(&mut self, now: Time) -> bool {
-        let Some(expired) = self.clock.expired(now) else { return false };
+        let Some(expired) = self.clock.expired(now, &self.profile.deadlines) else { return false };
         self.clock.done(expired);
         match expired {
             Expired::Deadline(deadline) => self.end_late(deadline, now),
@@ -578,9 +626,9 @@ impl Conn {
     pub(crate) fn closed(&mut self, outgoing: Option<Box<Outgoing>>) {
         debug_assert_eq!(self.phase, Phase::Released, "closed without being asked");
         if let Some(mut outgoing) = outgoing {
-            self.outbox.sent(&mut outgoing, 0);
+            self.outbox.sent(&mut outgoing, 0, &self.profile.pieces);
         }
-        self.counts.unsent += self.outbox.clear() as u64;
+        self.drop_queue();
         self.phase = Phase::Closed;
         for news in [News::READABLE, News::WRITABLE, News::CLOSED] {
             self.news.add(news);
@@ -614,9 +662,13 @@ impl Conn {
             self.writing = Writing::Finished;
             self.news.add(News::WRITABLE);
             if self.phase == Phase::Closing && self.reading == Reading::Open {
-                self.clock.linger_once(now);
+                self.clock.linger_once(now, &self.profile.deadlines);
             }
-            return Some(Action::Shutdown);
+            // After the peer's end, closing sends FIN as well. But what was handed over in this turn may bounce, and only a
+            // shutdown finds that out in time.
+            if self.reading != Reading::Ended || self.handed_at == now {
+                return Some(Action::Shutdown);
+            }
         }
         if self.writing == Writing::Finished && self.reading != Reading::Open {
             self.release(None, false);
@@ -624,14 +676,14 @@ impl Conn {
         }
         if self.phase == Phase::Closing && self.writing == Writing::Finished {
             // `finish` came before `close`: the wait for the peer's end begins here.
-            self.clock.linger_once(now);
+            self.clock.linger_once(now, &self.profile.deadlines);
         }
         self.receive_interest()
     }
 
     /// When the worker has to look at the deadlines, if that is earlier than it knows.
     pub(crate) fn take_urgent_deadline(&mut self) -> Option<Time> {
-        self.clock.take_urgent()
+        self.clock.take_urgent(&self.profile.deadlines)
     }
 
     pub(crate) fn take_news(&mut self) -> News {
@@ -652,6 +704,11 @@ impl Conn {
         }
     }
 
+    /// What is queued will never be sent.
+    fn drop_queue(&mut self) {
+        self.counts.unsent += self.outbox.clear(&self.profile.pieces) as u64;
+    }
+
     /// Ends the connection for a passed deadline.
     fn end_late(&mut self, deadline: Deadline, now: Time) {
         let reason = CloseReason::Timeout(deadline);
@@ -666,7 +723,7 @@ impl Conn {
         if let Some(reason) = reason {
             self.reason.get_or_insert(reason);
         }
-        self.counts.unsent += self.outbox.clear() as u64;
+        self.drop_queue();
         self.clock.stop();
         self.phase = Phase::Releasing { reset };
         self.news.add(News::READABLE);

@@ -14,15 +14,15 @@ use bytes::{Buf, Bytes};
 #[cfg(target_os = "linux")]
 use super::uring::Lease;
 
-/// Size of a leased receive buffer. Above 16 KiB, so that a message of 16 KiB ends in a short read and costs no second
-/// system call to learn that the socket is drained.
-pub(crate) const CHUNK_SIZE: usize = 32 * 1024;
+/// Size of a leased receive buffer. Above 64 KiB, which is what a bulk sender writes at once and what a socket buffer
+/// holds at first, so that it ends in a short read and costs no second system call to learn that the socket is drained.
+pub(crate) const CHUNK_SIZE: usize = 65 * 1024;
 /// Size of a buffer that coalesces small sends.
 pub(crate) const PIECE_SIZE: usize = 32 * 1024;
 /// Free buffers that a pool keeps; what comes back above that is given to the allocator.
-const FREE_MAX: usize = 128;
+const FREE_MAX: usize = 64;
 /// Above this many leased chunks (8 MiB), small receptions are copied to exact size and the lease ends at once.
-const LEASED_COMFORTABLE: usize = 256;
+const LEASED_COMFORTABLE: usize = 128;
 /// The most slices one gathered send names; a quarter of Linux's UIO_MAXIOV (1024), and more than a send ever accepts.
 pub(crate) const SLICES_MAX: usize = 64;
 
@@ -195,6 +195,12 @@ impl PiecePool {
     }
 }
 
+impl fmt::Debug for PiecePool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PiecePool")
+    }
+}
+
 /// One stretch of bytes to send.
 enum Piece {
     /// Small sends, coalesced in a buffer of the pool.
@@ -218,7 +224,9 @@ impl Piece {
 pub(crate) struct Outgoing {
     /// The first piece lives here, so that the usual connection, with one, allocates no queue.
     head: Option<Piece>,
-    rest: VecDeque<Piece>,
+    /// The others, in a queue that is made when there is one.
+    #[allow(clippy::box_collection, reason = "an idle connection keeps a pointer, not an empty queue")]
+    rest: Option<Box<VecDeque<Piece>>>,
     /// Bytes of `head` that are sent already.
     head_sent: usize,
     len: usize,
@@ -243,7 +251,7 @@ impl Outgoing {
             return;
         }
         while !bytes.is_empty() {
-            let last = self.rest.back_mut().or(self.head.as_mut());
+            let last = self.rest.as_mut().and_then(|rest| rest.back_mut()).or(self.head.as_mut());
             if let Some(Piece::Copied(piece)) = last
                 && piece.len() < PIECE_SIZE
             {
@@ -268,7 +276,7 @@ impl Outgoing {
     pub(crate) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES_MAX]) -> usize {
         let mut skip = self.head_sent;
         let mut count = 0;
-        for (slot, piece) in slices.iter_mut().zip(self.head.iter().chain(&self.rest)) {
+        for (slot, piece) in slices.iter_mut().zip(self.pieces()) {
             *slot = IoSlice::new(&piece.as_slice()[skip..]);
             skip = 0;
             count += 1;
@@ -278,8 +286,8 @@ impl Outgoing {
 
     /// The unsent bytes, if they are one slice: the usual case.
     pub(crate) fn single(&self) -> Option<&[u8]> {
-        match (&self.head, self.rest.is_empty()) {
-            (Some(piece), true) => Some(&piece.as_slice()[self.head_sent..]),
+        match (&self.head, self.has_rest()) {
+            (Some(piece), false) => Some(&piece.as_slice()[self.head_sent..]),
             _ => None,
         }
     }
@@ -294,7 +302,7 @@ impl Outgoing {
     pub(crate) fn advance(&mut self, mut n: usize, pool: &PiecePool) {
         assert!(n <= self.len, "an engine reported more bytes sent than it was given");
         self.len -= n;
-        if self.len == 0 && self.rest.is_empty() {
+        if self.len == 0 && !self.has_rest() {
             self.head_sent = 0;
             if let Some(Piece::Copied(piece)) = self.head.take() {
                 pool.give(piece);
@@ -310,7 +318,7 @@ impl Outgoing {
             }
             n -= left;
             self.head_sent = 0;
-            self.head = self.rest.pop_front();
+            self.head = self.rest.as_mut().and_then(|rest| rest.pop_front());
             if let Piece::Copied(piece) = head {
                 pool.give(piece);
             }
@@ -324,7 +332,7 @@ impl Outgoing {
         if let Some(head) = later.head.take() {
             self.push_piece(head);
         }
-        for piece in later.rest.drain(..) {
+        for piece in later.rest.iter_mut().flat_map(|rest| rest.drain(..)) {
             self.push_piece(piece);
         }
     }
@@ -334,7 +342,7 @@ impl Outgoing {
         let mut left = max.min(self.len);
         let total = left;
         let mut skip = self.head_sent;
-        for piece in self.head.iter().chain(&self.rest) {
+        for piece in self.pieces() {
             let mut bytes = &piece.as_slice()[skip..];
             skip = 0;
             bytes = &bytes[..left.min(bytes.remaining())];
@@ -351,8 +359,16 @@ impl Outgoing {
         if self.head.is_none() {
             self.head = Some(piece);
         } else {
-            self.rest.push_back(piece);
+            self.rest.get_or_insert_default().push_back(piece);
         }
+    }
+
+    fn has_rest(&self) -> bool {
+        self.rest.as_ref().is_some_and(|rest| !rest.is_empty())
+    }
+
+    fn pieces(&self) -> impl Iterator<Item = &Piece> {
+        self.head.iter().chain(self.rest.iter().flat_map(|rest| rest.iter()))
     }
 }
 

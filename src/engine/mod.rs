@@ -27,12 +27,16 @@
 //! 4. **Sending.** At most one send per token is in flight. The bytes move into the engine with [`Outgoing`] and move
 //!    back with the completion, also when the token is closed meanwhile: a buffer that the kernel may read is never
 //!    freed or changed before its final completion. A completion may tell of fewer bytes than were given; the worker
-//!    sends the rest. An engine may complete a send inline ([`Submitted::Done`]); no completion follows then.
+//!    sends the rest. An engine may complete a send inline ([`Submitted::Done`]); no completion follows then. Or it hands
+//!    the bytes over together with those of other connections, at the next `wait` ([`Submitted::Handed`]): they count as
+//!    sent, and only if the kernel does not take all of them, `Bounced` comes before anything else is reported; what is
+//!    left is in flight then, and the `Sent` for it follows.
 //!    `send_now` lends bytes for the length of the call, while no send is in flight: the engine hands the kernel what it
 //!    takes at once, which may be nothing, and remembers nothing. The worker sends the rest.
 //! 5. **Failure.** A broken connection (reset, unreachable, timed out in the kernel) is told by `Failed`, by a failed
 //!    `Sent`, `Submitted::Done` or `send_now`, at least once. The token still has to be closed.
-//! 6. **Shutdown** sends FIN behind what was sent; the worker asks for it only when no send is in flight.
+//! 6. **Shutdown** sends FIN behind what was sent; the worker asks for it only when no send is in flight. If bytes that were
+//!    handed over turn out not to be sent, it says so instead, as `Bounced` would.
 //! 7. **Close** takes the socket away, gracefully or with RST (`reset`). In-flight work is cancelled by the engine, and
 //!    `Closed` comes after the last trace of it, with the outgoing bytes if a send was in flight.
 //! 8. **Accepting.** A listener reports `Accepted` until it is paused or closed. `AcceptFailed` names the cause; the
@@ -46,13 +50,14 @@
 //! 11. **Time** is the engine's (`now`), and `wait` returns at `until` at the latest, when something completed, or when
 //!     a [`Waker`] was used since the last `wait` (a `Woken` may follow).
 //!
-//! Three backends keep this contract or are meant to: `readiness` (epoll or kqueue through mio), `simulated` (no
-//! operating system, seeded, virtual time), and io_uring. The backend is an enum, so calls are direct.
+//! Three backends keep this contract: `uring` (io_uring), `readiness` (epoll or kqueue through mio), and `simulated` (no
+//! operating system, seeded, virtual time). The backend is an enum, so calls are direct.
 
 #[cfg_attr(target_os = "linux", path = "timerfd.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "timeout.rs")]
 mod alarm;
 pub(crate) mod buffer;
+mod capability;
 mod readiness;
 pub(crate) mod simulated;
 #[cfg(target_os = "linux")]
@@ -60,9 +65,11 @@ pub(crate) mod uring;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Arc;
 
-use buffer::{Chunk, Outgoing};
+use buffer::{Chunk, Outgoing, PiecePool};
+pub use capability::{Refusal, UringFeatures};
 
 use crate::config::{Backend, SocketOptions};
 use crate::time::Time;
@@ -104,20 +111,53 @@ pub(crate) enum Submitted {
     Done(io::Result<usize>),
     /// The engine took the [`Outgoing`] and left an empty one; a [`Completion::Sent`] brings it back.
     InFlight,
+    /// The engine took the [`Outgoing`], left an empty one, and all its bytes count as sent, unless a
+    /// [`Completion::Bounced`] says otherwise.
+    Handed,
 }
 
 /// What an engine reports. Small, because each one is moved a few times: what is large, and rare or in need of a stable
 /// address anyway, is boxed.
 #[derive(Debug)]
 pub(crate) enum Completion {
-    Accepted { listener: ListenerId, socket: Socket, peer: SocketAddr },
-    AcceptFailed { listener: ListenerId, error: io::Error },
-    Connected { token: Token, result: io::Result<()> },
-    Received { token: Token, chunk: Chunk },
-    ReceiveEnded { token: Token },
-    Failed { token: Token, error: io::Error },
-    Sent { token: Token, outgoing: Box<Outgoing>, result: io::Result<usize> },
-    Closed { token: Token, outgoing: Option<Box<Outgoing>> },
+    Accepted {
+        listener: ListenerId,
+        socket: Socket,
+        peer: SocketAddr,
+    },
+    AcceptFailed {
+        listener: ListenerId,
+        error: io::Error,
+    },
+    Connected {
+        token: Token,
+        result: io::Result<()>,
+    },
+    Received {
+        token: Token,
+        chunk: Chunk,
+    },
+    ReceiveEnded {
+        token: Token,
+    },
+    Failed {
+        token: Token,
+        error: io::Error,
+    },
+    Sent {
+        token: Token,
+        outgoing: Box<Outgoing>,
+        result: io::Result<usize>,
+    },
+    /// Of what was handed over so many bytes were not sent: they are in flight.
+    Bounced {
+        token: Token,
+        unsent: usize,
+    },
+    Closed {
+        token: Token,
+        outgoing: Option<Box<Outgoing>>,
+    },
     Woken,
 }
 
@@ -134,18 +174,20 @@ pub(crate) enum Waker {
 /// What one connection or listener has had of the current turn (rule 9 of the contract).
 #[derive(Default)]
 struct Share {
-    turn: u64,
-    used: usize,
+    /// The last digits of the turn's number. Mistaken for another turn, it makes a connection wait for the next.
+    turn: u16,
+    used: u8,
 }
 
 impl Share {
     /// Takes one more of the turn's budget; says whether there was one left.
     fn take(&mut self, turn: u64, budget: usize) -> bool {
-        if self.turn != turn {
-            *self = Share { turn, used: 0 };
+        if self.turn != turn as u16 {
+            *self = Share { turn: turn as u16, used: 0 };
         }
-        self.used += 1;
-        self.used <= budget
+        let left = usize::from(self.used) < budget;
+        self.used += u8::from(left);
+        left
     }
 }
 
@@ -184,20 +226,26 @@ macro_rules! backend {
 
 impl Engine {
     /// The engine of a worker on this thread.
-    pub(crate) fn new(backend: Backend) -> io::Result<Engine> {
+    pub(crate) fn new(backend: Backend) -> Result<Engine, Refusal> {
         match backend {
+            Backend::Uring => new_uring(),
+            Backend::Readiness => new_readiness(),
+            // The trial may have worked, and a ring be refused all the same, by a limit for example: then this worker does
+            // without.
+            Backend::Auto => new_uring().or_else(|refusal| {
+                tell_once(&refusal);
+                new_readiness()
+            }),
+        }
+    }
+
+    /// Which of the backends this is; a simulated one is none that could be chosen.
+    pub(crate) fn backend(&self) -> Option<Backend> {
+        match self {
+            Engine::Readiness(_) => Some(Backend::Readiness),
             #[cfg(target_os = "linux")]
-            Backend::Uring => Ok(Engine::Uring(Box::new(uring::new()?))),
-            #[cfg(not(target_os = "linux"))]
-            Backend::Uring => Err(io::Error::new(io::ErrorKind::Unsupported, "io_uring is a part of Linux")),
-            #[cfg(target_os = "linux")]
-            Backend::Auto if uring::support().is_ok() => {
-                // A ring may still be refused, by a limit for example; then this worker does without.
-                Engine::new(Backend::Uring).or_else(|_| Engine::new(Backend::Readiness))
-            }
-            Backend::Auto | Backend::Readiness => {
-                Ok(Engine::Readiness(Box::new(readiness::Readiness::new()?)))
-            }
+            Engine::Uring(_) => Some(Backend::Uring),
+            Engine::Simulated(_) => None,
         }
     }
 
@@ -297,8 +345,23 @@ impl Engine {
         backend!(self, engine => engine.send_now(token, bytes))
     }
 
-    pub(crate) fn shutdown(&mut self, token: Token) -> io::Result<()> {
-        backend!(self, engine => engine.shutdown(token))
+    /// Sends FIN. If it cannot yet, because bytes that were handed over were not sent, it says how many: they are in flight.
+    pub(crate) fn shutdown(&mut self, token: Token) -> io::Result<usize> {
+        match self {
+            #[cfg(target_os = "linux")]
+            Engine::Uring(engine) => engine.shutdown(token),
+            Engine::Readiness(engine) => engine.shutdown(token).map(|()| 0),
+            Engine::Simulated(engine) => engine.shutdown(token).map(|()| 0),
+        }
+    }
+
+    /// Where the engine puts the buffers of bytes that it has sent for good.
+    pub(crate) fn use_pieces(&mut self, pieces: &Rc<PiecePool>) {
+        match self {
+            #[cfg(target_os = "linux")]
+            Engine::Uring(engine) => engine.use_pieces(pieces.clone()),
+            _ => {}
+        }
     }
 
     /// Closes the socket; with `reset` the peer gets RST and unsent bytes are thrown away.
@@ -315,4 +378,45 @@ impl Engine {
     pub(crate) fn next(&mut self) -> Option<Completion> {
         backend!(self, engine => engine.next())
     }
+}
+
+/// What io_uring offers here, or why it cannot be used; found out at the first call.
+#[cfg(target_os = "linux")]
+pub(crate) fn uring_features() -> Result<UringFeatures, Refusal> {
+    uring::support().clone()
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn uring_features() -> Result<UringFeatures, Refusal> {
+    Err(Refusal::because("io_uring", "looking for it", "it is a part of Linux", "take `readiness` or `auto`"))
+}
+
+#[cfg(target_os = "linux")]
+fn new_uring() -> Result<Engine, Refusal> {
+    Ok(Engine::Uring(Box::new(uring::new()?)))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn new_uring() -> Result<Engine, Refusal> {
+    Err(uring_features().expect_err("this is not Linux"))
+}
+
+fn new_readiness() -> Result<Engine, Refusal> {
+    let engine = readiness::Readiness::new().map_err(|error| {
+        Refusal::new(POLLER, "setting up a worker's engine", &error, String::from("see `ulimit -n`"))
+    })?;
+    Ok(Engine::Readiness(Box::new(engine)))
+}
+
+/// What tells of readiness on this system.
+pub(crate) const POLLER: &str =
+    if cfg!(any(target_os = "linux", target_os = "android")) { "epoll" } else { "kqueue" };
+
+/// Tells, once in a process, why `auto` does without io_uring.
+fn tell_once(refusal: &Refusal) {
+    static TOLD: std::sync::Once = std::sync::Once::new();
+    TOLD.call_once(|| {
+        event!(info, %refusal, "io_uring is not used");
+        let _ = refusal;
+    });
 }

@@ -20,12 +20,13 @@ use state::lock;
 
 use crate::address::{self, Endpoint, Host};
 use crate::config::{Backend, Deadlines, Limits, SocketOptions};
+use crate::conn::Profile;
 use crate::connection::Connection;
 use crate::engine::{Engine, Listener};
 use crate::error::{Cause, CloseReason, Error, Operation, Result};
 use crate::event::Handler;
 use crate::worker::accept::{Acceptor, Attach};
-use crate::worker::{Message, Profile, Worker};
+use crate::worker::{Message, Worker};
 
 /// Descriptors that are left for everything but connections when the limit is taken from the process's.
 const DESCRIPTOR_RESERVE: usize = 64;
@@ -96,6 +97,9 @@ impl Server {
     }
 
     /// Sets the engine. Default: [`Backend::Auto`].
+    ///
+    /// With [`Backend::Uring`], starting is an error where io_uring cannot run; `Auto` then takes readiness, and
+    /// [`ServerHandle::backends`] tells so.
     pub fn backend(mut self, backend: Backend) -> Server {
         self.backend = backend;
         self
@@ -115,7 +119,7 @@ impl Server {
     ///
     /// # Errors
     /// Whatever keeps it from serving is told here, not later: an address that cannot be read, resolved or bound, an
-    /// option that makes no sense, threads or descriptors that are not to be had.
+    /// option that makes no sense, an engine that cannot run here, threads or descriptors that are not to be had.
     pub fn start<F, Fut>(self, handler: F) -> Result<ServerHandle>
     where
         F: Fn(Connection) -> Fut + Send + Sync + 'static,
@@ -176,14 +180,14 @@ impl Server {
         self.launch_here(&event_style(make), started)
     }
 
-    fn launch(self, attach: &Attach) -> Result<ServerHandle> {
+    fn launch(mut self, attach: &Attach) -> Result<ServerHandle> {
         let (state, listener) = self.prepare()?;
         threads::start(&self, &state, attach, listener)?;
-        event!(info, local = %state.local, workers = state.workers(), "listening");
+        tell_of_start(&state);
         Ok(ServerHandle { state })
     }
 
-    fn launch_here(self, attach: &Attach, started: impl FnOnce(&ServerHandle)) -> Result<Stats> {
+    fn launch_here(mut self, attach: &Attach, started: impl FnOnce(&ServerHandle)) -> Result<Stats> {
         if crate::worker::with_current(|_| ()).is_some() {
             let nested = "this thread runs a worker already; use `start` here";
             return Err(Error::new(Operation::Run, Cause::Misuse(nested)));
@@ -191,15 +195,16 @@ impl Server {
         let (state, listener) = self.prepare()?;
         let handle = ServerHandle { state };
         threads::run(&self, &handle.state, attach, listener, || {
-            event!(info, local = %handle.state.local, workers = handle.state.workers(), "listening");
+            tell_of_start(&handle.state);
             started(&handle);
         })?;
         handle.wait()
     }
 
     /// Does everything that can fail before there are threads.
-    fn prepare(&self) -> Result<(Arc<ServerState>, std::net::TcpListener)> {
+    fn prepare(&mut self) -> Result<(Arc<ServerState>, std::net::TcpListener)> {
         let plan = self.plan()?;
+        self.backend = self.backend.chosen()?;
         let endpoint = Endpoint::parse(Operation::Listen, &self.address)?;
         let candidates = match &endpoint.host {
             Host::Name(name) => address::resolve(name, endpoint.port)
@@ -226,7 +231,7 @@ impl Server {
         state.set_posts(workers.iter().map(|worker| worker.post.clone()).collect());
         let mut listener = Some(listener);
         for (index, worker) in workers.iter().enumerate() {
-            let acceptor = Acceptor::new(state.clone(), index, self.profile(), attach.clone());
+            let acceptor = Acceptor::new(state.clone(), index, self.profile(worker), attach.clone());
             if let Some(listener) = listener.take() {
                 acceptor.listen(worker, listener).map_err(|error| Error::os(Operation::Listen, error))?;
             }
@@ -257,9 +262,11 @@ impl Server {
         attach: Attach,
         listener: Option<std::net::TcpListener>,
     ) -> Result<(Rc<Worker>, Rc<Acceptor>)> {
-        let engine = Engine::new(self.backend).map_err(|error| Error::os(Operation::Start, error))?;
+        let engine =
+            Engine::new(self.backend).map_err(|refusal| Error::os(Operation::Start, refusal.into()))?;
+        state.note_backend(index, &engine);
         let worker = Worker::new(engine);
-        let acceptor = Acceptor::new(state.clone(), index, self.profile(), attach);
+        let acceptor = Acceptor::new(state.clone(), index, self.profile(&worker), attach);
         *worker.acceptor.borrow_mut() = Some(acceptor.clone());
         if let Some(listener) = listener {
             let listener = Listener::Os(mio::net::TcpListener::from_std(listener));
@@ -269,8 +276,8 @@ impl Server {
         Ok((worker, acceptor))
     }
 
-    fn profile(&self) -> Profile {
-        Profile { limits: self.limits.clone(), deadlines: self.deadlines.clone() }
+    fn profile(&self, worker: &Worker) -> Rc<Profile> {
+        worker.profile(&self.limits, &self.deadlines)
     }
 
     /// Checks every option; what is left open is decided here.
@@ -285,6 +292,11 @@ impl Server {
         let connections = self.limits.connections.unwrap_or_else(descriptors_for_connections);
         Ok(Plan { workers, connections })
     }
+}
+
+fn tell_of_start(state: &ServerState) {
+    event!(info, local = %state.local, workers = state.workers(), backends = ?state.backends(), "listening");
+    let _ = state;
 }
 
 struct Plan {
@@ -329,6 +341,24 @@ impl ServerHandle {
     /// The number of connections that it holds at most.
     pub fn connections_max(&self) -> usize {
         self.state.connections_max
+    }
+
+    /// The engine of each worker, in the order of the workers: [`Backend::Uring`] or [`Backend::Readiness`].
+    ///
+    /// With [`Backend::Auto`] they may differ, if the system grants io_uring to some and refuses it to others, for want
+    /// of lockable memory, say. Empty for a server in a [`Simulation`](crate::sim::Simulation).
+    ///
+    /// ```
+    /// use wharf::{Backend, Connection, Server};
+    ///
+    /// let server = Server::bind("127.0.0.1:0").workers(2).backend(Backend::Readiness);
+    /// let server = server.start(|_: Connection| async { Ok(()) })?;
+    /// assert_eq!(server.backends(), [Backend::Readiness; 2]);
+    /// # server.stop().wait()?;
+    /// # Ok::<(), wharf::Error>(())
+    /// ```
+    pub fn backends(&self) -> Vec<Backend> {
+        self.state.backends()
     }
 
     /// What has happened so far.

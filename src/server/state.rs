@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use crate::config::Backend;
 use crate::conn::Counts;
+use crate::engine::Engine;
 use crate::error::CloseReason;
 use crate::worker::{Message, Post};
 
@@ -16,6 +18,8 @@ pub(crate) struct ServerState {
     pub(super) connections: AtomicUsize,
     /// Connections of each worker, those on their way to it included.
     pub(super) loads: Vec<AtomicUsize>,
+    /// The engine of each worker; unset in a simulation.
+    backends: Vec<OnceLock<Backend>>,
     pub(super) posts: OnceLock<Vec<Post>>,
     /// The limit was reached: whoever makes room must say so.
     pub(super) full: AtomicBool,
@@ -45,6 +49,7 @@ impl ServerState {
             connections_max,
             connections: AtomicUsize::new(0),
             loads: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
+            backends: (0..workers).map(|_| OnceLock::new()).collect(),
             posts: OnceLock::new(),
             full: AtomicBool::new(false),
             accepted: AtomicU64::new(0),
@@ -73,6 +78,17 @@ impl ServerState {
 
     pub(super) fn workers(&self) -> usize {
         self.loads.len()
+    }
+
+    /// A worker has got its engine.
+    pub(super) fn note_backend(&self, worker: usize, engine: &Engine) {
+        if let Some(backend) = engine.backend() {
+            self.backends[worker].get_or_init(|| backend);
+        }
+    }
+
+    pub(super) fn backends(&self) -> Vec<Backend> {
+        self.backends.iter().filter_map(OnceLock::get).copied().collect()
     }
 
     /// The mailbox of one worker; after a start that failed there may be fewer than workers.

@@ -15,7 +15,8 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use super::link::Link;
-use super::{Alarm, Message, Profile, Worker};
+use super::{Alarm, Message, Worker};
+use crate::conn::Profile;
 use crate::engine::{Listener, ListenerId, Socket};
 use crate::error::CloseReason;
 use crate::server::{Admission, ServerState};
@@ -32,7 +33,7 @@ pub(crate) type Attach = Arc<dyn Fn(&Rc<Worker>, &Rc<Link>, HandlerCount) + Send
 pub(crate) struct Acceptor {
     server: Arc<ServerState>,
     index: usize,
-    profile: Profile,
+    profile: Rc<Profile>,
     attach: Attach,
     accepting: Cell<Accepting>,
     /// How long to pause after the next accept error.
@@ -82,7 +83,7 @@ impl Acceptor {
     pub(crate) fn new(
         server: Arc<ServerState>,
         index: usize,
-        profile: Profile,
+        profile: Rc<Profile>,
         attach: Attach,
     ) -> Rc<Acceptor> {
         Rc::new(Acceptor {
@@ -141,7 +142,7 @@ impl Acceptor {
             }
         };
         event!(debug, %peer, worker = self.index, "connection accepted");
-        *link.admission.borrow_mut() = Some(admission);
+        link.admit(admission);
         (self.attach)(worker, &link, HandlerCount::new(&self.handlers));
         if self.drain.get() != Drain::No {
             worker.tell_draining(&link);

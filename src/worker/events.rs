@@ -17,7 +17,7 @@ impl Worker {
     /// From now on `handler` gets the connection's events, beginning with `connected`.
     pub(crate) fn attach(self: &Rc<Self>, link: &Rc<Link>, handler: Box<dyn Handler>) {
         link.is_event.set(true);
-        *link.handler.borrow_mut() = Some(handler);
+        link.handler.set(Some(handler));
         link.conn.borrow_mut().await_reading(self.now());
         self.call(link, Handler::connected);
         link.mark_dirty();
@@ -96,8 +96,11 @@ impl Worker {
             }
             flow
         });
+        if consumed == offered {
+            return false;
+        }
         let mut conn = link.conn.borrow_mut();
-        if consumed == offered || !conn.is_open() {
+        if !conn.is_open() {
             return false;
         }
         chunk.advance(consumed);
@@ -116,7 +119,9 @@ impl Worker {
 
     /// Tells the handler that the server drains.
     pub(crate) fn tell_draining(self: &Rc<Self>, link: &Rc<Link>) {
-        link.drainer.wake(&self.tasks);
+        if let Some(rare) = link.used_rare() {
+            rare.drainer.wake(&self.tasks);
+        }
         if link.conn.borrow().is_open() {
             self.call(link, Handler::draining);
         }
@@ -145,7 +150,7 @@ impl Worker {
             Ok(Flow::Reset) => link.command(|conn| conn.reset(CloseReason::LocalReset)),
             Err(_) => link.command(|conn| conn.reset(CloseReason::HandlerPanicked)),
         }
-        *link.handler.borrow_mut() = Some(handler);
+        link.handler.set(Some(handler));
         let mut conn = link.conn.borrow_mut();
         if conn.is_blocked() {
             // It is this side that makes the peer wait.

@@ -4,7 +4,7 @@
 //! out what the core asks for and tells those who wait.
 
 use std::any::Any;
-use std::cell::{Cell, RefCell, RefMut};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddr;
@@ -34,29 +34,38 @@ const DIRECT_MIN: usize = 4 * 1024;
 pub(crate) struct Link {
     pub(crate) token: Token,
     pub(crate) worker: Rc<Worker>,
-    pub(crate) peer: SocketAddr,
-    pub(crate) local: Cell<Option<SocketAddr>>,
     pub(crate) conn: RefCell<Conn>,
+    dirty: Cell<bool>,
+    pub(super) is_event: Cell<bool>,
+    /// The handler has been told that the peer ended.
+    pub(super) end_told: Cell<bool>,
+    /// The pass in which a message went past the queue last.
+    sent_past_queue: Cell<u32>,
+    /// In event style, what the connection's events go to. Away while it is being called.
+    pub(super) handler: Cell<Option<Box<dyn Handler>>>,
     pub(crate) reader: Waiter,
+    timer: Cell<Option<TimerId>>,
+    pub(crate) peer: SocketAddr,
+    /// Whether it is one of a server's connections; then `admission` is there until it is closed.
+    pub(crate) is_admitted: Cell<bool>,
+    admission: Cell<Option<Admission>>,
+    rare: OnceCell<Box<Rare>>,
+}
+
+/// What few connections need; made when one needs any of it.
+#[derive(Default)]
+pub(crate) struct Rare {
+    local: Cell<Option<SocketAddr>>,
+    /// Who waits for the connection to stand, for room in the queue, or for an empty one.
     pub(crate) writer: Waiter,
     pub(crate) closer: Waiters,
     pub(crate) drainer: Waiters,
     pub(crate) user: RefCell<Option<Box<dyn Any>>>,
-    /// In event style, what the connection's events go to. Away while it is being called.
-    pub(super) handler: RefCell<Option<Box<dyn Handler>>>,
-    pub(super) is_event: Cell<bool>,
-    /// The handler has been told that the peer ended.
-    pub(super) end_told: Cell<bool>,
-    dirty: Cell<bool>,
-    /// The pass in which a message went past the queue last.
-    sent_past_queue: Cell<u32>,
-    timer: Cell<Option<TimerId>>,
-    remote: RefCell<Option<Arc<RemoteState>>>,
+    remote: OnceCell<Arc<RemoteState>>,
     /// Messages of other threads that the send queue has no room for yet.
     arrivals: RefCell<VecDeque<Bytes>>,
     /// Another thread has closed the connection; that waits for the arrivals before it.
     close_behind: Cell<bool>,
-    pub(crate) admission: RefCell<Option<Admission>>,
 }
 
 impl fmt::Debug for Link {
@@ -65,7 +74,7 @@ impl fmt::Debug for Link {
     }
 }
 
-impl Drop for Link {
+impl Drop for Rare {
     fn drop(&mut self) {
         drop_guarded(self.user.take());
     }
@@ -81,38 +90,49 @@ impl Link {
         Rc::new(Link {
             token,
             worker,
-            peer,
-            local: Cell::new(None),
             conn: RefCell::new(conn),
-            reader: Waiter::default(),
-            writer: Waiter::default(),
-            closer: Waiters::default(),
-            drainer: Waiters::default(),
-            user: RefCell::new(None),
-            handler: RefCell::new(None),
+            dirty: Cell::new(false),
             is_event: Cell::new(false),
             end_told: Cell::new(false),
-            dirty: Cell::new(false),
             sent_past_queue: Cell::new(0),
+            handler: Cell::new(None),
+            reader: Waiter::default(),
             timer: Cell::new(None),
-            remote: RefCell::new(None),
-            arrivals: RefCell::default(),
-            close_behind: Cell::new(false),
-            admission: RefCell::new(None),
+            peer,
+            is_admitted: Cell::new(false),
+            admission: Cell::new(None),
+            rare: OnceCell::new(),
         })
+    }
+
+    /// It is one of a server's connections, and keeps its place until it is closed.
+    pub(super) fn admit(&self, admission: Admission) {
+        self.is_admitted.set(true);
+        self.admission.set(Some(admission));
+    }
+
+    /// What few connections need, to be used.
+    pub(crate) fn rare(&self) -> &Rare {
+        self.rare.get_or_init(Box::default)
+    }
+
+    /// The same, if it was used.
+    pub(crate) fn used_rare(&self) -> Option<&Rare> {
+        self.rare.get().map(|rare| &**rare)
     }
 
     /// The address of this end; asked of the engine once.
     pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
-        if self.local.get().is_none() {
-            self.local.set(self.worker.engine.borrow().local_addr(self.token).ok());
+        let local = &self.rare().local;
+        if local.get().is_none() {
+            local.set(self.worker.engine.borrow().local_addr(self.token).ok());
         }
-        self.local.get()
+        local.get()
     }
 
     /// So many bytes of remotes are no longer on their way to the send queue.
     fn release_queued(&self, bytes: usize) {
-        if let Some(remote) = &*self.remote.borrow() {
+        if let Some(remote) = self.used_remote() {
             remote.queued.fetch_sub(bytes, Ordering::Relaxed);
         }
     }
@@ -126,6 +146,9 @@ impl Link {
 
     /// Sends `bytes`, for which the queue has room. [`Link::sent`] has to follow.
     pub(crate) fn send(&self, conn: &mut Conn, bytes: &[u8]) {
+        if bytes.len() < DIRECT_MIN {
+            return conn.send(bytes);
+        }
         let over = self.send_past_queue(conn, bytes);
         conn.send(&bytes[over..]);
     }
@@ -138,11 +161,9 @@ impl Link {
     }
 
     /// Has what was queued carried out; if all went past the queue, there is nothing to do.
-    pub(crate) fn sent(self: &Rc<Self>, conn: RefMut<'_, Conn>) {
-        let over = conn.is_clear();
-        drop(conn);
-        if !over {
-            self.mark_dirty();
+    pub(crate) fn sent(self: &Rc<Self>, conn: &Conn) {
+        if !conn.is_clear() && !self.dirty.replace(true) {
+            self.worker.dirty.borrow_mut().push(self.clone());
         }
     }
 
@@ -172,7 +193,6 @@ impl Link {
 
     /// What handles on other threads share with this connection.
     pub(crate) fn remote(&self) -> Arc<RemoteState> {
-        let mut remote = self.remote.borrow_mut();
         let new = || {
             let conn = self.conn.borrow();
             let state = RemoteState::new(self.worker.post.clone(), self.token, self.peer, conn.send_max());
@@ -181,7 +201,11 @@ impl Link {
             }
             Arc::new(state)
         };
-        remote.get_or_insert_with(new).clone()
+        self.rare().remote.get_or_init(new).clone()
+    }
+
+    fn used_remote(&self) -> Option<&Arc<RemoteState>> {
+        self.used_rare()?.remote.get()
     }
 }
 
@@ -230,18 +254,20 @@ impl Worker {
     /// Bytes came.
     pub(crate) fn received(self: &Rc<Self>, link: &Rc<Link>, chunk: Chunk) {
         let mut conn = link.conn.borrow_mut();
-        let Some(chunk) = conn.received(chunk, self.now()) else { return };
-        let full = if link.is_event.get() {
+        if !conn.received(chunk.len(), self.now()) {
+            return;
+        }
+        if link.is_event.get() {
             drop(conn);
+            // What the handler asks for is carried out at once, while all of it is warm, and not by the next pass.
+            link.dirty.set(true);
             self.offer(link, chunk);
-            link.conn.borrow().is_full()
-        } else {
-            conn.deliver(chunk);
-            let full = conn.is_full();
-            drop(conn);
-            link.reader.wake(&self.tasks);
-            full
-        };
+            return self.advance(link);
+        }
+        conn.deliver(chunk);
+        let full = conn.is_full();
+        drop(conn);
+        link.reader.wake(&self.tasks);
         if full {
             // The engine has to stop before it reads the next chunk.
             self.advance(link);
@@ -250,7 +276,7 @@ impl Worker {
 
     /// Wakes, or calls, those who wait for what has happened.
     fn tell(self: &Rc<Self>, link: &Rc<Link>, news: News) {
-        if news.unblocked() && !link.arrivals.borrow().is_empty() {
+        if news.unblocked() && link.used_rare().is_some_and(|rare| !rare.arrivals.borrow().is_empty()) {
             self.pump(link);
             link.mark_dirty();
         }
@@ -260,13 +286,17 @@ impl Worker {
             if news.readable() {
                 link.reader.wake(&self.tasks);
             }
-            if news.writable() {
-                link.writer.wake(&self.tasks);
+            if news.writable()
+                && let Some(rare) = link.used_rare()
+            {
+                rare.writer.wake(&self.tasks);
             }
         }
         if news.closed() {
             self.closed(link);
-        } else if let (Some(reason), Some(remote)) = (link.conn.borrow().reason(), &*link.remote.borrow()) {
+        } else if let Some(remote) = link.used_remote()
+            && let Some(reason) = link.conn.borrow().reason()
+        {
             remote.close(reason);
         }
     }
@@ -278,15 +308,19 @@ impl Worker {
             self.timers.borrow_mut().cancel(id);
         }
         let reason = link.conn.borrow().reason().unwrap_or(CloseReason::Local);
-        let undelivered: usize = link.arrivals.take().iter().map(Bytes::len).sum();
-        link.conn.borrow_mut().lost(undelivered);
-        link.release_queued(undelivered);
-        if let Some(remote) = &*link.remote.borrow() {
+        if let Some(rare) = link.used_rare() {
+            let undelivered: usize = rare.arrivals.take().iter().map(Bytes::len).sum();
+            link.conn.borrow_mut().lost(undelivered);
+            link.release_queued(undelivered);
+        }
+        if let Some(remote) = link.used_remote() {
             remote.close(reason);
         }
         self.tell_closed(link, reason);
-        link.closer.wake(&self.tasks);
-        link.drainer.wake(&self.tasks);
+        if let Some(rare) = link.used_rare() {
+            rare.closer.wake(&self.tasks);
+            rare.drainer.wake(&self.tasks);
+        }
         let counts = link.conn.borrow().counts();
         event!(debug, peer = %link.peer, %reason, received = counts.received, sent = counts.sent,
             unsent = counts.unsent, "connection closed");
@@ -302,16 +336,20 @@ fn act(engine: &mut Engine, token: Token, conn: &mut Conn, action: Action, now: 
         Action::Receive => engine.receive(token),
         Action::Pause => engine.pause(token),
         Action::Close { reset } => engine.close(token, reset),
-        Action::Shutdown => {
-            if let Err(error) = engine.shutdown(token) {
-                conn.failed(&error);
+        Action::Shutdown => match engine.shutdown(token) {
+            Ok(0) => {}
+            Ok(unsent) => conn.bounced(unsent, now),
+            Err(error) => conn.failed(&error),
+        },
+        Action::Send => {
+            let offered = conn.pending();
+            match engine.send(token, conn.offer()) {
+                Submitted::InFlight => conn.in_flight(offered, now),
+                Submitted::Handed => conn.handed(offered, now),
+                Submitted::Done(Ok(n)) => conn.sent_inline(n, now),
+                Submitted::Done(Err(error)) => conn.failed(&error),
             }
         }
-        Action::Send => match engine.send(token, conn.offer()) {
-            Submitted::InFlight => conn.in_flight(now),
-            Submitted::Done(Ok(n)) => conn.sent_inline(n, now),
-            Submitted::Done(Err(error)) => conn.failed(&error),
-        },
     }
 }
 
@@ -319,25 +357,26 @@ fn act(engine: &mut Engine, token: Token, conn: &mut Conn, action: Action, now: 
 impl Worker {
     /// Queues `bytes` behind what other threads sent before.
     pub(crate) fn arrived(self: &Rc<Self>, link: &Rc<Link>, bytes: Bytes) {
-        if link.close_behind.get() {
+        if link.rare().close_behind.get() {
             link.release_queued(bytes.len());
             return link.conn.borrow_mut().lost(bytes.len());
         }
-        link.arrivals.borrow_mut().push_back(bytes);
+        link.rare().arrivals.borrow_mut().push_back(bytes);
         self.pump(link);
         link.mark_dirty();
     }
 
     /// Closes the connection behind what other threads sent before.
     pub(crate) fn close_behind(&self, link: &Rc<Link>) {
-        link.close_behind.set(true);
+        link.rare().close_behind.set(true);
         self.pump(link);
         link.mark_dirty();
     }
 
     /// Moves arrivals into the send queue while it has room for them.
     fn pump(&self, link: &Link) {
-        let mut arrivals = link.arrivals.borrow_mut();
+        let Some(rare) = link.used_rare() else { return };
+        let mut arrivals = rare.arrivals.borrow_mut();
         let mut conn = link.conn.borrow_mut();
         while let Some(bytes) = arrivals.front() {
             let room = conn.room(bytes.len());
@@ -352,7 +391,7 @@ impl Worker {
                 Err(_) => conn.lost(bytes.len()),
             }
         }
-        if link.close_behind.get() {
+        if rare.close_behind.get() {
             conn.close();
         }
     }

@@ -32,7 +32,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::config::{Deadlines, Limits, SocketOptions};
-use crate::conn::Conn;
+use crate::conn::{Conn, Profile};
 use crate::engine::buffer::PiecePool;
 use crate::engine::{Completion, Engine, Listener, ListenerId, Socket, Token};
 use crate::error::CloseReason;
@@ -92,13 +92,6 @@ pub(crate) enum Alarm {
     Drain,
 }
 
-/// The limits and deadlines that connections are made with.
-#[derive(Debug)]
-pub(crate) struct Profile {
-    pub(crate) limits: Limits,
-    pub(crate) deadlines: Deadlines,
-}
-
 pub(crate) struct Worker {
     pub(crate) engine: RefCell<Engine>,
     pub(crate) post: Post,
@@ -110,6 +103,8 @@ pub(crate) struct Worker {
     pub(crate) acceptor: RefCell<Option<Rc<Acceptor>>>,
     pieces: Rc<PiecePool>,
     now: Cell<Time>,
+    /// Completions of the last turn.
+    completed: Cell<usize>,
     /// Which pass over what is ready comes next.
     pass: Cell<u32>,
     inbox: RefCell<Vec<Message>>,
@@ -135,7 +130,9 @@ impl Drop for Entered {
 }
 
 impl Worker {
-    pub(crate) fn new(engine: Engine) -> Rc<Worker> {
+    pub(crate) fn new(mut engine: Engine) -> Rc<Worker> {
+        let pieces = PiecePool::new();
+        engine.use_pieces(&pieces);
         let waker = engine.waker();
         let post: Post = Arc::new(Mailbox::new(move || waker.wake()));
         let now = engine.now();
@@ -147,8 +144,9 @@ impl Worker {
             timers: RefCell::new(Wheel::new(now)),
             dirty: RefCell::default(),
             acceptor: RefCell::default(),
-            pieces: PiecePool::new(),
+            pieces,
             now: Cell::new(now),
+            completed: Cell::new(0),
             pass: Cell::new(1),
             inbox: RefCell::default(),
             spare: RefCell::default(),
@@ -208,7 +206,7 @@ impl Worker {
         self: &Rc<Self>,
         socket: Socket,
         peer: SocketAddr,
-        profile: &Profile,
+        profile: &Rc<Profile>,
     ) -> io::Result<Rc<Link>> {
         let link = self.link(peer, profile);
         let opened = self.engine.borrow_mut().open(link.token, socket);
@@ -225,7 +223,7 @@ impl Worker {
     pub(crate) fn connect(
         self: &Rc<Self>,
         peer: SocketAddr,
-        profile: &Profile,
+        profile: &Rc<Profile>,
         options: &SocketOptions,
     ) -> io::Result<Rc<Link>> {
         let link = self.link(peer, profile);
@@ -257,8 +255,14 @@ impl Worker {
         drop(self.dirty.take());
     }
 
-    fn link(self: &Rc<Self>, peer: SocketAddr, profile: &Profile) -> Rc<Link> {
-        let conn = Conn::new(&profile.limits, &profile.deadlines, self.pieces.clone(), self.now());
+    /// What the connections that are made with these options share here.
+    pub(crate) fn profile(&self, limits: &Limits, deadlines: &Deadlines) -> Rc<Profile> {
+        let (limits, deadlines, pieces) = (limits.clone(), deadlines.clone(), self.pieces.clone());
+        Rc::new(Profile { limits, deadlines, pieces })
+    }
+
+    fn link(self: &Rc<Self>, peer: SocketAddr, profile: &Rc<Profile>) -> Rc<Link> {
+        let conn = Conn::new(profile.clone(), self.now());
         self.slots.insert(|token| Link::new(token, self.clone(), peer, conn))
     }
 
@@ -318,7 +322,9 @@ impl Worker {
         let mut dirty = self.spare.take();
         std::mem::swap(&mut dirty, &mut *self.dirty.borrow_mut());
         busy |= !dirty.is_empty();
-        self.engine.borrow_mut().expect_sends(dirty.len());
+        if !dirty.is_empty() {
+            self.engine.borrow_mut().expect_sends(dirty.len());
+        }
         for link in dirty.drain(..) {
             self.advance(&link);
         }
@@ -345,6 +351,8 @@ impl Worker {
     }
 
     fn handle_completions(self: &Rc<Self>) -> bool {
+        // In event style each of them may be answered at once, and the last turn is the best guess at how many they are.
+        self.engine.borrow_mut().expect_sends(self.completed.get());
         let (mut count, mut since_run, mut bytes) = (0, 0, 0);
         loop {
             let Some(completion) = self.engine.borrow_mut().next() else { break };
@@ -359,6 +367,7 @@ impl Worker {
                 (since_run, bytes) = (0, 0);
             }
         }
+        self.completed.set(count);
         self.run_ready() | (count > 0)
     }
 
@@ -375,6 +384,9 @@ impl Worker {
                     Err(error) => conn.send_failed(&mut outgoing, &error),
                 });
                 self.engine.borrow_mut().recycle(outgoing);
+            }
+            Completion::Bounced { token, unsent } => {
+                self.with_link(token, |conn, now| conn.bounced(unsent, now));
             }
             Completion::ReceiveEnded { token } => self.with_link(token, |conn, _| conn.receive_ended()),
             Completion::Failed { token, error } => self.with_link(token, |conn, _| conn.failed(&error)),

@@ -243,15 +243,16 @@ impl Wake for TaskWaker {
 pub(crate) enum Wakeup {
     /// A task of this worker, polled directly.
     Task(TaskId),
-    /// Whatever else polls futures: a combinator with wakers of its own.
-    Foreign(Waker),
+    /// Whatever else polls futures: a combinator with wakers of its own. Boxed, because it is rare, and each connection
+    /// and each timer has room for this.
+    Foreign(Box<Waker>),
 }
 
 impl Wakeup {
     pub(crate) fn of(tasks: &Tasks, cx: &Context<'_>) -> Wakeup {
         match tasks.polled_by(cx) {
             Some(id) => Wakeup::Task(id),
-            None => Wakeup::Foreign(cx.waker().clone()),
+            None => Wakeup::Foreign(Box::new(cx.waker().clone())),
         }
     }
 

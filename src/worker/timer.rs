@@ -46,6 +46,7 @@
 //! The slots take 4 KiB per worker, an entry about 24 bytes beside its value.
 
 use std::mem;
+use std::num::NonZero;
 
 use crate::time::Time;
 
@@ -70,7 +71,8 @@ pub(crate) struct Wheel<T> {
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TimerId {
     index: u32,
-    generation: u32,
+    /// Never 0, so that an `Option` of this is no larger.
+    generation: NonZero<u32>,
 }
 
 impl<T> Wheel<T> {
@@ -228,7 +230,7 @@ impl<T> Wheel<T> {
 
     fn vacate(&mut self, index: u32) -> T {
         let entry = &mut self.entries[index as usize];
-        entry.generation = entry.generation.wrapping_add(1);
+        entry.generation = entry.generation.checked_add(1).unwrap_or(NonZero::<u32>::MIN);
         entry.next = mem::replace(&mut self.free, index);
         entry.value.take().expect("a linked entry holds a value")
     }
@@ -240,12 +242,13 @@ struct Entry<T> {
     previous: u32,
     next: u32,
     /// Counts the timers that were here before.
-    generation: u32,
+    generation: NonZero<u32>,
     value: Option<T>,
 }
 
 impl<T> Entry<T> {
-    const FREE: Entry<T> = Entry { tick: 0, previous: NONE, next: NONE, generation: 0, value: None };
+    const FREE: Entry<T> =
+        Entry { tick: 0, previous: NONE, next: NONE, generation: NonZero::<u32>::MIN, value: None };
 }
 
 #[derive(Copy, Clone)]

@@ -8,17 +8,18 @@ use std::thread;
 
 use rustix::process::Signal;
 
-use crate::process::{Process, STYLES, Server, accept, listen, skipped, wharf};
+use crate::process::{Process, Server, accept, combinations, listen, skipped, wharf};
 
 #[test]
 fn many_bytes_through_echo_come_back_unchanged() {
     let mut sent = vec![0; 64 << 20];
     fastrand::fill(&mut sent);
-    for style in STYLES {
-        let server = Server::start("echo", style, &[]);
-        let outcome = Process::run(&mut wharf(["connect", &server.address.to_string()]), sent.clone());
+    for (backend, style) in combinations() {
+        let server = Server::start("echo", style, &["--backend", backend]);
+        let args = ["connect", &server.address.to_string(), "--backend", backend];
+        let outcome = Process::run(&mut wharf(args), sent.clone());
         assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""));
-        assert!(outcome.stdout == sent, "{style}: {} bytes came back", outcome.stdout.len());
+        assert!(outcome.stdout == sent, "{style} on {backend}: {} bytes came back", outcome.stdout.len());
     }
 }
 
@@ -127,8 +128,8 @@ fn a_reset_is_one_line_and_exit_code_1() {
 
 #[test]
 fn a_peer_that_is_killed_is_no_reason_to_hang() {
-    for style in STYLES {
-        let server = Server::start("echo", style, &[]);
+    for (backend, style) in combinations() {
+        let server = Server::start("echo", style, &["--backend", backend]);
         let mut process = start(&server.address.to_string());
         let (mut input, mut output) = (process.stdin(), process.stdout());
         input.write_all(b"x").unwrap();
@@ -141,8 +142,8 @@ fn a_peer_that_is_killed_is_no_reason_to_hang() {
 
 #[test]
 fn a_broken_pipe_on_stdout_is_quiet() {
-    for style in STYLES {
-        let server = Server::start("chargen", style, &[]);
+    for (backend, style) in combinations() {
+        let server = Server::start("chargen", style, &["--backend", backend]);
         let mut process = start(&server.address.to_string());
         let input = process.stdin();
         let mut output = process.stdout();

@@ -1,23 +1,24 @@
 //! `wharf demo`: it plays, it checks, and it ends.
 
-use crate::process::{Outcome, Process, STYLES, skipped, wharf};
+use crate::process::{BACKENDS, Outcome, Process, combinations, skipped, wharf};
 
 #[test]
 fn a_short_demo_finds_every_message_right() {
-    for style in STYLES {
+    for (backend, style) in combinations() {
         for size in ["1", "1000", "3000000"] {
-            let args = ["demo", "--duration", "200ms", "--clients", "5", "--style", style, "--size", size];
-            assert_right(&Process::run(&mut wharf(args), Vec::new()));
+            let game = ["demo", "--duration", "200ms", "--clients", "5", "--size", size];
+            let args = ["--style", style, "--backend", backend];
+            assert_right_on(backend, &Process::run(wharf(game).args(args), Vec::new()));
         }
     }
 }
 
 #[test]
 fn every_engine_and_number_of_workers_plays() {
-    for backend in ["auto", "readiness"] {
+    for backend in BACKENDS {
         for workers in ["1", "3"] {
             let args = ["demo", "--duration", "50ms", "--backend", backend, "--workers", workers];
-            assert_right(&Process::run(&mut wharf(args), Vec::new()));
+            assert_right_on(backend, &Process::run(&mut wharf(args), Vec::new()));
         }
     }
 }
@@ -44,6 +45,13 @@ fn more_clients_than_descriptors_are_refused_at_once() {
     }
     assert_eq!(outcome.code, Some(1), "{outcome:?}");
     assert!(outcome.stderr.starts_with("wharf: 100000 clients need too many descriptors"), "{outcome:?}");
+}
+
+pub(crate) fn assert_right_on(backend: &str, outcome: &Outcome) {
+    assert_right(outcome);
+    let stdout = String::from_utf8_lossy(&outcome.stdout);
+    let first = stdout.lines().next().unwrap_or_default();
+    assert!(first.ends_with(&format!(" style on {backend}")), "{stdout}");
 }
 
 fn assert_right(outcome: &Outcome) {

@@ -2,6 +2,9 @@
 
 mod connect;
 mod demo;
+#[cfg(target_os = "linux")]
+mod faults;
+mod probe;
 mod process;
 mod refused;
 mod serve;

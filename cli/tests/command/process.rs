@@ -15,10 +15,19 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 pub(crate) const STYLES: [&str; 2] = ["async", "event"];
 
+/// Those of this system. Where io_uring is forbidden the tests fail: `wharf probe` says why.
+pub(crate) const BACKENDS: &[&str] =
+    if cfg!(target_os = "linux") { &["uring", "readiness"] } else { &["readiness"] };
+
 pub(crate) fn wharf<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wharf"));
     command.args(args);
     command
+}
+
+/// Each backend with each style.
+pub(crate) fn combinations() -> impl Iterator<Item = (&'static str, &'static str)> {
+    BACKENDS.iter().flat_map(|backend| STYLES.map(|style| (*backend, style)))
 }
 
 /// How a process ended and what it left.
@@ -122,7 +131,13 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn start(service: &str, style: &str, more: &[&str]) -> Server {
         let mut command = wharf(["serve", service, "--listen", "127.0.0.1:0", "--style", style]);
-        let mut process = Process::start(command.args(more).stdout(Stdio::piped()));
+        command.args(more);
+        Server::of(command)
+    }
+
+    /// The server that `command` starts.
+    pub(crate) fn of(mut command: Command) -> Server {
+        let mut process = Process::start(command.stdout(Stdio::piped()));
         let stdout = lines_of(process.stdout());
         let line = stdout.recv_timeout(LIMIT).expect("it says where it listens");
         let address = line.trim_end().strip_prefix("listening on ").expect(&line);

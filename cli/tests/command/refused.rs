@@ -73,7 +73,7 @@ fn a_command_line_that_makes_no_sense_exits_2() {
 
 #[test]
 fn help_tells_the_exit_codes() {
-    for command in ["demo", "serve", "connect"] {
+    for command in ["demo", "serve", "connect", "probe"] {
         let outcome = Process::run(&mut wharf([command, "--help"]), Vec::new());
         let help = String::from_utf8_lossy(&outcome.stdout);
         assert_eq!(outcome.code, Some(0));

@@ -6,12 +6,12 @@ use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 
-use crate::process::{Process, STYLES, Server, skipped};
+use crate::process::{Process, Server, combinations, skipped};
 
 #[test]
 fn prints_the_real_port_before_serving() {
-    for style in STYLES {
-        let server = Server::start("echo", style, &[]);
+    for (backend, style) in combinations() {
+        let server = Server::start("echo", style, &["--backend", backend]);
         assert_ne!(server.address.port(), 0);
         server.connect();
     }
@@ -19,8 +19,8 @@ fn prints_the_real_port_before_serving() {
 
 #[test]
 fn sigterm_drains_and_exits_zero() {
-    for style in STYLES {
-        let server = Server::start("echo", style, &[]);
+    for (backend, style) in combinations() {
+        let server = Server::start("echo", style, &["--backend", backend]);
         let mut idle = server.connect();
         assert_eq!(answer(&mut idle, b"here I am"), b"here I am");
         server.process.signal(Signal::TERM);
@@ -36,8 +36,8 @@ fn sigterm_drains_and_exits_zero() {
 #[test]
 fn a_drain_lets_a_busy_connection_end_by_itself() {
     const BYTES: usize = 64 << 20;
-    for style in STYLES {
-        let server = Server::start("echo", style, &["--drain", "1h"]);
+    for (backend, style) in combinations() {
+        let server = Server::start("echo", style, &["--backend", backend, "--drain", "1h"]);
         let mut reader = server.connect();
         let mut writer = reader.try_clone().unwrap();
         let sending = std::thread::spawn(move || {
@@ -48,7 +48,7 @@ fn a_drain_lets_a_busy_connection_end_by_itself() {
         server.process.signal(Signal::TERM);
         server.process.await_message("draining 1 connections");
         let rest = io::copy(&mut reader, &mut io::sink()).unwrap();
-        assert_eq!(rest, BYTES as u64 - 1, "{style}");
+        assert_eq!(rest, BYTES as u64 - 1, "{style} on {backend}");
         sending.join().unwrap();
         assert_eq!(server.process.outcome().code, Some(0));
     }
@@ -63,8 +63,8 @@ fn sigint_drains_as_well() {
 
 #[test]
 fn a_second_signal_stops_at_once() {
-    for style in STYLES {
-        let server = Server::start("chargen", style, &["--drain", "1h"]);
+    for (backend, style) in combinations() {
+        let server = Server::start("chargen", style, &["--backend", backend, "--drain", "1h"]);
         let stuck = stuck_client(&server);
         server.process.signal(Signal::TERM);
         server.process.await_message("draining 1 connections for at most 1h");
@@ -78,8 +78,8 @@ fn a_second_signal_stops_at_once() {
 
 #[test]
 fn the_drain_deadline_ends_a_client_that_does_not_read() {
-    for style in STYLES {
-        let server = Server::start("chargen", style, &["--drain", "50ms"]);
+    for (backend, style) in combinations() {
+        let server = Server::start("chargen", style, &["--backend", backend, "--drain", "50ms"]);
         let stuck = stuck_client(&server);
         let outcome = server.end(Signal::TERM);
         assert_eq!(outcome.code, Some(0), "{outcome:?}");
@@ -126,8 +126,8 @@ fn verbosity_shows_the_librarys_events() {
 
 #[test]
 fn a_silent_client_meets_the_idle_timeout() {
-    for style in STYLES {
-        let server = Server::start("echo", style, &["--idle-timeout", "50ms"]);
+    for (backend, style) in combinations() {
+        let server = Server::start("echo", style, &["--backend", backend, "--idle-timeout", "50ms"]);
         assert_eq!(server.connect().read(&mut [0; 1]).unwrap(), 0);
         let outcome = server.end(Signal::TERM);
         assert!(outcome.stderr.contains("1 idle deadline passed"), "{outcome:?}");
@@ -151,8 +151,8 @@ fn one_connection_too_many_is_served_when_another_leaves() {
 fn echo_waits_for_a_client_that_does_not_read_and_loses_nothing() {
     // More than all the buffers on the way hold together.
     let sent: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(32 << 20).collect();
-    for style in STYLES {
-        let server = Server::start("echo", style, &[]);
+    for (backend, style) in combinations() {
+        let server = Server::start("echo", style, &["--backend", backend]);
         let mut reader = server.connect();
         let mut writer = reader.try_clone().unwrap();
         let mut came = vec![0; sent.len()];
@@ -164,14 +164,14 @@ fn echo_waits_for_a_client_that_does_not_read_and_loses_nothing() {
             reader.read_exact(&mut came).unwrap();
         });
         assert_eq!(reader.read(&mut [0; 1]).unwrap(), 0);
-        assert!(came == sent, "{style}: the bytes differ");
+        assert!(came == sent, "{style} on {backend}: the bytes differ");
     }
 }
 
 #[test]
 fn discard_takes_everything_and_says_nothing() {
-    for style in STYLES {
-        let server = Server::start("discard", style, &[]);
+    for (backend, style) in combinations() {
+        let server = Server::start("discard", style, &["--backend", backend]);
         let mut client = server.connect();
         client.write_all(&vec![7; 8 << 20]).unwrap();
         client.shutdown(Shutdown::Write).unwrap();
@@ -183,8 +183,8 @@ fn discard_takes_everything_and_says_nothing() {
 
 #[test]
 fn chargen_sends_its_pattern_until_the_client_ends() {
-    for style in STYLES {
-        let server = Server::start("chargen", style, &["--idle-timeout", "50ms"]);
+    for (backend, style) in combinations() {
+        let server = Server::start("chargen", style, &["--backend", backend, "--idle-timeout", "50ms"]);
         let mut client = server.connect();
         let mut lines = vec![0; 20_000 * 74];
         client.read_exact(&mut lines).unwrap();
@@ -196,7 +196,7 @@ fn chargen_sends_its_pattern_until_the_client_ends() {
         client.shutdown(Shutdown::Write).unwrap();
         // Far more than is on its way.
         let rest = io::copy(&mut (&client).take(1 << 30), &mut io::sink()).unwrap();
-        assert!(rest < 1 << 30, "{style}: it goes on although the client has ended");
+        assert!(rest < 1 << 30, "{style} on {backend}: it goes on although the client has ended");
         let outcome = server.end(Signal::TERM);
         assert!(outcome.stderr.contains("1 closed by the peer"), "{outcome:?}");
     }
@@ -204,8 +204,8 @@ fn chargen_sends_its_pattern_until_the_client_ends() {
 
 #[test]
 fn pingpong_answers_each_ping_and_ends_at_anything_else() {
-    for style in STYLES {
-        let server = Server::start("pingpong", style, &[]);
+    for (backend, style) in combinations() {
+        let server = Server::start("pingpong", style, &["--backend", backend]);
         let mut client = server.connect();
         assert_eq!(answer(&mut client, b"ping"), b"pong");
         assert_eq!(answer(&mut client, b"ping\nping\n"), b"pong\npong\n");
@@ -229,11 +229,12 @@ fn works_with(tool: &str, args: impl Fn(String, String) -> Vec<String>) {
         return skipped(&format!("{tool} is not installed (Debian: socat, netcat-openbsd)"));
     }
     let sent: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(100_000).collect();
-    for style in STYLES {
-        let server = Server::start("echo", style, &[]);
+    for (backend, style) in combinations() {
+        let server = Server::start("echo", style, &["--backend", backend]);
         let (host, port) = (server.address.ip().to_string(), server.address.port().to_string());
         let outcome = Process::run(Command::new(tool).args(args(host, port)), sent.clone());
-        assert!(outcome.stdout == sent, "{tool}, {style}: {} bytes came back", outcome.stdout.len());
+        let came = outcome.stdout;
+        assert!(came == sent, "{tool}, {style} on {backend}: {} bytes came back", came.len());
     }
 }
 

@@ -30,7 +30,7 @@ use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 use socket2::SockRef;
 
 use super::alarm::Alarm;
-use super::buffer::{ChunkPool, Outgoing, SLICES_MAX};
+use super::buffer::{Chunk, ChunkPool, Outgoing, SLICES_MAX};
 use super::{
     ACCEPT_BUDGET, Completion, Listener, ListenerId, RECEIVE_BUDGET, Share, Socket, Submitted, Token, Waker,
 };
@@ -172,6 +172,7 @@ impl Readiness {
     fn accept(&mut self, index: u32) -> Option<Completion> {
         let listening = self.listeners[index as usize].as_mut()?;
         let listener = ListenerId(index);
+        listening.queued = false;
         while listening.ready && !listening.paused {
             if !listening.share.take(self.turn, ACCEPT_BUDGET) {
                 self.later.push(Source::Listener(index));
@@ -181,6 +182,8 @@ impl Readiness {
                 Ok((stream, peer)) => {
                     // An IPv4 peer of a dual-stack listener is an IPv4 peer.
                     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+                    listening.queued = true;
+                    self.queue.push_front(Source::Listener(index));
                     return Some(Completion::Accepted { listener, socket: Socket::Os(stream), peer });
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => listening.ready = false,
@@ -348,34 +351,16 @@ impl Readiness {
         if let Some(completion) = self.finished.pop_front() {
             return Some(completion);
         }
-        while let Some(source) = self.queue.front().copied() {
+        while let Some(source) = self.queue.pop_front() {
             let completion = match source {
                 Source::Connection(index) => self.step(index),
                 Source::Listener(index) => self.accept(index),
             };
             if completion.is_some() {
-                // It stays in front, as it may have more to do.
                 return completion;
             }
-            self.queue.pop_front();
-            self.unqueue(source);
         }
         None
-    }
-
-    fn unqueue(&mut self, source: Source) {
-        match source {
-            Source::Connection(index) => {
-                if let Some(connection) = &mut self.connections[index as usize] {
-                    connection.queued = false;
-                }
-            }
-            Source::Listener(index) => {
-                if let Some(listening) = &mut self.listeners[index as usize] {
-                    listening.queued = false;
-                }
-            }
-        }
     }
 
     /// Remembers what an event tells.
@@ -385,12 +370,9 @@ impl Readiness {
             ALARM => self.alarm.rang(),
             mio::Token(index) if index < self.connections.len() => {
                 let Some(connection) = &mut self.connections[index] else { return };
-                connection.broken |= event.is_error();
-                connection.read_closed |= event.is_read_closed() || event.is_error();
-                connection.readable |= event.is_readable() || connection.read_closed;
-                connection.writable |= event.is_writable() || event.is_write_closed() || event.is_error();
-                if connection.has_work() {
-                    self.enqueue(Source::Connection(index as u32));
+                connection.note(event);
+                if connection.has_work() && !std::mem::replace(&mut connection.queued, true) {
+                    self.queue.push_back(Source::Connection(index as u32));
                 }
             }
             mio::Token(token) => {
@@ -415,20 +397,14 @@ impl Readiness {
         }
     }
 
-    /// Makes the next call that a connection is ready for.
+    /// Makes the next call that a connection is ready for. It stays in front while there is more to do.
     fn step(&mut self, index: u32) -> Option<Completion> {
         let connection = self.connections[index as usize].as_mut()?;
+        connection.queued = false;
         let token = Token { index, generation: connection.generation };
-        if connection.connecting {
-            return connection.finish_connecting().map(|result| Completion::Connected { token, result });
-        }
-        if connection.outgoing.is_some()
-            && let Some((outgoing, result)) = connection.write_rest()
-        {
-            return Some(Completion::Sent { token, outgoing, result });
-        }
-        if let Some(error) = connection.failure() {
-            return Some(Completion::Failed { token, error });
+        if let Some(completion) = connection.finish(token) {
+            self.again(index);
+            return Some(completion);
         }
         if !connection.may_read() {
             return None;
@@ -437,17 +413,54 @@ impl Readiness {
             self.later.push(Source::Connection(index));
             return None;
         }
-        connection.read(token, &self.chunks)
+        let read = connection.read(&self.chunks);
+        if connection.has_work() {
+            self.again(index);
+        }
+        match read {
+            Ok(Some(chunk)) => Some(Completion::Received { token, chunk }),
+            Ok(None) => Some(Completion::ReceiveEnded { token }),
+            Err(Errno::AGAIN) => None,
+            Err(error) => Some(Completion::Failed { token, error: error.into() }),
+        }
+    }
+
+    /// Looks at a connection again before all others.
+    fn again(&mut self, index: u32) {
+        if let Some(connection) = &mut self.connections[index as usize] {
+            connection.queued = true;
+            self.queue.push_front(Source::Connection(index));
+        }
     }
 }
 
 impl Connection {
+    fn note(&mut self, event: &Event) {
+        self.broken |= event.is_error();
+        self.read_closed |= event.is_read_closed() || event.is_error();
+        self.readable |= event.is_readable() || self.read_closed;
+        self.writable |= event.is_writable() || event.is_write_closed() || event.is_error();
+    }
+
     fn has_work(&self) -> bool {
         self.may_read() || self.broken || (self.writable && (self.connecting || self.outgoing.is_some()))
     }
 
     fn may_read(&self) -> bool {
         self.armed && self.readable && !self.ended && !self.connecting
+    }
+
+    /// Ends what was begun before: a connect, a send, or the connection itself.
+    fn finish(&mut self, token: Token) -> Option<Completion> {
+        if self.connecting {
+            return self.finish_connecting().map(|result| Completion::Connected { token, result });
+        }
+        if self.outgoing.is_some()
+            && let Some((outgoing, result)) = self.write_rest()
+        {
+            return Some(Completion::Sent { token, outgoing, result });
+        }
+        self.failure().map(|error| Completion::Failed { token, error })
     }
 
     /// What broke the connection, if no read is going to find out.
@@ -483,33 +496,23 @@ impl Connection {
         Some(result)
     }
 
-    fn read(&mut self, token: Token, chunks: &Rc<ChunkPool>) -> Option<Completion> {
+    /// Reads what is there; `None` at the peer's end.
+    fn read(&mut self, chunks: &Rc<ChunkPool>) -> Result<Option<Chunk>, Errno> {
         loop {
             let mut room = 0;
             let read = chunks.fill(|buf| {
                 room = buf.len();
                 rustix::net::recv(&self.stream, buf, RecvFlags::empty()).map(|(n, _)| n)
             });
-            match read {
-                Ok(Some(chunk)) => {
-                    // Fewer bytes than asked for: drained, unless the end is known to follow.
-                    self.readable = chunk.len() == room || self.read_closed;
-                    return Some(Completion::Received { token, chunk });
-                }
-                Ok(None) => {
-                    self.ended = true;
-                    return Some(Completion::ReceiveEnded { token });
-                }
-                Err(Errno::AGAIN) => {
-                    self.readable = false;
-                    return None;
-                }
-                Err(Errno::INTR) => {}
-                Err(error) => {
-                    (self.ended, self.failed) = (true, true);
-                    return Some(Completion::Failed { token, error: error.into() });
-                }
+            match &read {
+                // Fewer bytes than asked for: drained, unless the end is known to follow.
+                Ok(Some(chunk)) => self.readable = chunk.len() == room || self.read_closed,
+                Ok(None) => self.ended = true,
+                Err(Errno::AGAIN) => self.readable = false,
+                Err(Errno::INTR) => continue,
+                Err(_) => (self.ended, self.failed) = (true, true),
             }
+            return read;
         }
     }
 

@@ -72,6 +72,7 @@ fn the_window_bounds_what_a_peer_that_never_reads_is_sent() {
                     Completion::Sent { outgoing, result, .. } => Some((*outgoing, result)),
                     _ => None,
                 }),
+            Submitted::Handed => unreachable!("a simulated engine hands nothing over"),
         };
         let Some((back, result)) = result else { break };
         let n = result.expect("the peer is there");
@@ -659,6 +660,7 @@ impl Pair {
                     }
                     network.advance(network.next_event().expect("the send has an end"));
                 },
+                Submitted::Handed => unreachable!("a simulated engine hands nothing over"),
             };
             outgoing = back;
             outgoing.advance(result.expect("the peer is there"), &pool);
@@ -724,6 +726,7 @@ impl Side {
                 self.sent(engine, *outgoing, result.ok());
             }
             Completion::Failed { .. } | Completion::Connected { .. } => self.finish(engine),
+            Completion::Bounced { .. } => unreachable!("a simulated engine hands nothing over"),
         }
         self.progress(engine, echoes);
     }
@@ -734,6 +737,7 @@ impl Side {
             match engine.send(token(0), &mut outgoing) {
                 Submitted::Done(result) => self.sent(engine, outgoing, result.ok()),
                 Submitted::InFlight => self.in_flight = true,
+                Submitted::Handed => unreachable!("a simulated engine hands nothing over"),
             }
         }
         if self.finished || self.in_flight {

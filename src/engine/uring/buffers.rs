@@ -31,7 +31,9 @@ enum State {
 
 /// The receive buffers of one engine.
 pub(crate) struct Buffers {
+    /// The first buffer, at the start of a cache line within `block`.
     memory: NonNull<u8>,
+    block: NonNull<u8>,
     layout: Layout,
     size: usize,
     states: Box<[Cell<State>]>,
@@ -47,13 +49,18 @@ impl Buffers {
     pub(super) fn new(count: u16, size: usize, window: u16) -> Rc<Buffers> {
         let size = size.next_multiple_of(CACHE_LINE);
         let bytes = size * usize::from(count);
-        let layout = Layout::from_size_align(bytes, CACHE_LINE).expect("a few megabytes are a valid layout");
         assert!(bytes > 0, "a pool has buffers");
+        // Aligned by hand: for a larger alignment than malloc's own the standard library writes the zeros itself, and all of
+        // the memory is resident then (`alloc_zeroed` of std/src/sys/alloc/unix.rs).
+        let layout = Layout::array::<u8>(bytes + CACHE_LINE).expect("a few megabytes are a valid layout");
         // SAFETY: the layout is not empty. Zeroed, so that every byte can be read from the start; the allocator gets a block
         // of this size from the kernel untouched, so that nothing is resident yet.
-        let Some(memory) = NonNull::new(unsafe { alloc_zeroed(layout) }) else { handle_alloc_error(layout) };
+        let Some(block) = NonNull::new(unsafe { alloc_zeroed(layout) }) else { handle_alloc_error(layout) };
+        // SAFETY: less than a cache line further on, and the block is larger than the buffers by one.
+        let memory = unsafe { block.add(block.align_offset(CACHE_LINE)) };
         Rc::new(Buffers {
             memory,
+            block,
             layout,
             size,
             states: vec![Cell::new(State::Free); count.into()].into(),
@@ -74,6 +81,12 @@ impl Buffers {
 
     pub(super) fn published(&self) -> u16 {
         self.published.get()
+    }
+
+    /// Buffers that nobody has.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn free(&self) -> usize {
+        self.free.borrow().len()
     }
 
     /// Whether so many are leased that holders of more should get copies.
@@ -115,7 +128,7 @@ impl Buffers {
 
     fn address(&self, id: u16) -> NonNull<u8> {
         assert!(id < self.count(), "a buffer that exists");
-        // SAFETY: within the allocation, by the assertion.
+        // SAFETY: within the block, by the assertion.
         unsafe { self.memory.add(usize::from(id) * self.size) }
     }
 }
@@ -124,7 +137,7 @@ impl Drop for Buffers {
     fn drop(&mut self) {
         // SAFETY: allocated in `new` with this layout. No lease is left, as each holds the pool; the kernel has let go, or the
         // engine would have kept the pool for ever (invariant 3).
-        unsafe { dealloc(self.memory.as_ptr(), self.layout) }
+        unsafe { dealloc(self.block.as_ptr(), self.layout) }
     }
 }
 

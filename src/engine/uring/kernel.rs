@@ -35,12 +35,18 @@ pub(crate) enum Request {
     PollBroken {
         fd: RawFd,
     },
-    /// Tell whenever `fd` becomes readable.
+    /// Tell whenever `fd` becomes readable, or the peer ends, or it breaks.
     PollAlways {
         fd: RawFd,
     },
-    /// Send the bytes at `bytes`.
+    /// Send some of the bytes at `bytes`, as soon as any can be.
     Send {
+        fd: RawFd,
+        bytes: *const u8,
+        len: u32,
+    },
+    /// Send the bytes at `bytes` at once. Completes only if not all of them were sent.
+    SendQuietly {
         fd: RawFd,
         bytes: *const u8,
         len: u32,
@@ -90,6 +96,17 @@ pub(crate) trait Kernel {
     fn has_completed(&self) -> bool;
 
     fn pop(&mut self) -> Option<Completed>;
+
+    /// Takes all that have completed.
+    fn drain(&mut self, into: &mut Vec<Completed>) {
+        into.extend(std::iter::from_fn(|| self.pop()));
+    }
+
+    /// Requests that were pushed and not yet submitted.
+    fn queued(&self) -> usize;
+
+    /// Whether more has completed than the queue has room for; the rest comes with the next [`enter`](Kernel::enter).
+    fn has_overflowed(&self) -> bool;
 
     /// Hands free receive buffers to the kernel.
     fn publish(&mut self, buffers: &Buffers);

@@ -3,7 +3,7 @@
 //! * [`kernel`]: what is asked of the kernel, as a trait; [`ring`] is the real one.
 //! * [`buffers`]: the memory that receives write into.
 //! * [`driver`]: the logic, which knows connections and no system calls. Its tests run against a scripted kernel.
-//! * [`support`]: whether all of this works here.
+//! * [`mod@support`]: whether all of this works here.
 //!
 //! docs/design/uring.md tells what was measured and decided.
 
@@ -11,15 +11,17 @@ mod buffers;
 mod driver;
 mod kernel;
 mod ring;
+#[cfg(any(test, fuzzing))]
+mod scripted;
 mod support;
-
-use std::io;
 
 pub(crate) use buffers::Lease;
 pub(crate) use support::support;
 
+use crate::engine::Refusal;
 use driver::Driver;
 use ring::{Ring, Sizes};
+use support::refusal;
 
 pub(crate) type Uring = Driver<Ring>;
 
@@ -32,9 +34,17 @@ const SIZES: Sizes = Sizes {
     window: 64,
 };
 
+/// Takes a driver through the steps that `data` spells.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(data: &[u8]) {
+    use driver::harness::{Step, drive};
+    drive(data.chunks_exact(3).map(|step| Step::from_bytes([step[0], step[1], step[2]])));
+}
+
 /// The engine of a worker on this thread.
-pub(crate) fn new() -> io::Result<Uring> {
-    let features = support().as_ref().map_err(support::Refusal::to_io_error)?;
-    let (ring, buffers) = Ring::new(SIZES, features.receive_caps)?;
-    Driver::new(ring, buffers)
+pub(crate) fn new() -> Result<Uring, Refusal> {
+    let features = support().as_ref().map_err(Refusal::clone)?;
+    Ring::new(SIZES, features.receive_caps)
+        .and_then(|(ring, buffers)| Driver::new(ring, buffers))
+        .map_err(|error| refusal("setting up the ring of a worker", &error))
 }

@@ -15,7 +15,7 @@
 use std::io::{self, IoSlice};
 use std::mem::ManuallyDrop;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -30,13 +30,18 @@ use socket2::SockRef;
 
 use super::buffers::Buffers;
 use super::kernel::{Completed, Kernel, Key, Request};
+use crate::engine::UringFeatures;
 
 /// The only buffer group of a ring.
 const GROUP: u16 = 0;
 /// Where a submission queue entry has `optlen`, which caps a multishot receive from Linux 6.17 on (io_uring_enter(2)); the
 /// io-uring crate has no name for it.
 const OPTLEN_OFFSET: usize = 44;
+/// The key of closes, which belong to nobody any more. No kind of request has it, so their failures are ignored.
+const CLOSE: u64 = u64::MAX;
 const PAGE: usize = 4096;
+/// MSG_WAITALL, which rustix knows only for receiving.
+const WAITALL: SendFlags = SendFlags::from_bits_retain(RecvFlags::WAITALL.bits());
 
 /// How large a ring is.
 #[derive(Copy, Clone, Debug)]
@@ -53,7 +58,7 @@ pub(crate) struct Ring {
     provided: Provided,
     buffers: ManuallyDrop<Rc<Buffers>>,
     ring: ManuallyDrop<IoUring>,
-    has_caps: bool,
+    features: UringFeatures,
     no_iowait: EnterFlags,
 }
 
@@ -75,9 +80,9 @@ impl Ring {
             builder.build(sizes.submissions)
         };
         // Without the index array one memory access is saved per request, from Linux 6.6 on.
-        let ring = match build(true) {
-            Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => build(false)?,
-            other => other?,
+        let (ring, no_index) = match build(true) {
+            Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => (build(false)?, false),
+            other => (other?, true),
         };
         let buffers = Buffers::new(sizes.buffers, sizes.buffer_size, sizes.window);
         let provided = Provided::new(sizes.buffers);
@@ -85,23 +90,26 @@ impl Ring {
         unsafe {
             ring.submitter().register_buf_ring_with_flags(provided.address(), sizes.buffers, GROUP, 0)?;
         }
-        let no_iowait =
-            if ring.params().is_feature_no_iowait() { EnterFlags::NO_IOWAIT } else { EnterFlags::empty() };
+        let no_iowait = ring.params().is_feature_no_iowait();
         let ring = Ring {
             provided,
             buffers: ManuallyDrop::new(buffers.clone()),
             ring: ManuallyDrop::new(ring),
-            has_caps,
-            no_iowait,
+            features: UringFeatures { receive_caps: has_caps, no_iowait, no_index },
+            no_iowait: if no_iowait { EnterFlags::NO_IOWAIT } else { EnterFlags::empty() },
         };
         Ok((ring, buffers))
+    }
+
+    pub(super) fn features(&self) -> UringFeatures {
+        self.features
     }
 
     fn entry(&self, request: &Request) -> squeue::Entry {
         match *request {
             Request::Receive { fd, cap } => {
                 let mut entry = opcode::RecvMulti::new(Fd(fd), GROUP).build();
-                if self.has_caps {
+                if self.features.receive_caps {
                     set_cap(&mut entry, cap);
                 }
                 entry
@@ -109,9 +117,15 @@ impl Ring {
             Request::PollReadable { fd } => poll(fd, PollFlags::IN | PollFlags::RDHUP).build(),
             // Errors are always told, and so is the peer's end (io_uring_enter(2)): with `multi`, what follows it as well.
             Request::PollBroken { fd } => poll(fd, PollFlags::empty()).multi(true).build(),
-            Request::PollAlways { fd } => poll(fd, PollFlags::IN).multi(true).build(),
+            Request::PollAlways { fd } => poll(fd, PollFlags::IN | PollFlags::RDHUP).multi(true).build(),
             Request::Send { fd, bytes, len } => {
                 opcode::Send::new(Fd(fd), bytes, len).flags(SendFlags::NOSIGNAL.bits().cast_signed()).build()
+            }
+            Request::SendQuietly { fd, bytes, len } => {
+                // MSG_DONTWAIT: not later. MSG_WAITALL: a send of less than all counts as failed, and failures are told.
+                let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT | WAITALL;
+                let entry = opcode::Send::new(Fd(fd), bytes, len).flags(flags.bits().cast_signed()).build();
+                entry.flags(squeue::Flags::SKIP_SUCCESS)
             }
             Request::Connect { fd, address } => {
                 // SAFETY: valid until the completion, as the caller of `push` promised.
@@ -171,13 +185,21 @@ impl Kernel for Ring {
     }
 
     fn pop(&mut self) -> Option<Completed> {
-        let entry = self.ring.completion().next()?;
-        Some(Completed {
-            key: Key(entry.user_data()),
-            result: entry.result(),
-            more: cqueue::more(entry.flags()),
-            buffer: cqueue::buffer_select(entry.flags()),
-        })
+        self.ring.completion().next().map(|entry| completed(&entry))
+    }
+
+    fn drain(&mut self, into: &mut Vec<Completed>) {
+        into.extend(self.ring.completion().map(|entry| completed(&entry)));
+    }
+
+    fn queued(&self) -> usize {
+        // SAFETY: only the indices are read; `&mut self` is needed for everything that moves the tail.
+        unsafe { self.ring.submission_shared() }.len()
+    }
+
+    fn has_overflowed(&self) -> bool {
+        // SAFETY: only the flags are read; `&mut self` is needed for everything that moves the tail.
+        unsafe { self.ring.submission_shared() }.cq_overflow()
     }
 
     fn publish(&mut self, buffers: &Buffers) {
@@ -185,7 +207,7 @@ impl Kernel for Ring {
     }
 
     fn has_caps(&self) -> bool {
-        self.has_caps
+        self.features.receive_caps
     }
 
     fn abandon(&mut self) {
@@ -212,7 +234,13 @@ impl Kernel for Ring {
 
     fn accept(&mut self, listener: BorrowedFd<'_>) -> Result<(OwnedFd, SocketAddr), Errno> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let (socket, address) = rustix::net::acceptfrom_with(listener, flags)?;
+        let mut accepted = rustix::net::acceptfrom_with(&listener, flags);
+        if accepted.as_ref().is_err_and(|errno| *errno == Errno::MFILE) && self.queued() > 0 {
+            // Descriptors may be about to be closed.
+            drop(self.enter(false));
+            accepted = rustix::net::acceptfrom_with(listener, flags);
+        }
+        let (socket, address) = accepted?;
         // Only TCP listeners come here, so the address is there and is one of the internet.
         let address =
             address.and_then(|address| SocketAddr::try_from(address).ok()).ok_or(Errno::AFNOSUPPORT)?;
@@ -236,16 +264,35 @@ impl Kernel for Ring {
             // Linger of zero makes close(2) send RST. It fails only for a socket that is past caring.
             drop(SockRef::from(&socket).set_linger(Some(Duration::ZERO)));
         }
+        let fd = socket.into_raw_fd();
+        let close = opcode::Close::new(Fd(fd)).build().flags(squeue::Flags::SKIP_SUCCESS);
+        // SAFETY: it points to nothing, and the descriptor is given away.
+        let pushed = unsafe { self.ring.submission().push(&close.user_data(CLOSE)) };
+        if pushed.is_err() {
+            // SAFETY: it came out of an owner a moment ago.
+            drop(unsafe { OwnedFd::from_raw_fd(fd) });
+        }
     }
 }
 
-fn is_transient(error: &io::Error) -> bool {
+fn completed(entry: &cqueue::Entry) -> Completed {
+    Completed {
+        key: Key(entry.user_data()),
+        result: entry.result(),
+        more: cqueue::more(entry.flags()),
+        buffer: cqueue::buffer_select(entry.flags()),
+    }
+}
+
+pub(super) fn is_transient(error: &io::Error) -> bool {
     let transient = [Errno::INTR, Errno::BUSY, Errno::AGAIN];
     transient.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 impl Drop for Ring {
     fn drop(&mut self) {
+        // Closes that were queued; the kernel takes what it can of them.
+        drop(self.enter(false));
         // In the order of invariant 4. Should unregistering fail, closing the ring does it.
         drop(self.ring.submitter().unregister_buf_ring(GROUP));
         // SAFETY: neither is used after this.

@@ -4,8 +4,7 @@
 
 #![allow(unsafe_code)] // pushes two requests; see `Trial::ask`
 
-use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::OnceLock;
@@ -15,57 +14,69 @@ use rustix::io::Errno;
 use super::buffers::Buffers;
 use super::kernel::{Completed, Kernel, Key, Request};
 use super::ring::{Ring, Sizes};
+use crate::engine::{Refusal, UringFeatures};
 
-/// What the kernel offers beyond the least that the engine needs.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Features {
-    /// A multishot receive ends by itself after a number of bytes (Linux 6.17).
-    pub(crate) receive_caps: bool,
-}
-
-/// Why the engine cannot run.
-#[derive(Clone, Debug)]
-pub(crate) struct Refusal {
-    step: &'static str,
-    kind: io::ErrorKind,
-    cause: String,
-}
-
-impl Refusal {
-    pub(crate) fn to_io_error(&self) -> io::Error {
-        io::Error::new(self.kind, self.to_string())
-    }
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "io_uring cannot be used: {}: {}", self.step, self.cause)
-    }
-}
+const ENGINE: &str = "io_uring";
 
 /// What there is, or why the engine cannot run; found out at the first call.
-pub(crate) fn support() -> &'static Result<Features, Refusal> {
-    static SUPPORT: OnceLock<Result<Features, Refusal>> = OnceLock::new();
+pub(crate) fn support() -> &'static Result<UringFeatures, Refusal> {
+    static SUPPORT: OnceLock<Result<UringFeatures, Refusal>> = OnceLock::new();
     SUPPORT.get_or_init(try_out)
 }
 
 const TRIAL: Sizes = Sizes { submissions: 8, completions: 16, buffers: 4, buffer_size: 64, window: 4 };
-/// What the trial's receive is capped to, less than is there.
+/// What the trial's receive is capped to: as much as is sent. (More comes through, for Linux 6.18 looks at the cap between
+/// receptions.)
 const CAP: u32 = 8;
 
-fn try_out() -> Result<Features, Refusal> {
+fn try_out() -> Result<UringFeatures, Refusal> {
     // Kernels that know no caps refuse the field.
-    match receive_twice(true) {
-        Ok(()) => Ok(Features { receive_caps: true }),
-        Err(_) => receive_twice(false).map(|()| Features { receive_caps: false }),
-    }
+    receive_twice(true).or_else(|_| receive_twice(false))
 }
 
-fn receive_twice(caps: bool) -> Result<(), Refusal> {
+fn receive_twice(caps: bool) -> Result<UringFeatures, Refusal> {
     let mut trial = Trial::new(caps)?;
     trial.receive_what_is_there(caps)?;
     trial.cancel_a_receive()?;
-    trial.send()
+    trial.send()?;
+    Ok(trial.ring.features())
+}
+
+/// Why the kernel refused `step`, and what to do about it.
+pub(super) fn refusal(step: &'static str, error: &io::Error) -> Refusal {
+    Refusal::new(ENGINE, step, error, hint(error).to_owned())
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::NOSYS) => "this kernel has no io_uring, or seccomp hides it; Linux 6.1 is the least",
+        Some(Errno::PERM) => what_forbids_it(),
+        Some(Errno::ACCESS) => "a security policy forbids it, SELinux for example",
+        Some(Errno::INVAL) => "this kernel is too old: Linux 6.1 is the least",
+        Some(Errno::NOMEM) => {
+            "out of memory, or above the user's limit of locked memory: raise `ulimit -l`, LimitMEMLOCK= in systemd"
+        }
+        Some(Errno::MFILE) => "out of descriptors: raise `ulimit -n`, LimitNOFILE= in systemd",
+        Some(Errno::NFILE) => "the system is out of descriptors: raise the sysctl fs.file-max",
+        _ => "no known reason; the kernel's log may have one",
+    }
+}
+
+/// The sysctl is there from Linux 6.6 on (Documentation/admin-guide/sysctl/kernel.rst).
+fn what_forbids_it() -> &'static str {
+    match std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").as_deref().map(str::trim) {
+        Ok("2") => "the sysctl kernel.io_uring_disabled is 2: set it to 0",
+        Ok("1") => {
+            "the sysctl kernel.io_uring_disabled is 1: set it to 0, or run in the group kernel.io_uring_group"
+        }
+        _ => {
+            "seccomp forbids it, as in most containers: allow io_uring_setup, io_uring_enter and io_uring_register"
+        }
+    }
+}
+
+fn unexpected(step: &'static str, what: impl Into<String>) -> Refusal {
+    Refusal::because(ENGINE, step, what, "this kernel does something else than it says; please report it")
 }
 
 struct Trial {
@@ -77,7 +88,7 @@ struct Trial {
 
 impl Trial {
     fn new(caps: bool) -> Result<Trial, Refusal> {
-        let refused = |step| move |error: io::Error| Refusal::new(step, &error);
+        let refused = |step| move |error: io::Error| refusal(step, &error);
         let (ring, buffers) = Ring::new(TRIAL, caps).map_err(refused("setting up a ring with buffers"))?;
         let (near, far) = UnixStream::pair().map_err(refused("making a pair of sockets"))?;
         let mut trial = Trial { ring, buffers, near, far };
@@ -87,21 +98,20 @@ impl Trial {
 
     fn receive_what_is_there(&mut self, caps: bool) -> Result<(), Refusal> {
         const STEP: &str = "multishot receive into provided buffers";
-        self.far.write_all(&[7; 24]).map_err(|error| Refusal::new(STEP, &error))?;
+        self.far.write_all(&[7; CAP as usize]).map_err(|error| refusal(STEP, &error))?;
         self.ask(Key(1), &Request::Receive { fd: self.near.as_raw_fd(), cap: CAP });
         let got = self.answer(STEP, Key(1))?;
-        let id = got.buffer.ok_or_else(|| Refusal::because(STEP, "no buffer was chosen"))?;
+        let n = got.outcome().map_err(|errno| refusal(STEP, &errno.into()))?;
+        let id = got.buffer.ok_or_else(|| unexpected(STEP, "no buffer was chosen"))?;
         let lease = self.buffers.lease(id);
-        let expected = if caps { CAP as usize } else { 24 };
-        match got.outcome() {
-            Ok(n) if n == expected && lease[..n].iter().all(|byte| *byte == 7) && got.more != caps => {}
-            Ok(n) => return Err(Refusal::because(STEP, &format!("received {n} bytes, not {expected}"))),
-            Err(errno) => return Err(Refusal::new(STEP, &errno.into())),
+        if n != CAP as usize || lease[..n].iter().any(|byte| *byte != 7) {
+            return Err(unexpected(STEP, format!("{n} bytes came where {CAP} were sent")));
         }
-        if caps {
-            let mut rest = [0; 16];
-            self.near.read_exact(&mut rest).map_err(|error| Refusal::new(STEP, &error))?;
-            self.ask(Key(1), &Request::Receive { fd: self.near.as_raw_fd(), cap: CAP });
+        // At the cap it has ended; without one it goes on.
+        match (caps, got.more) {
+            (true, false) => self.ask(Key(1), &Request::Receive { fd: self.near.as_raw_fd(), cap: CAP }),
+            (false, true) => {}
+            _ => return Err(unexpected(STEP, "it ends at the wrong time")),
         }
         Ok(())
     }
@@ -113,7 +123,7 @@ impl Trial {
         let ended = self.answer(STEP, Key(1))?;
         match ended.outcome() {
             Err(Errno::CANCELED) if !ended.more => Ok(()),
-            other => Err(Refusal::because(STEP, &format!("it ended with {other:?}"))),
+            other => Err(unexpected(STEP, format!("it ended with {other:?}"))),
         }
     }
 
@@ -124,8 +134,8 @@ impl Trial {
         self.ask(Key(3), &Request::Send { fd, bytes: BYTES.as_ptr(), len: BYTES.len() as u32 });
         match self.answer(STEP, Key(3))?.outcome() {
             Ok(n) if n == BYTES.len() => Ok(()),
-            Ok(n) => Err(Refusal::because(STEP, &format!("{n} bytes were sent"))),
-            Err(errno) => Err(Refusal::new(STEP, &errno.into())),
+            Ok(n) => Err(unexpected(STEP, format!("{n} bytes were sent"))),
+            Err(errno) => Err(refusal(STEP, &errno.into())),
         }
     }
 
@@ -138,33 +148,14 @@ impl Trial {
     /// The next completion of this request. All that the trial asks for is done while it is submitted.
     fn answer(&mut self, step: &'static str, key: Key) -> Result<Completed, Refusal> {
         for _ in 0..8 {
-            self.ring.enter(false).map_err(|error| Refusal::new(step, &error))?;
+            self.ring.enter(false).map_err(|error| refusal(step, &error))?;
             while let Some(completed) = self.ring.pop() {
                 if completed.key == key {
                     return Ok(completed);
                 }
             }
         }
-        Err(Refusal::because(step, "nothing happened"))
-    }
-}
-
-impl Refusal {
-    fn new(step: &'static str, error: &io::Error) -> Refusal {
-        let hint = match error.raw_os_error().map(Errno::from_raw_os_error) {
-            Some(Errno::NOSYS) => " (this kernel has no io_uring)",
-            Some(Errno::PERM | Errno::ACCESS) => {
-                " (forbidden by seccomp, as in most containers, or by the sysctl kernel.io_uring_disabled)"
-            }
-            Some(Errno::INVAL) => " (this kernel is too old: Linux 6.1 is the least)",
-            Some(Errno::NOMEM) => " (out of memory, or above the limit on locked memory: ulimit -l)",
-            _ => "",
-        };
-        Refusal { step, kind: error.kind(), cause: format!("{error}{hint}") }
-    }
-
-    fn because(step: &'static str, cause: &str) -> Refusal {
-        Refusal { step, kind: io::ErrorKind::Unsupported, cause: cause.to_owned() }
+        Err(unexpected(step, "nothing happened"))
     }
 }
 
@@ -174,12 +165,19 @@ mod tests {
 
     #[test]
     fn a_refusal_names_the_step_the_cause_and_what_to_look_at() {
-        let refusal = Refusal::new("setting up a ring with buffers", &io::Error::from_raw_os_error(1));
-        let message = refusal.to_io_error().to_string();
-        assert!(
-            message.starts_with("io_uring cannot be used: setting up a ring with buffers: "),
-            "{message}"
-        );
-        assert!(message.contains("kernel.io_uring_disabled"), "{message}");
+        let causes = [
+            (Errno::PERM, "operation not permitted", "io_uring"),
+            (Errno::NOSYS, "function not implemented", "Linux 6.1"),
+            (Errno::INVAL, "invalid argument", "Linux 6.1"),
+            (Errno::NOMEM, "cannot allocate memory", "ulimit -l"),
+        ];
+        for (errno, cause, hint) in causes {
+            let error = io::Error::from(refusal("setting up a ring", &errno.into()));
+            let message = error.to_string();
+            let start = format!("io_uring cannot be used: setting up a ring: {cause} (");
+            assert!(message.starts_with(&start), "{message}");
+            assert!(message[start.len()..].contains(hint), "{message}");
+            assert_eq!(error.kind(), io::Error::from(errno).kind());
+        }
     }
 }

@@ -1,9 +1,9 @@
-//! Connections: what one is, the worker's commands, and the ends of sends and connects.
+//! Connections: what one is, and how it comes and goes.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice};
+use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Type};
@@ -13,14 +13,8 @@ use super::key::Kind;
 use super::{Driver, Source, grow};
 use crate::address;
 use crate::config::SocketOptions;
-use crate::engine::buffer::{Chunk, Outgoing, SLICES_MAX};
-use crate::engine::{Completion, Share, Socket, Submitted, Token};
-
-/// Up to so many sends are made at once, inline; more go into the ring together, which costs less from here on
-/// (docs/design/uring.md has the measurement).
-const INLINE_SENDS: usize = 3;
-/// Free boxes that are kept.
-const BOXES_MAX: usize = 256;
+use crate::engine::buffer::{Chunk, Outgoing};
+use crate::engine::{Completion, Share, Socket, Token};
 
 pub(super) struct Connection {
     pub(super) generation: u32,
@@ -50,9 +44,15 @@ pub(super) struct Is {
     pub(super) watching: bool,
     pub(super) connecting: bool,
     pub(super) sending: bool,
+    /// Bytes are handed over that count as sent, unless the kernel refuses some of them,
+    pub(super) unconfirmed: bool,
+    /// which it has.
+    pub(super) refused: bool,
     pub(super) bulk: bool,
-    /// A read may find something.
+    /// A read may find something,
     pub(super) readable: bool,
+    /// and at last the end, which the poll has told.
+    pub(super) over: bool,
     /// The peer's end, or a failure, has come.
     pub(super) ended: bool,
     pub(super) failed: bool,
@@ -71,6 +71,8 @@ pub(super) struct Rare {
     pub(super) end: Option<Result<(), Errno>>,
     /// Where the connect in flight goes.
     pub(super) address: Option<SockAddr>,
+    /// What is to be sent when what was handed over before it is confirmed.
+    pub(super) next: Option<Box<Outgoing>>,
 }
 
 /// Commands.
@@ -78,6 +80,7 @@ impl<K: Kernel> Driver<K> {
     pub(crate) fn open(&mut self, token: Token, socket: Socket) -> io::Result<()> {
         let Socket::Os(stream) = socket else { return Err(io::ErrorKind::Unsupported.into()) };
         self.put(token, std::net::TcpStream::from(stream).into());
+        self.unwatched.push(token);
         Ok(())
     }
 
@@ -137,76 +140,17 @@ impl<K: Kernel> Driver<K> {
     pub(crate) fn pause(&mut self, token: Token) {
         let Some(connection) = self.connection(token) else { return };
         connection.is.wanted = false;
+        let is_over = connection.is.over;
         if connection.is.receiving && !connection.is.cancelling {
             connection.is.cancelling = true;
             self.cancel(Kind::Receive, token);
         }
+        if is_over {
+            // Nobody reads any more what broke it, and no poll tells it again.
+            let failed = self.fail(token);
+            self.finished.extend(failed);
+        }
         self.watch(token);
-    }
-
-    /// Says that about so many sends follow.
-    pub(crate) fn expect_sends(&mut self, count: usize) {
-        self.send_inline = count <= INLINE_SENDS;
-    }
-
-    pub(crate) fn recycle(&mut self, outgoing: Box<Outgoing>) {
-        debug_assert!(outgoing.is_empty(), "a send that is over left nothing behind");
-        if self.boxes.len() < BOXES_MAX {
-            self.boxes.push(outgoing);
-        }
-    }
-
-    pub(crate) fn send_now(&mut self, token: Token, bytes: &[u8]) -> io::Result<usize> {
-        let Some(Some(connection)) = self.connections.get(token.index as usize) else {
-            return Err(io::ErrorKind::NotConnected.into());
-        };
-        if connection.generation != token.generation || connection.is.closing {
-            return Err(io::ErrorKind::NotConnected.into());
-        }
-        if connection.is.connecting || connection.is.sending {
-            return Ok(0);
-        }
-        loop {
-            return match self.kernel.send(connection.socket.as_fd(), bytes) {
-                Ok(n) => Ok(n),
-                Err(Errno::AGAIN) => Ok(0),
-                Err(Errno::INTR) => continue,
-                Err(error) => Err(error.into()),
-            };
-        }
-    }
-
-    pub(crate) fn send(&mut self, token: Token, outgoing: &mut Outgoing) -> Submitted {
-        let send_inline = self.send_inline || outgoing.single().is_none();
-        let Some(Some(connection)) = self.connections.get_mut(token.index as usize) else {
-            return Submitted::Done(Err(io::ErrorKind::NotConnected.into()));
-        };
-        if connection.generation != token.generation || connection.is.closing {
-            return Submitted::Done(Err(io::ErrorKind::NotConnected.into()));
-        }
-        debug_assert!(!connection.is.sending, "one send in flight per connection");
-        if send_inline && let Some(result) = connection.write(&mut self.kernel, outgoing) {
-            return Submitted::Done(result);
-        }
-        let mut boxed = self.boxes.pop().unwrap_or_default();
-        std::mem::swap(&mut *boxed, outgoing);
-        let first = boxed.first();
-        let (bytes, len) = (first.as_ptr(), u32::try_from(first.len()).unwrap_or(u32::MAX));
-        connection.outgoing = Some(boxed);
-        connection.is.sending = true;
-        connection.requests += 1;
-        let fd = connection.socket.as_raw_fd();
-        self.request(Kind::Send, token, Request::Send { fd, bytes, len });
-        Submitted::InFlight
-    }
-
-    pub(crate) fn shutdown(&mut self, token: Token) -> io::Result<()> {
-        match self.connections.get(token.index as usize) {
-            Some(Some(connection)) if connection.generation == token.generation => {
-                self.kernel.shutdown(connection.socket.as_fd())
-            }
-            _ => Ok(()),
-        }
     }
 
     pub(crate) fn close(&mut self, token: Token, reset: bool) {
@@ -215,14 +159,16 @@ impl<K: Kernel> Driver<K> {
         if let Some(rare) = &mut connection.rare {
             rare.held.clear();
         }
-        let Is { receiving, cancelling, polling, watching, connecting, sending, .. } = connection.is;
+        let Is { receiving, cancelling, polling, watching, connecting, sending, unconfirmed, .. } =
+            connection.is;
         let open = [
             (receiving && !cancelling, Kind::Receive),
             (polling, Kind::Readable),
             (watching, Kind::Broken),
             (connecting, Kind::Connect),
-            (sending, Kind::Send),
+            (sending && !unconfirmed, Kind::Send),
         ];
+        self.hurries |= unconfirmed;
         for (_, kind) in open.into_iter().filter(|(open, _)| *open) {
             self.cancel(kind, token);
         }
@@ -249,24 +195,6 @@ impl<K: Kernel> Driver<K> {
 
 /// The ends of requests.
 impl<K: Kernel> Driver<K> {
-    pub(super) fn sent(&mut self, completed: Completed) -> Option<Completion> {
-        let connection = self.addressee(completed.key)?;
-        let token = connection.token(completed.key);
-        connection.is.sending = false;
-        connection.requests -= 1;
-        if connection.is.closing {
-            // What went out before the close is known only here, but nobody wants to know any more.
-            self.release_if_idle(token.index);
-            return None;
-        }
-        let outgoing = connection.outgoing.take()?;
-        let result = match completed.outcome() {
-            Err(Errno::AGAIN | Errno::INTR) => Ok(0),
-            other => other.map_err(io::Error::from),
-        };
-        Some(Completion::Sent { token, outgoing, result })
-    }
-
     pub(super) fn connected(&mut self, completed: Completed) -> Option<Completion> {
         let connection = self.addressee(completed.key)?;
         let token = connection.token(completed.key);
@@ -280,6 +208,7 @@ impl<K: Kernel> Driver<K> {
         let result = completed.outcome().map(drop).map_err(io::Error::from);
         (connection.is.ended, connection.is.failed) = (result.is_err(), result.is_err());
         self.arm(token);
+        self.unwatched.push(token);
         Some(Completion::Connected { token, result })
     }
 
@@ -302,27 +231,16 @@ impl Connection {
         self.rare.get_or_insert_default()
     }
 
-    pub(super) fn has_held(&self) -> bool {
-        self.rare.as_ref().is_some_and(|rare| !rare.held.is_empty() || rare.end.is_some())
+    /// Nothing is reported any more but the failure.
+    pub(super) fn fail(&mut self) {
+        (self.is.ended, self.is.failed) = (true, true);
+        if let Some(rare) = &mut self.rare {
+            rare.held.clear();
+            rare.end = None;
+        }
     }
 
-    /// Writes what the kernel takes; `None` if it takes nothing now.
-    fn write(&self, kernel: &mut impl Kernel, outgoing: &Outgoing) -> Option<io::Result<usize>> {
-        loop {
-            let written = match outgoing.single() {
-                Some(bytes) => kernel.send(self.socket.as_fd(), bytes),
-                None => {
-                    let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-                    let count = outgoing.slices(&mut slices);
-                    kernel.send_gathered(self.socket.as_fd(), &slices[..count])
-                }
-            };
-            match written {
-                Ok(n) => return Some(Ok(n)),
-                Err(Errno::AGAIN) => return None,
-                Err(Errno::INTR) => {}
-                Err(error) => return Some(Err(error.into())),
-            }
-        }
+    pub(super) fn has_held(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| !rare.held.is_empty() || rare.end.is_some())
     }
 }

@@ -11,9 +11,16 @@
 #![allow(unsafe_code)] // requests carry pointers; see `push`
 
 mod connections;
+#[cfg(any(test, fuzzing))]
+pub(super) mod harness;
 mod key;
 mod listeners;
+#[cfg(test)]
+mod properties;
 mod receiving;
+mod sending;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::io;
@@ -25,7 +32,7 @@ use std::time::{Duration, Instant};
 use super::buffers::Buffers;
 use super::kernel::{Completed, Kernel, Key, Request};
 use crate::engine::alarm::Alarm;
-use crate::engine::buffer::{ChunkPool, Outgoing};
+use crate::engine::buffer::{ChunkPool, Outgoing, PiecePool};
 use crate::engine::{Completion, Token, Waker};
 use crate::time::Time;
 
@@ -55,11 +62,19 @@ pub(crate) struct Driver<K: Kernel> {
     backlog: VecDeque<(Key, Request)>,
     /// Connections whose receive found no buffer.
     starved: Vec<Token>,
-    /// Connections that have ended receiving, and whose failure somebody has to notice.
+    /// Connections that nobody may receive from, and whose failure somebody has to notice.
     unwatched: Vec<Token>,
     /// Boxes for the next sends in flight.
     boxes: Vec<Box<Outgoing>>,
+    pieces: Rc<PiecePool>,
     send_inline: bool,
+    /// Connections with bytes handed over since the last submission,
+    unconfirmed: Vec<u32>,
+    /// and whether something waits for that.
+    hurries: bool,
+    /// What has completed, of which the first `next_arrived` were looked at.
+    arrived: Vec<Completed>,
+    next_arrived: usize,
     /// Requests whose last completion is to come.
     in_flight: usize,
     listeners_made: u32,
@@ -92,7 +107,12 @@ impl<K: Kernel> Driver<K> {
             starved: Vec::new(),
             unwatched: Vec::new(),
             boxes: Vec::new(),
+            pieces: PiecePool::new(),
             send_inline: true,
+            unconfirmed: Vec::new(),
+            hurries: false,
+            arrived: Vec::new(),
+            next_arrived: 0,
             in_flight: 0,
             listeners_made: 0,
             turn: 0,
@@ -136,21 +156,23 @@ impl<K: Kernel> Driver<K> {
     }
 
     fn push(&mut self, key: Key, request: Request) {
-        // SAFETY: two requests hold pointers. What a `Send` points to is owned by the connection's `outgoing`, what a `Connect`
-        // points to by its `rare`; both are boxed, untouched while `sending` or `connecting`, and kept until the completion,
-        // or leaked by `drop`.
-        let push = |kernel: &mut K| unsafe { kernel.push(key, &request) };
-        if self.backlog.is_empty() && push(&mut self.kernel) {
-            return;
-        }
-        if self.backlog.is_empty() {
+        if self.backlog.is_empty() && !self.try_push(key, &request) {
             // Full. What the kernel says of it, it says again in `wait`.
-            drop(self.kernel.enter(false));
-            if push(&mut self.kernel) {
-                return;
+            drop(self.submit(false));
+            if !self.try_push(key, &request) {
+                self.backlog.push_back((key, request));
             }
+        } else if !self.backlog.is_empty() {
+            self.backlog.push_back((key, request));
         }
-        self.backlog.push_back((key, request));
+    }
+
+    /// Puts a request into the ring if it has room.
+    fn try_push(&mut self, key: Key, request: &Request) -> bool {
+        // SAFETY: three requests hold pointers. What the sends point to is owned by the connection's `outgoing`, what `Connect`
+        // points to by its `rare`; both are boxed, untouched while the request is in flight, and kept until it has
+        // completed (or, for a quiet send, was submitted), or leaked by `drop`.
+        unsafe { self.kernel.push(key, request) }
     }
 
     fn flush_backlog(&mut self) {
@@ -173,14 +195,58 @@ impl<K: Kernel> Driver<K> {
         for token in std::mem::take(&mut self.unwatched) {
             self.watch(token);
         }
-        let pending = !self.queue.is_empty() || !self.finished.is_empty() || self.kernel.has_completed();
+        let pending =
+            !self.queue.is_empty() || !self.finished.is_empty() || self.next_arrived < self.arrived.len();
         // Times in the past come up with every turn that must not sleep, and need no clock.
-        let sleep = !pending && self.backlog.is_empty() && until != Some(Time::ZERO);
+        let sleep = !pending && self.backlog.is_empty() && !self.hurries && until != Some(Time::ZERO);
         if sleep && let Some(until) = until {
             let started = self.started;
             self.alarm.set(until, || Time::ZERO.after(started.elapsed()))?;
         }
-        self.kernel.enter(sleep)
+        self.submit(sleep)
+    }
+
+    /// Submits what was pushed, and takes what has completed; if `sleep`, waits until something has.
+    fn submit(&mut self, sleep: bool) -> io::Result<()> {
+        let entered = self.kernel.enter(sleep);
+        self.take_completed();
+        if !self.unconfirmed.is_empty() {
+            // A refusal may be among what overflowed.
+            while self.kernel.has_overflowed()
+                && self.kernel.enter(false).is_ok()
+                && self.take_completed() > 0
+            {}
+            // Should the kernel have left something in a queue, all are confirmed with the next submission.
+            if self.kernel.queued() == 0 && !self.kernel.has_overflowed() {
+                self.confirm();
+            }
+        }
+        self.hurries &= !self.unconfirmed.is_empty();
+        entered
+    }
+
+    /// Takes what has completed; returns how much that is.
+    fn take_completed(&mut self) -> usize {
+        if self.next_arrived == self.arrived.len() {
+            self.arrived.clear();
+            self.next_arrived = 0;
+        }
+        let before = self.arrived.len();
+        self.kernel.drain(&mut self.arrived);
+        if !self.unconfirmed.is_empty() {
+            for at in before..self.arrived.len() {
+                self.note_refusal(self.arrived[at].key);
+            }
+        }
+        self.arrived.len() - before
+    }
+
+    fn note_refusal(&mut self, key: Key) {
+        if key.kind() == Some(Kind::Send)
+            && let Some(connection) = self.addressee(key)
+        {
+            connection.is.refused = connection.is.unconfirmed;
+        }
     }
 
     /// Lets those receive again that found no buffer, now that there are some.
@@ -197,7 +263,8 @@ impl<K: Kernel> Driver<K> {
             if let Some(completion) = self.finished.pop_front() {
                 return Some(completion);
             }
-            if let Some(completed) = self.kernel.pop() {
+            if let Some(completed) = self.arrived.get(self.next_arrived).copied() {
+                self.next_arrived += 1;
                 if let Some(completion) = self.complete(completed) {
                     return Some(completion);
                 }
@@ -229,7 +296,7 @@ impl<K: Kernel> Driver<K> {
             Kind::Send => return self.sent(completed),
             Kind::Connect => return self.connected(completed),
             Kind::Broken => return self.broke(completed),
-            Kind::Readable => self.became_readable(completed),
+            Kind::Readable => return self.became_readable(completed),
             Kind::Accept => self.connections_wait(completed),
             Kind::Wake => {
                 if !completed.more {
@@ -246,6 +313,12 @@ impl<K: Kernel> Driver<K> {
             Kind::Cancel => {}
         }
         None
+    }
+
+    /// Buffers of completions that nobody has looked at.
+    #[cfg(any(test, fuzzing))]
+    fn arrived_buffers(&self) -> usize {
+        self.arrived[self.next_arrived..].iter().filter(|completed| completed.buffer.is_some()).count()
     }
 
     fn queued(&mut self, source: Source) -> Option<&mut bool> {
@@ -281,9 +354,10 @@ impl<K: Kernel> Drop for Driver<K> {
                 self.push(Key::new(Kind::Cancel, NOBODY), Request::CancelAll);
             }
             self.flush_backlog();
-            drop(self.kernel.enter(false));
             let before = self.in_flight;
-            while let Some(completed) = self.kernel.pop() {
+            drop(self.submit(false));
+            while let Some(completed) = self.arrived.get(self.next_arrived).copied() {
+                self.next_arrived += 1;
                 if let Some(id) = completed.buffer {
                     drop(self.buffers.lease(id));
                 }

@@ -4,18 +4,18 @@
 //!
 //! * **multishot**: one request, completed once for each reception, into the next published buffer. Cheapest for messages.
 //!   It ends by itself after [`CAP`] bytes, or has to be cancelled when nobody wants more.
-//! * **bulk**: wait until the socket is readable, then read inline into a large chunk until it is drained. Cheapest for
-//!   streams, as the kernel copies 64 KiB at a time, and needs no buffers in advance. Buffers filled to the brim lead here,
-//!   and light reads back.
+//! * **bulk**: a standing poll tells that the socket is readable; then read inline, into one large warm chunk after the
+//!   other, until it is drained. Cheapest for large messages and streams: fewer copies and calls, less cache, and no
+//!   buffers in advance. Large receptions lead here, and small ones back.
 //!
 //! What a multishot request delivers after `pause`, before its end, is held for the next `receive`.
 
 use std::os::fd::{AsFd, AsRawFd};
 
+use rustix::event::PollFlags;
 use rustix::io::Errno;
 
 use super::super::kernel::{Completed, Kernel, Request};
-use super::connections::Connection;
 use super::key::Kind;
 use super::{Driver, Source};
 use crate::engine::buffer::Chunk;
@@ -23,30 +23,43 @@ use crate::engine::{Completion, RECEIVE_BUDGET, Token};
 
 /// The most bytes that one multishot receive delivers: a connection's share of a turn, after which it has to ask again.
 const CAP: u32 = 64 * 1024;
-/// So many buffers filled to the brim, one after the other, are a stream.
-const FULL_IS_BULK: u8 = 2;
-/// So many reads in a row that would have fit into a buffer are messages again.
-const LIGHT_IS_MESSAGES: u8 = 8;
+/// Receptions from this size on are cheaper read in bulk.
+const LARGE: usize = 8 * 1024;
+/// So many large receptions in a row make a connection read in bulk,
+const LARGE_RUN: u8 = 2;
+/// and so many small ones end it.
+const SMALL_RUN: u8 = 8;
+/// What a poll tells of a socket that is broken (poll(2)),
+const BROKEN: i32 = (PollFlags::ERR.bits() | PollFlags::HUP.bits()) as i32;
+/// and of one that brings nothing more than what it has.
+const OVER: i32 = BROKEN | PollFlags::RDHUP.bits() as i32;
 
 impl<K: Kernel> Driver<K> {
     /// Makes sure that what comes next is noticed, if anybody wants it.
     pub(super) fn arm(&mut self, token: Token) {
         let Some(connection) = self.connection(token) else { return };
         let is = &mut connection.is;
-        if !is.wanted || is.receiving || is.polling || is.ended || is.connecting {
+        if !is.wanted || is.receiving || is.ended || is.connecting {
             return;
         }
         let fd = connection.socket.as_raw_fd();
         if !is.bulk {
-            is.receiving = true;
-            connection.requests += 1;
-            self.request(Kind::Receive, token, Request::Receive { fd, cap: CAP });
-        } else if is.readable {
-            self.enqueue(Source::Connection(token.index));
-        } else {
+            // The poll has to end first, or both would tell.
+            if !is.polling {
+                is.receiving = true;
+                connection.requests += 1;
+                self.request(Kind::Receive, token, Request::Receive { fd, cap: CAP });
+            }
+            return;
+        }
+        let readable = is.readable;
+        if !is.polling {
             is.polling = true;
             connection.requests += 1;
-            self.request(Kind::Readable, token, Request::PollReadable { fd });
+            self.request(Kind::Readable, token, Request::PollAlways { fd });
+        }
+        if readable {
+            self.enqueue(Source::Connection(token.index));
         }
     }
 
@@ -54,7 +67,8 @@ impl<K: Kernel> Driver<K> {
     pub(super) fn watch(&mut self, token: Token) {
         let Some(connection) = self.connection(token) else { return };
         let is = &mut connection.is;
-        if is.watching || is.failed || is.polling || is.connecting {
+        let reads = is.wanted && !is.ended;
+        if reads || is.watching || is.failed || is.polling || is.connecting {
             return;
         }
         is.watching = true;
@@ -66,7 +80,7 @@ impl<K: Kernel> Driver<K> {
     pub(super) fn received(&mut self, completed: Completed) -> Option<Completion> {
         // From here on the buffer is ours: wherever this returns, it finds its way back.
         let lease = completed.buffer.map(|id| self.buffers.lease(id));
-        let full = self.buffers.size();
+        let large = self.large();
         let connection = self.addressee(completed.key)?;
         let token = connection.token(completed.key);
         if !completed.more {
@@ -80,8 +94,8 @@ impl<K: Kernel> Driver<K> {
         let completion = match (completed.outcome(), lease) {
             (Ok(0), _) => self.receive_ended(token, Ok(())),
             (Ok(n), Some(lease)) => {
-                connection.run = if n == full { connection.run.saturating_add(1) } else { 0 };
-                if connection.run >= FULL_IS_BULK {
+                connection.run = if n >= large { connection.run.saturating_add(1) } else { 0 };
+                if connection.run >= LARGE_RUN {
                     self.go_bulk(token);
                 }
                 let chunk = Chunk::leased(lease, n);
@@ -119,6 +133,9 @@ impl<K: Kernel> Driver<K> {
     /// Reports a chunk, or holds it while nobody wants it.
     fn deliver(&mut self, token: Token, chunk: Chunk) -> Option<Completion> {
         let connection = self.connection(token)?;
+        if connection.is.failed {
+            return None;
+        }
         if connection.is.wanted && !connection.has_held() {
             return Some(Completion::Received { token, chunk });
         }
@@ -166,7 +183,7 @@ impl<K: Kernel> Driver<K> {
             }
         }
         let is = &connection.is;
-        if !is.bulk || !is.readable || is.ended || is.receiving || is.polling {
+        if !is.bulk || !is.readable || is.ended || is.receiving {
             return None;
         }
         if !connection.share.take(self.turn, RECEIVE_BUDGET) {
@@ -176,8 +193,13 @@ impl<K: Kernel> Driver<K> {
         self.read(token)
     }
 
+    /// Where small ends: a full buffer is large, also of a ring that has only small ones.
+    fn large(&self) -> usize {
+        LARGE.min(self.buffers.size())
+    }
+
     fn read(&mut self, token: Token) -> Option<Completion> {
-        let messages = self.buffers.size();
+        let large = self.large();
         loop {
             let Some(Some(connection)) = self.connections.get_mut(token.index as usize) else { return None };
             let mut room = 0;
@@ -188,16 +210,14 @@ impl<K: Kernel> Driver<K> {
             });
             match read {
                 Ok(Some(chunk)) => {
-                    // Fewer bytes than asked for: drained. The poll tells of more, and of the end.
-                    connection.is.readable = chunk.len() == room;
-                    connection.note_read(chunk.len() <= messages);
-                    self.arm(token);
+                    // Fewer bytes than asked for: drained. The poll tells of more, and of the end, unless it has.
+                    connection.is.readable = chunk.len() == room || connection.is.over;
+                    self.note_read(token, chunk.len() < large);
                     return Some(Completion::Received { token, chunk });
                 }
                 Ok(None) => return self.receive_ended(token, Ok(())),
                 Err(Errno::AGAIN) => {
                     connection.is.readable = false;
-                    self.arm(token);
                     return None;
                 }
                 Err(Errno::INTR) => {}
@@ -206,21 +226,59 @@ impl<K: Kernel> Driver<K> {
         }
     }
 
-    pub(super) fn became_readable(&mut self, completed: Completed) {
-        let Some(connection) = self.addressee(completed.key) else { return };
+    /// Goes back to multishot after enough small reads.
+    fn note_read(&mut self, token: Token, small: bool) {
+        let Some(connection) = self.connection(token) else { return };
+        connection.run = if small { connection.run.saturating_add(1) } else { 0 };
+        if connection.run < SMALL_RUN || connection.is.readable {
+            return;
+        }
+        (connection.is.bulk, connection.run) = (false, 0);
+        if connection.is.polling {
+            self.cancel(Kind::Readable, token);
+        }
+    }
+
+    /// The poll of a connection that reads in bulk has completed.
+    pub(super) fn became_readable(&mut self, completed: Completed) -> Option<Completion> {
+        let connection = self.addressee(completed.key)?;
         let token = connection.token(completed.key);
-        connection.is.polling = false;
-        connection.requests -= 1;
-        connection.is.readable = true;
+        if !completed.more {
+            connection.is.polling = false;
+            connection.requests -= 1;
+        }
         if connection.is.closing {
-            return self.release_if_idle(token.index);
+            self.release_if_idle(token.index);
+            return None;
         }
-        if connection.is.wanted {
+        connection.is.readable |= completed.result > 0;
+        connection.is.over |= completed.result > 0 && completed.result & OVER != 0;
+        let reads = connection.is.wanted && !connection.is.ended;
+        if !reads && completed.result > 0 && completed.result & BROKEN != 0 {
+            return self.fail(token);
+        }
+        if reads && connection.is.bulk {
             self.enqueue(Source::Connection(token.index));
-        } else {
-            // Readable is not broken: that is another question now.
-            self.watch(token);
         }
+        if !completed.more {
+            if reads {
+                self.arm(token);
+            } else {
+                self.watch(token);
+            }
+        }
+        None
+    }
+
+    /// Reports what broke a connection that nobody reads from, if anything did.
+    pub(super) fn fail(&mut self, token: Token) -> Option<Completion> {
+        let Some(Some(connection)) = self.connections.get_mut(token.index as usize) else { return None };
+        if connection.is.failed {
+            return None;
+        }
+        let error = self.kernel.failure(connection.socket.as_fd())?;
+        connection.fail();
+        Some(Completion::Failed { token, error })
     }
 
     /// The poll for failure has completed.
@@ -236,30 +294,25 @@ impl<K: Kernel> Driver<K> {
             return None;
         }
         let reads = connection.is.wanted && !connection.is.ended;
-        if completed.result < 0 || connection.is.failed || reads {
-            // Cancelled, or told already, or about to be.
+        if reads || connection.is.failed {
+            // Told already, or about to be. Should a pause come first, this poll would not tell it again; a new one does.
+            if reads && completed.more {
+                self.cancel(Kind::Broken, token);
+            }
             return None;
         }
-        let Some(Some(connection)) = self.connections.get_mut(token.index as usize) else { return None };
-        let Some(error) = self.kernel.failure(connection.socket.as_fd()) else {
-            // Only the peer has ended, or both sides have.
-            if !completed.more {
+        if completed.result < 0 {
+            if completed.outcome() == Err(Errno::CANCELED) {
                 self.unwatched.push(token);
             }
             return None;
-        };
-        (connection.is.ended, connection.is.failed) = (true, true);
-        Some(Completion::Failed { token, error })
-    }
-}
-
-impl Connection {
-    /// Goes back to multishot after enough reads in bulk that were none.
-    fn note_read(&mut self, light: bool) {
-        self.run = if light { self.run.saturating_add(1) } else { 0 };
-        if self.run >= LIGHT_IS_MESSAGES && !self.is.readable {
-            (self.is.bulk, self.run) = (false, 0);
         }
+        let failed = self.fail(token);
+        if failed.is_none() && !completed.more {
+            // Only the peer has ended, or both sides have.
+            self.unwatched.push(token);
+        }
+        failed
     }
 }
 

@@ -1,0 +1,269 @@
+//! Sending, in one of three ways.
+//!
+//! * **inline**: a plain system call. Cheapest when few connections have something to send.
+//! * **quietly**: a request that is either done when it has been submitted, and then completes without a word, or completes as
+//!   refused. Many of them cost one system call together, and the usual one costs no completion. Its bytes count as sent
+//!   when they are handed over; [`Driver::reap`] confirms that after each submission, before the worker sees anything.
+//! * **in flight**: a request that waits for room in the socket. What an inline send found full, and what bounced.
+//!
+//! Nothing overtakes: while bytes are unconfirmed or in flight, what follows waits.
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd};
+use std::rc::Rc;
+
+use rustix::io::Errno;
+
+use super::super::kernel::{Completed, Kernel, Key, Request};
+use super::Driver;
+use super::connections::Connection;
+use super::key::Kind;
+use crate::engine::buffer::{Outgoing, PiecePool, SLICES_MAX};
+use crate::engine::{Completion, Submitted, Token};
+
+/// Up to so many sends are made at once, inline; more go into the ring together, which costs less from here on
+/// (docs/design/uring.md has the measurement).
+const INLINE_SENDS: usize = 3;
+/// The kernel is asked so often to take what was handed over before FIN.
+const SUBMISSIONS_BEFORE_FIN: usize = 16;
+/// Free boxes that are kept.
+const BOXES_MAX: usize = 256;
+
+impl<K: Kernel> Driver<K> {
+    /// Where the buffers of confirmed sends go.
+    pub(crate) fn use_pieces(&mut self, pieces: Rc<PiecePool>) {
+        self.pieces = pieces;
+    }
+
+    /// Says that about so many sends follow.
+    pub(crate) fn expect_sends(&mut self, count: usize) {
+        self.send_inline = count <= INLINE_SENDS;
+    }
+
+    pub(crate) fn recycle(&mut self, outgoing: Box<Outgoing>) {
+        debug_assert!(outgoing.is_empty(), "a send that is over left nothing behind");
+        if self.boxes.len() < BOXES_MAX {
+            self.boxes.push(outgoing);
+        }
+    }
+
+    pub(crate) fn send_now(&mut self, token: Token, bytes: &[u8]) -> io::Result<usize> {
+        let connection = sender(&mut self.connections, token).ok_or(io::ErrorKind::NotConnected)?;
+        if connection.is.connecting || connection.is.sending || connection.is.unconfirmed {
+            return Ok(0);
+        }
+        match write(|| self.kernel.send(connection.socket.as_fd(), bytes)) {
+            Some(result) => result,
+            None => Ok(0),
+        }
+    }
+
+    pub(crate) fn send(&mut self, token: Token, outgoing: &mut Outgoing) -> Submitted {
+        let Some(connection) = sender(&mut self.connections, token) else {
+            return Submitted::Done(Err(io::ErrorKind::NotConnected.into()));
+        };
+        debug_assert!(!connection.is.sending, "one send in flight per connection");
+        let is_single = outgoing.single().is_some();
+        let overtakes = connection.is.unconfirmed;
+        if (self.send_inline || !is_single)
+            && !overtakes
+            && let Some(result) = connection.write(&mut self.kernel, outgoing)
+        {
+            return Submitted::Done(result);
+        }
+        let mut boxed = self.boxes.pop().unwrap_or_default();
+        std::mem::swap(&mut *boxed, outgoing);
+        if overtakes {
+            connection.is.sending = true;
+            connection.rare().next = Some(boxed);
+            self.hurries = true;
+            return Submitted::InFlight;
+        }
+        if self.send_inline || !is_single {
+            // The socket was full a moment ago.
+            self.send_in_flight(token, boxed);
+            return Submitted::InFlight;
+        }
+        let (fd, bytes, len) = connection.hold(boxed);
+        let request = Request::SendQuietly { fd, bytes, len };
+        if self.backlog.is_empty() && self.try_push(Key::new(Kind::Send, token), &request) {
+            self.in_flight += 1;
+            if let Some(connection) = sender(&mut self.connections, token) {
+                connection.is.unconfirmed = true;
+            }
+            self.unconfirmed.push(token.index);
+            return Submitted::Handed;
+        }
+        if let Some(connection) = sender(&mut self.connections, token) {
+            connection.is.sending = true;
+        }
+        self.request(Kind::Send, token, Request::Send { fd, bytes, len });
+        Submitted::InFlight
+    }
+
+    /// Sends what there is room for, as soon as there is.
+    fn send_in_flight(&mut self, token: Token, outgoing: Box<Outgoing>) {
+        let Some(Some(connection)) = self.connections.get_mut(token.index as usize) else { return };
+        connection.is.sending = true;
+        let (fd, bytes, len) = connection.hold(outgoing);
+        self.request(Kind::Send, token, Request::Send { fd, bytes, len });
+    }
+
+    /// Sends FIN; or says how many bytes before it are in flight after all.
+    pub(crate) fn shutdown(&mut self, token: Token) -> io::Result<usize> {
+        let mut submissions = 0;
+        while sender(&mut self.connections, token).is_some_and(|connection| connection.is.unconfirmed) {
+            if submissions == SUBMISSIONS_BEFORE_FIN {
+                return Err(io::ErrorKind::ResourceBusy.into());
+            }
+            submissions += 1;
+            self.submit(false)?;
+            if let Some(bounced) = self.find_refusal(token) {
+                return Ok(bounced);
+            }
+        }
+        match sender(&mut self.connections, token) {
+            Some(connection) => self.kernel.shutdown(connection.socket.as_fd()).map(|()| 0),
+            None => Ok(0),
+        }
+    }
+
+    /// Handles the refusal of this connection's bytes out of turn, if there is one.
+    fn find_refusal(&mut self, token: Token) -> Option<usize> {
+        let key = Key::new(Kind::Send, token);
+        let place = self.arrived.iter().skip(self.next_arrived).position(|completed| completed.key == key)?;
+        let completed = &mut self.arrived[self.next_arrived + place];
+        let refusal = *completed;
+        // What is left in its place says nothing.
+        completed.key = Key::new(Kind::Cancel, token);
+        self.in_flight -= 1;
+        match self.sent(refusal) {
+            Some(Completion::Bounced { unsent, .. }) => Some(unsent),
+            _ => None,
+        }
+    }
+
+    /// After a submission: all quiet sends are done, but for those that completed.
+    pub(super) fn confirm(&mut self) {
+        let mut unconfirmed = std::mem::take(&mut self.unconfirmed);
+        for index in unconfirmed.drain(..) {
+            let Some(Some(connection)) = self.connections.get_mut(index as usize) else { continue };
+            if connection.is.refused || !connection.is.unconfirmed {
+                continue;
+            }
+            connection.is.unconfirmed = false;
+            connection.requests -= 1;
+            self.in_flight -= 1;
+            let token = Token { index, generation: connection.generation };
+            if let Some(mut outgoing) = connection.outgoing.take() {
+                outgoing.advance(outgoing.len(), &self.pieces);
+                self.recycle(outgoing);
+            }
+            self.send_next(token);
+        }
+        self.unconfirmed = unconfirmed;
+    }
+
+    /// Goes on with what had to wait for a confirmation.
+    fn send_next(&mut self, token: Token) {
+        let Some(Some(connection)) = self.connections.get_mut(token.index as usize) else { return };
+        let next = connection.rare.as_mut().and_then(|rare| rare.next.take());
+        match next {
+            Some(next) if connection.is.closing => connection.outgoing = Some(next),
+            Some(next) => return self.send_in_flight(token, next),
+            None => {}
+        }
+        self.release_if_idle(token.index);
+    }
+
+    pub(super) fn sent(&mut self, completed: Completed) -> Option<Completion> {
+        let connection = self.addressee(completed.key)?;
+        let token = connection.token(completed.key);
+        connection.requests -= 1;
+        if std::mem::take(&mut connection.is.refused) {
+            return self.bounce(token, completed);
+        }
+        connection.is.sending = false;
+        if connection.is.closing {
+            // How much went out before the close is known only here, but nobody asks any more.
+            self.release_if_idle(token.index);
+            return None;
+        }
+        let outgoing = connection.outgoing.take()?;
+        let result = match completed.outcome() {
+            Err(Errno::AGAIN | Errno::INTR) => Ok(0),
+            other => other.map_err(io::Error::from),
+        };
+        Some(Completion::Sent { token, outgoing, result })
+    }
+
+    /// The kernel refused bytes that count as sent: they are in flight now, or never will be sent.
+    fn bounce(&mut self, token: Token, completed: Completed) -> Option<Completion> {
+        let connection = self.connections.get_mut(token.index as usize)?.as_mut()?;
+        connection.is.unconfirmed = false;
+        let mut outgoing = connection.outgoing.take()?;
+        let (sent, failure) = match completed.outcome() {
+            Ok(n) => (n, None),
+            Err(Errno::AGAIN | Errno::INTR) => (0, None),
+            Err(error) => (0, Some(error)),
+        };
+        outgoing.advance(sent, &self.pieces);
+        let unsent = outgoing.len();
+        if let Some(mut next) = connection.rare.as_mut().and_then(|rare| rare.next.take()) {
+            outgoing.append(&mut next);
+        }
+        if connection.is.closing || failure.is_some() {
+            connection.outgoing = Some(outgoing);
+            if let Some(error) = failure.filter(|_| !connection.is.closing && !connection.is.failed) {
+                connection.fail();
+                self.finished.push_back(Completion::Failed { token, error: error.into() });
+            }
+            self.release_if_idle(token.index);
+        } else {
+            self.send_in_flight(token, outgoing);
+        }
+        Some(Completion::Bounced { token, unsent })
+    }
+}
+
+/// The connection of this token, if it may send.
+fn sender(connections: &mut [Option<Connection>], token: Token) -> Option<&mut Connection> {
+    let connection = connections.get_mut(token.index as usize)?.as_mut()?;
+    (connection.generation == token.generation && !connection.is.closing).then_some(connection)
+}
+
+impl Connection {
+    /// Keeps `outgoing` while the kernel reads it; returns what a request needs of it.
+    fn hold(&mut self, outgoing: Box<Outgoing>) -> (i32, *const u8, u32) {
+        let first = outgoing.first();
+        let (bytes, len) = (first.as_ptr(), u32::try_from(first.len()).unwrap_or(u32::MAX));
+        self.outgoing = Some(outgoing);
+        self.requests += 1;
+        (self.socket.as_raw_fd(), bytes, len)
+    }
+
+    /// Writes what the kernel takes; `None` if it takes nothing now.
+    fn write(&self, kernel: &mut impl Kernel, outgoing: &Outgoing) -> Option<io::Result<usize>> {
+        let socket = self.socket.as_fd();
+        match outgoing.single() {
+            Some(bytes) => write(|| kernel.send(socket, bytes)),
+            None => {
+                let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+                let count = outgoing.slices(&mut slices);
+                write(|| kernel.send_gathered(socket, &slices[..count]))
+            }
+        }
+    }
+}
+
+/// Makes a call that writes; `None` if it would have to wait.
+fn write(mut call: impl FnMut() -> Result<usize, Errno>) -> Option<io::Result<usize>> {
+    loop {
+        match call() {
+            Ok(n) => return Some(Ok(n)),
+            Err(Errno::AGAIN) => return None,
+            Err(Errno::INTR) => {}
+            Err(error) => return Some(Err(error.into())),
+        }
+    }
+}
