@@ -1,26 +1,36 @@
 #!/usr/bin/env bash
-# Builds everything here and runs a tiny form of each part, so that none of it rots. Figures from this mean nothing.
-# Arguments go to cargo: `bench/smoke.sh --no-default-features` leaves Wharf out.
+# Builds this and runs a tiny form of each part, so that none of it rots. Figures from this mean nothing.
+# Arguments go to cargo. Without any, the peers that take long to build are left out; `bench/smoke.sh --all-features` has
+# them all, `bench/smoke.sh --no-default-features` has no Wharf either.
 set -euo pipefail
 cd "$(dirname "$0")"
 
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
-bench() { cargo run --quiet "${cargo_options[@]}" -- "$@"; }
 cargo_options=("$@")
+[[ $# -gt 0 ]] || cargo_options=(--no-default-features --features wharf)
+bench() { cargo run --quiet "${cargo_options[@]}" -- "$@"; }
+# A peer that fails does not end a comparison; here it shall.
+none_failed() { if grep failed: "$1"; then return 1; fi; }
 
 cargo fmt --check
-cargo test --quiet "$@"
+cargo test --quiet "${cargo_options[@]}"
 
-for pin in same separate none; do
-    bench compare --rounds 1 --messages 200 --connections 1,70 --size 64,16384 --depth 1,4 \
-        --pin "$pin" --plot "$out/plot.svg" --json "$out/samples.json"
+bench all --quick --rounds 1 --messages 300 --plot "$out/all.svg" --json "$out/all.json" | tee "$out/all.txt"
+none_failed "$out/all.txt"
+bench show "$out/all.json" --base bare_epoll --plot "$out/show.svg" >"$out/show.txt"
+[[ -s $out/all.svg && -s $out/show.svg && -s $out/show.txt ]]
+
+for pin in separate none; do
+    bench compare --rounds 1 --messages 200 --connections 1,70 --size 64,16384 --depth 1,4 --second-thread \
+        --pin "$pin" --plot "$out/plot.svg" >"$out/compare.txt"
+    none_failed "$out/compare.txt"
 done
-[[ -s $out/plot.svg && -s $out/samples.json ]]
 
 bench tasks --rounds 1 --wakes 2000
 
-for peer in $(bench peers | cut -d' ' -f1); do
+# Those that answer message by message want them of one size.
+for peer in $(bench peers | cut -d' ' -f1 | grep -v _message); do
     bench c10k --peer "$peer" --connections 300 --hold 0.1
 done
 if bench c10k --to 127.0.0.1:1 --connections 3; then

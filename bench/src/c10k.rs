@@ -3,7 +3,6 @@
 //! Tells whether a server keeps its connections apart and what an idle one costs in its memory; not how fast it is.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::thread;
@@ -14,9 +13,9 @@ use clap::Args;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::pattern::Noise;
-use crate::peers::{self, Peer};
+use crate::peers::{self, Field, Peer};
 use crate::server_process::{Placing, ServerProcess};
-use crate::sys;
+use crate::{proc, sys};
 
 #[derive(Args)]
 pub struct C10k {
@@ -45,6 +44,10 @@ pub fn run(options: &C10k) -> Result<()> {
         limit > options.connections as u64 + 16,
         "{} connections need more than the {limit} open files that this process may have",
         options.connections
+    );
+    ensure!(
+        options.peer.is_none_or(|peer| peer.field != Field::SmallMessages),
+        "that peer answers messages of one size, and here each has another"
     );
     let started = options
         .peer
@@ -247,13 +250,7 @@ struct Memory {
 }
 
 impl Memory {
-    /// Resident bytes, counted page by page: the figure in /proc/PID/status lags by up to some dozen pages per core.
     fn resident(&self) -> Result<Option<u64>> {
-        let Some(pid) = self.pid else { return Ok(None) };
-        let path = format!("/proc/{pid}/smaps_rollup");
-        let text = fs::read_to_string(&path).with_context(|| path.clone())?;
-        let line = text.lines().find_map(|line| line.strip_prefix("Rss:"));
-        let kib = line.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
-        Ok(Some(kib.with_context(|| format!("no Rss in {path}"))? * 1024))
+        self.pid.map(proc::resident).transpose()
     }
 }

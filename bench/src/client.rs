@@ -1,26 +1,37 @@
 //! The load: N connections, each with a fixed number of messages on the way, on one thread.
 //!
 //! A closed loop: the next message leaves when an echo is complete. Every byte is checked. Does not know what it
-//! measures; compare.rs reads the clocks around it.
+//! measures, except for the time that messages take when asked to: measure.rs reads the clocks around it.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 use socket2::SockRef;
 
 use crate::pattern::{Pattern, RUN_MAX};
 use crate::sys::{Epoll, Interest};
 
 /// What to send.
-#[derive(Copy, Clone, Debug, serde::Serialize)]
+#[derive(Copy, Clone, Debug, Serialize, Deserialize)]
 pub struct Load {
     pub connections: usize,
     pub size: usize,
     /// Messages that each connection has on the way at any time.
     pub depth: usize,
+}
+
+/// A load that can be measured.
+pub trait Exercise {
+    /// Runs until `operations` more were done, and to the end of that batch.
+    fn run(&mut self, operations: u64) -> Result<()>;
+    fn progress(&self) -> Progress;
+    /// Operations under way at any time.
+    fn at_once(&self) -> u64;
 }
 
 /// Connected, and in the middle of its exchange after the first `run`.
@@ -30,13 +41,16 @@ pub struct Client {
     pattern: Pattern,
     buffer: Vec<u8>,
     load: Load,
-    pub progress: Progress,
+    progress: Progress,
+    /// In ns, of messages whose connection has no other on the way.
+    latency: Option<Histogram<u64>>,
 }
 
 /// What happened since the client connected.
 #[derive(Copy, Clone, Default)]
 pub struct Progress {
-    pub messages: u64,
+    /// Echoed messages, or closed connections.
+    pub operations: u64,
     /// Calls of epoll_wait, and the events that they returned: how large the batches are that the server sees.
     pub waits: u64,
     pub events: u64,
@@ -65,18 +79,33 @@ impl Client {
             buffer: vec![0; RUN_MAX],
             load,
             progress: Progress::default(),
+            latency: None,
         })
     }
 
-    /// Runs until `messages` more were echoed, and to the end of that batch.
-    pub fn run(&mut self, messages: u64) -> Result<()> {
-        if self.progress.messages == 0 {
-            for connection in &mut self.connections {
-                connection.send_allowed(&self.pattern, &self.load)?;
-            }
-        }
-        let target = self.progress.messages + messages;
-        while self.progress.messages < target {
+    /// Starts to take the time of every message, anew if it did already.
+    pub fn watch_latency(&mut self) -> Result<()> {
+        self.latency = Some(Histogram::new_with_bounds(1, LATENCY_MAX_NS, 3)?);
+        let now = Instant::now();
+        self.connections
+            .iter_mut()
+            .for_each(|connection| connection.sent_at = now);
+        Ok(())
+    }
+
+    /// What was seen since `watch_latency`.
+    pub fn latency(&mut self) -> Option<Histogram<u64>> {
+        self.latency.take()
+    }
+
+    /// Receives what is under way, and sends nothing more.
+    pub fn finish(&mut self) -> Result<()> {
+        self.load.depth = 0;
+        while self
+            .connections
+            .iter()
+            .any(|connection| connection.received < connection.sent)
+        {
             self.turn()?;
         }
         Ok(())
@@ -91,10 +120,39 @@ impl Client {
             let connection = &mut self.connections[self.epoll.key(event) as usize];
             let before = connection.received / self.load.size as u64;
             connection.receive(&self.pattern, &mut self.buffer)?;
+            let done = connection.received / self.load.size as u64 - before;
+            if let (Some(latency), 1..) = (&mut self.latency, done) {
+                let now = Instant::now();
+                latency.saturating_record((now - connection.sent_at).as_nanos() as u64);
+                connection.sent_at = now;
+            }
             connection.send_allowed(&self.pattern, &self.load)?;
-            self.progress.messages += connection.received / self.load.size as u64 - before;
+            self.progress.operations += done;
         }
         Ok(())
+    }
+}
+
+impl Exercise for Client {
+    fn run(&mut self, operations: u64) -> Result<()> {
+        if self.progress.operations == 0 {
+            for connection in &mut self.connections {
+                connection.send_allowed(&self.pattern, &self.load)?;
+            }
+        }
+        let target = self.progress.operations + operations;
+        while self.progress.operations < target {
+            self.turn()?;
+        }
+        Ok(())
+    }
+
+    fn progress(&self) -> Progress {
+        self.progress
+    }
+
+    fn at_once(&self) -> u64 {
+        (self.load.connections * self.load.depth) as u64
     }
 }
 
@@ -103,11 +161,13 @@ struct Connection {
     index: usize,
     sent: u64,
     received: u64,
+    /// When the last message left, while times are taken.
+    sent_at: Instant,
 }
 
 impl Connection {
     fn open(server: SocketAddr, index: usize, epoll: &Epoll) -> io::Result<Connection> {
-        let stream = TcpStream::connect(server)?;
+        let stream = TcpStream::connect_timeout(&server, CONNECT_PATIENCE)?;
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
         // Closing resets: a run leaves no connection in TIME_WAIT for the next one to stumble over.
@@ -118,6 +178,7 @@ impl Connection {
             index,
             sent: 0,
             received: 0,
+            sent_at: Instant::now(),
         })
     }
 
@@ -170,4 +231,6 @@ impl Connection {
 }
 
 /// A server that is silent for this long has lost a message.
-const STALLED: Duration = Duration::from_secs(5);
+pub const STALLED: Duration = Duration::from_secs(5);
+const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
+const LATENCY_MAX_NS: u64 = 10_000_000_000;

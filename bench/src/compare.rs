@@ -2,26 +2,23 @@
 
 use std::fs::{self, File};
 use std::io::{self, IsTerminal};
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use clap::{Args, ValueEnum};
-use serde::Serialize;
+use clap::Args;
+use serde::{Deserialize, Serialize};
 
-use crate::client::{Client, Load, Progress};
+use crate::client::Load;
+use crate::measure::{Extent, measure};
 use crate::peers::{self, PEERS, Peer};
-use crate::server_process::{Placing, ServerProcess, take_turns_on};
+use crate::scenario::{PeerResult, Pin, Scenario, Work, suite};
+use crate::server_process::Placing;
 use crate::{plot, report, sys};
 
+/// Echoed messages, of whatever kind is asked for.
 #[derive(Args)]
 pub struct Compare {
-    /// Peers to run [default: all].
-    #[arg(long, value_delimiter = ',', value_parser = peers::find)]
-    peers: Vec<&'static Peer>,
-    /// The peer that the others are compared with.
-    #[arg(long, default_value = peers::BASE, value_parser = peers::find)]
-    base: &'static Peer,
     #[arg(long, value_delimiter = ',', default_value = "1,64,1000")]
     connections: Vec<usize>,
     /// Bytes in a message.
@@ -30,12 +27,38 @@ pub struct Compare {
     /// Messages that each connection has on the way.
     #[arg(long, value_delimiter = ',', default_value = "1")]
     depth: Vec<usize>,
-    /// How often each peer is measured in each scenario.
-    #[arg(long, default_value_t = 10)]
-    rounds: usize,
-    /// How long one measurement takes.
-    #[arg(long, default_value_t = 0.4)]
-    seconds: f64,
+    #[command(flatten)]
+    course: Course,
+}
+
+/// Everything that this program compares.
+#[derive(Args)]
+pub struct All {
+    /// A shorter list, each measured for a shorter time and less often.
+    #[arg(long)]
+    quick: bool,
+    /// Only the scenarios whose title contains this.
+    #[arg(long)]
+    only: Option<String>,
+    #[command(flatten)]
+    course: Course,
+}
+
+/// Who is measured, how often, for how long, and where the results go.
+#[derive(Args)]
+struct Course {
+    /// Peers to run [default: all that suit].
+    #[arg(long, value_delimiter = ',', value_parser = peers::find)]
+    peers: Vec<&'static Peer>,
+    /// The peer that the others are compared with [default: tokio, in its form that suits].
+    #[arg(long, value_parser = peers::find)]
+    base: Option<&'static Peer>,
+    /// How often each peer is measured in each scenario [default: 10; 5 for all, 3 for all --quick].
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// How long one measurement takes [default: 0.4; 0.3 for all, 0.15 for all --quick].
+    #[arg(long)]
+    seconds: Option<f64>,
     /// Measure this many messages instead.
     #[arg(long, conflicts_with = "seconds")]
     messages: Option<u64>,
@@ -49,223 +72,201 @@ pub struct Compare {
     #[arg(long)]
     json: Option<PathBuf>,
     /// Where the plot goes.
-    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/out/compare.svg"))]
+    #[arg(long, default_value = PLOT)]
     plot: PathBuf,
 }
 
-/// Which cores client and server get.
-#[derive(Copy, Clone, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Pin {
-    /// One for both: they take turns.
-    Same,
-    /// Server on core 0, client on core 1.
-    Separate,
-    /// Whatever the scheduler likes.
-    None,
+const PLOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/out/compare.svg");
+
+/// What an earlier run measured, from its `--json`.
+#[derive(Args)]
+pub struct Show {
+    samples: PathBuf,
+    /// Compare with another peer than that run did.
+    #[arg(long)]
+    base: Option<String>,
+    #[arg(long, default_value = PLOT)]
+    plot: PathBuf,
 }
 
 /// All that one run measured.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 pub struct Comparison {
     pub machine: Machine,
-    pub pin: Pin,
     pub second_thread: bool,
-    pub base: &'static str,
     pub scenarios: Vec<Scenario>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 pub struct Machine {
     pub kernel: String,
     pub cores: usize,
     pub load_before: String,
 }
 
-#[derive(Serialize)]
-pub struct Scenario {
-    pub load: Load,
-    pub results: Vec<PeerResult>,
+/// How often and how long, where the options do not say.
+struct Usual {
+    rounds: usize,
+    seconds: f64,
 }
 
-/// One peer's samples in one scenario, by round.
-#[derive(Serialize)]
-pub struct PeerResult {
-    pub peer: &'static str,
-    pub samples: Vec<Sample>,
-}
-
-/// One measurement, per echoed message.
-#[derive(Copy, Clone, Serialize)]
-pub struct Sample {
-    pub server_us: f64,
-    pub client_us: f64,
-    pub messages: u64,
-    pub messages_per_second: f64,
-    /// How many connections had something each time that the client woke.
-    pub batch: f64,
-    /// Client's and server's CPU time as a part of the time that passed: on one core, what is missing to 1 went to
-    /// other processes, and above 1 a server has used several.
-    pub share: f64,
-}
-
-pub fn run(options: &Compare) -> Result<()> {
-    let comparison = measure(options)?;
-    print!("{}", report::table(&comparison));
-    if let Some(folder) = options.plot.parent() {
-        fs::create_dir_all(folder)?;
+pub fn compare(options: &Compare) -> Result<()> {
+    let mut works = Vec::new();
+    for &size in &options.size {
+        for &depth in &options.depth {
+            for &connections in &options.connections {
+                works.push(Work::Echo(Load {
+                    connections,
+                    size,
+                    depth,
+                }));
+            }
+        }
     }
-    fs::write(&options.plot, plot::svg(&comparison))
-        .with_context(|| format!("write {}", options.plot.display()))?;
-    println!("plot: {}", options.plot.display());
-    if let Some(path) = &options.json {
+    let usual = Usual {
+        rounds: 10,
+        seconds: 0.4,
+    };
+    run(works, &options.course, &usual)
+}
+
+pub fn all(options: &All) -> Result<()> {
+    let (rounds, seconds) = if options.quick { (3, 0.15) } else { (5, 0.3) };
+    let asked = |work: &Work| {
+        options
+            .only
+            .as_ref()
+            .is_none_or(|part| work.title().contains(part))
+    };
+    let works: Vec<Work> = suite(options.quick).into_iter().filter(asked).collect();
+    ensure!(!works.is_empty(), "no scenario is called so");
+    run(works, &options.course, &Usual { rounds, seconds })
+}
+
+pub fn show(options: &Show) -> Result<()> {
+    let path = &options.samples;
+    let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    let mut comparison: Comparison = serde_json::from_str(&text)?;
+    if let Some(base) = &options.base {
+        for scenario in &mut comparison.scenarios {
+            scenario.base.clone_from(base);
+        }
+    }
+    present(&comparison, &options.plot)
+}
+
+fn run(works: Vec<Work>, course: &Course, usual: &Usual) -> Result<()> {
+    let comparison = measure_all(works, course, usual)?;
+    if let Some(path) = &course.json {
         let file = File::create(path).with_context(|| format!("write {}", path.display()))?;
         serde_json::to_writer_pretty(file, &report::json(&comparison)?)?;
     }
+    present(&comparison, &course.plot)
+}
+
+fn present(comparison: &Comparison, plot: &Path) -> Result<()> {
+    print!("{}", report::table(comparison));
+    if let Some(folder) = plot.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    fs::write(plot, plot::svg(comparison)).with_context(|| format!("write {}", plot.display()))?;
+    println!("plot: {}", plot.display());
     Ok(())
 }
 
-fn measure(options: &Compare) -> Result<Comparison> {
-    ensure!(options.rounds > 0, "no rounds");
-    let peers = chosen_peers(options);
+fn measure_all(works: Vec<Work>, course: &Course, usual: &Usual) -> Result<Comparison> {
+    let rounds = course.rounds.unwrap_or(usual.rounds);
+    ensure!(rounds > 0, "no rounds");
+    let seconds = course.seconds.unwrap_or(usual.seconds);
+    let extent = match course.messages {
+        Some(messages) => Extent::Operations(messages),
+        None => Extent::Time(Duration::try_from_secs_f64(seconds)?),
+    };
     let mut comparison = Comparison {
         machine: Machine::read()?,
-        pin: options.pin,
-        second_thread: options.second_thread,
-        base: options.base.name,
-        scenarios: scenarios(options, &peers),
+        second_thread: course.second_thread,
+        scenarios: works.into_iter().map(|work| scenario(work, course)).collect(),
     };
     sys::raise_open_files_limit()?;
-    let (server_core, client_core) = match options.pin {
-        // Not core 0, which tends to serve the machine's interrupts.
-        Pin::Same => (
-            Some(comparison.machine.cores - 1),
-            Some(comparison.machine.cores - 1),
-        ),
-        Pin::Separate => (Some(0), Some(1)),
-        Pin::None => (None, None),
-    };
-    let placing = Placing {
-        core: server_core,
-        second_thread: options.second_thread,
-    };
-    if let Some(core) = client_core {
-        take_turns_on(core)?;
-    }
-
-    for round in 0..options.rounds {
-        if io::stderr().is_terminal() {
-            eprint!("round {} of {}\r", round + 1, options.rounds);
-        }
+    for round in 0..rounds {
         for (number, scenario) in comparison.scenarios.iter_mut().enumerate() {
-            for place in 0..peers.len() {
+            if io::stderr().is_terminal() {
+                eprint!(
+                    "\x1b[2Kround {} of {rounds}: {}\r",
+                    round + 1,
+                    scenario.work.title()
+                );
+            }
+            let placing = place(scenario.pin, course.second_thread, comparison.machine.cores)?;
+            let peers = scenario.results.len();
+            for place in 0..peers {
                 // Each peer comes first, second, ... equally often, and after a different neighbour per scenario.
-                let turn = (place + round + number) % peers.len();
-                let sample = measure_once(peers[turn], scenario.load, &placing, options)
-                    .with_context(|| format!("{} with {:?}", peers[turn].name, scenario.load))?;
-                scenario.results[turn].samples.push(sample);
+                let turn = (place + round + number) % peers;
+                measure_once(scenario.work, &mut scenario.results[turn], &placing, extent)?;
             }
         }
     }
     Ok(comparison)
 }
 
-/// Those asked for, the base among them, since nothing can be compared without it.
-fn chosen_peers(options: &Compare) -> Vec<&'static Peer> {
-    let asked =
-        |peer: &&Peer| options.peers.is_empty() || options.peers.iter().any(|asked| asked.name == peer.name);
-    PEERS
-        .iter()
-        .filter(|peer| peer.name == options.base.name || asked(peer))
-        .collect()
-}
-
-fn scenarios(options: &Compare, peers: &[&Peer]) -> Vec<Scenario> {
-    let mut scenarios = Vec::new();
-    for &size in &options.size {
-        for &depth in &options.depth {
-            for &connections in &options.connections {
-                let result = |peer: &&Peer| PeerResult {
-                    peer: peer.name,
-                    samples: Vec::new(),
-                };
-                scenarios.push(Scenario {
-                    load: Load {
-                        connections,
-                        size,
-                        depth,
-                    },
-                    results: peers.iter().map(result).collect(),
-                });
-            }
-        }
-    }
-    scenarios
-}
-
-fn measure_once(peer: &Peer, load: Load, placing: &Placing, options: &Compare) -> Result<Sample> {
-    // A new process each time: where its memory lands is part of the noise, not of the peer.
-    let server = ServerProcess::start(peer, placing)?;
-    let mut client = Client::connect(server.address, load)?;
-    let in_flight = (load.connections * load.depth) as u64;
-    let span = Duration::from_secs_f64(options.seconds);
-
-    run_for(&mut client, span / 8)?;
-    client.run(5 * in_flight)?;
-
-    let before = Reading::take(&client, &server)?;
-    match options.messages {
-        Some(messages) => client.run(messages)?,
-        None => run_for(&mut client, span)?,
-    }
-    let after = Reading::take(&client, &server)?;
-    Ok(after.since(&before))
-}
-
-fn run_for(client: &mut Client, span: Duration) -> Result<()> {
-    let end = Instant::now() + span;
-    while Instant::now() < end {
-        client.run(MESSAGES_BETWEEN_CLOCK_READS)?;
-    }
+/// A peer that fails is not measured again in that scenario.
+fn measure_once(work: Work, result: &mut PeerResult, placing: &Placing, extent: Extent) -> Result<()> {
+    let peer = peers::find(&result.peer).map_err(anyhow::Error::msg)?;
+    let sample = match result.failure {
+        Some(_) => None,
+        None => measure(peer, work, placing, extent)
+            .map_err(|error| result.failure = Some(format!("{error:#}")))
+            .ok(),
+    };
+    result.samples.push(sample);
     Ok(())
 }
 
-const MESSAGES_BETWEEN_CLOCK_READS: u64 = 64;
-
-/// All counters at one moment, taken between two of the client's batches, when the server has all it may work on.
-struct Reading {
-    at: Instant,
-    server: Duration,
-    client: Duration,
-    progress: Progress,
+/// With the peers that were asked for and suit, the base among them, since nothing can be compared without it.
+fn scenario(work: Work, course: &Course) -> Scenario {
+    let base = course
+        .base
+        .filter(|base| work.suits(base))
+        .unwrap_or_else(|| work.usual_base());
+    let asked = |peer: &&Peer| {
+        peer.name == base.name
+            || course.peers.is_empty()
+            || course.peers.iter().any(|asked| asked.name == peer.name)
+    };
+    let result = |peer: &Peer| PeerResult {
+        peer: peer.name.to_owned(),
+        samples: Vec::new(),
+        failure: None,
+    };
+    let peers = PEERS.iter().filter(|peer| work.suits(peer)).filter(asked);
+    Scenario {
+        work,
+        pin: if matches!(work, Work::Latency(_)) {
+            Pin::Separate
+        } else {
+            course.pin
+        },
+        base: base.name.to_owned(),
+        results: peers.map(result).collect(),
+    }
 }
 
-impl Reading {
-    fn take(client: &Client, server: &ServerProcess) -> Result<Reading> {
-        Ok(Reading {
-            at: Instant::now(),
-            server: server.cpu_time()?,
-            client: sys::cpu_time_of_thread()?,
-            progress: client.progress,
-        })
-    }
-
-    fn since(&self, before: &Reading) -> Sample {
-        let messages = self.progress.messages - before.progress.messages;
-        let waits = self.progress.waits - before.progress.waits;
-        let events = self.progress.events - before.progress.events;
-        let passed = (self.at - before.at).as_secs_f64();
-        let server = (self.server - before.server).as_secs_f64();
-        let client = (self.client - before.client).as_secs_f64();
-        Sample {
-            server_us: server * 1e6 / messages as f64,
-            client_us: client * 1e6 / messages as f64,
-            messages,
-            messages_per_second: messages as f64 / passed,
-            batch: events as f64 / waits as f64,
-            share: (server + client) / passed,
-        }
-    }
+/// Puts this thread, as the client, where `pin` wants it, and tells where a server has to be.
+fn place(pin: Pin, second_thread: bool, cores: usize) -> Result<Placing> {
+    // Not core 0, which tends to serve the machine's interrupts.
+    let (server, client) = match pin {
+        Pin::Same => (Some(cores - 1), Some(cores - 1)),
+        Pin::Separate => (Some(0), Some(1)),
+        Pin::None => (None, None),
+    };
+    let placing = |core| Placing {
+        core,
+        // Who has a core of its own shall be woken at once, whatever else runs there.
+        take_turns: pin == Pin::Same,
+        second_thread,
+    };
+    placing(client).apply()?;
+    Ok(placing(server))
 }
 
 impl Machine {

@@ -1,15 +1,19 @@
-//! What Wharf costs, beside its peers: `compare` measures echo servers, `tasks` the waking of tasks, `c10k` holds ten
-//! thousand connections open. README.md tells the method.
+//! What Wharf costs, beside its peers: `all` and `compare` measure echo servers, `tasks` the waking of tasks, `c10k` holds
+//! ten thousand connections open. README.md tells the method.
 
 mod c10k;
+mod churn;
 mod client;
 mod compare;
+mod measure;
 #[cfg(feature = "wharf")]
 mod own_tasks;
 mod pattern;
 mod peers;
 mod plot;
+mod proc;
 mod report;
+mod scenario;
 mod server_process;
 mod sys;
 mod tasks;
@@ -22,8 +26,12 @@ use clap::Parser;
 /// Benchmarks of Wharf beside its peers.
 #[derive(Parser)]
 enum Command {
+    /// Every scenario, all peers in one run.
+    All(compare::All),
     /// Server CPU time per echoed message, all peers in one run.
     Compare(compare::Compare),
+    /// The table and the plot of an earlier run again, perhaps with another base.
+    Show(compare::Show),
     /// Time to wake and poll a task of one thread.
     Tasks(tasks::Tasks),
     /// Holds many connections open to one server, and checks every byte.
@@ -47,13 +55,15 @@ fn main() -> ExitCode {
 
 fn run(command: &Command) -> Result<()> {
     match command {
-        Command::Compare(options) => compare::run(options),
+        Command::All(options) => compare::all(options),
+        Command::Compare(options) => compare::compare(options),
+        Command::Show(options) => compare::show(options),
         Command::Tasks(options) => tasks::run(options),
         Command::C10k(options) => c10k::run(options),
         Command::Serve(options) => server_process::serve(options),
         Command::Peers => {
             for peer in peers::PEERS {
-                println!("{:<16}{}", peer.name, peer.about);
+                println!("{:<22}{}", peer.name, peer.about);
             }
             Ok(())
         }

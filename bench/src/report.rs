@@ -5,41 +5,35 @@ use std::fmt::Write;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::compare::{Comparison, PeerResult, Pin, Sample, Scenario};
+use crate::compare::Comparison;
+use crate::scenario::{Cpu, Latency, Memory, PeerResult, Pin, Sample, Scenario, Work};
 
 /// The table for the terminal.
 pub fn table(comparison: &Comparison) -> String {
     let mut out = String::new();
+    let machine = &comparison.machine;
+    let threads = if comparison.second_thread {
+        ", servers with a second thread"
+    } else {
+        ""
+    };
     writing(writeln!(
         out,
-        "server CPU per echoed message, {}{}, kernel {}, {} cores, load before {}\n\
-         cost = server CPU / client CPU, as a ratio to {} in the same round: median [quartiles] (all)",
-        pinning(comparison.pin),
-        if comparison.second_thread {
-            ", servers with a second thread"
-        } else {
-            ""
-        },
-        comparison.machine.kernel,
-        comparison.machine.cores,
-        comparison.machine.load_before,
-        comparison.base,
+        "kernel {}, {} cores, load before {}{threads}\n\
+         ratio to the base in the same round: median [quartiles] (all); of CPU, it is server CPU / client CPU",
+        machine.kernel, machine.cores, machine.load_before,
     ));
     for scenario in &comparison.scenarios {
         writing(writeln!(
             out,
-            "\n{:<30} {:>38} {:>7} {:>9} {:>9} {:>9} {:>7} {:>6}",
-            title(scenario),
-            "cost",
-            "plain",
-            "server us",
-            "client us",
-            "msg/s",
-            "batch",
-            "share"
+            "\n{}: {}",
+            scenario.work.title(),
+            pinning(scenario.pin)
         ));
+        let head = format!("{} / {}", scenario.work.figure_name(), scenario.base);
+        writing(writeln!(out, "  {:<22}{head:>37}{}", "", columns(scenario.work)));
         for result in &scenario.results {
-            writing(writeln!(out, "{}", row(result, base(scenario, comparison.base))));
+            writing(write!(out, "{}", row(scenario, result)));
         }
     }
     out
@@ -49,71 +43,141 @@ pub fn table(comparison: &Comparison) -> String {
 pub fn json(comparison: &Comparison) -> serde_json::Result<Value> {
     let mut value = serde_json::to_value(comparison)?;
     for (place, scenario) in comparison.scenarios.iter().enumerate() {
-        let base = base(scenario, comparison.base);
         for (number, result) in scenario.results.iter().enumerate() {
             let entry = &mut value["scenarios"][place]["results"][number];
-            entry["cost"] = serde_json::to_value(costs(result, base))?;
-            entry["plain"] = serde_json::to_value(plain_costs(result, base))?;
+            entry["ratio"] = serde_json::to_value(ratio(scenario, result))?;
+            entry["plain_ratio"] = serde_json::to_value(plain_ratio(scenario, result))?;
         }
     }
     Ok(value)
 }
 
-fn row(result: &PeerResult, base: &PeerResult) -> String {
-    let cost = costs(result, base);
-    let plain = plain_costs(result, base);
-    let middle = |of: fn(&Sample) -> f64| Spread::of(result.samples.iter().map(of)).median;
-    format!(
-        "  {:<28} {:>38} {:>7.3} {:>9.3} {:>9.3} {:>9.0} {:>7.1} {:>6.2}",
-        result.peer,
+fn columns(work: Work) -> String {
+    match work {
+        Work::Echo(_) | Work::Churn { .. } => format!(
+            "{:>8}{:>11}{:>11}{:>11}{:>8}{:>7}",
+            "plain", "server us", "client us", "per s", "batch", "share"
+        ),
+        Work::Latency(_) => format!(
+            "{:>9}{:>9}{:>9}{:>9}{:>9}{:>11}{:>11}{:>7}",
+            "p50 us", "p99", "p99.9", "max", "p99/p50", "per s", "server us", "share"
+        ),
+        Work::Idle { .. } => format!("{:>8}{:>12}{:>12}", "plain", "user B", "kernel B"),
+    }
+}
+
+fn row(scenario: &Scenario, result: &PeerResult) -> String {
+    let mut out = String::new();
+    let ratio = ratio(scenario, result).map_or("-".to_owned(), |ratio| {
         format!(
             "{:.3} [{:.3} {:.3}] ({:.3} {:.3})",
-            cost.median, cost.lower, cost.upper, cost.min, cost.max
-        ),
-        plain.median,
-        middle(|sample| sample.server_us),
-        middle(|sample| sample.client_us),
-        middle(|sample| sample.messages_per_second),
-        middle(|sample| sample.batch),
-        middle(|sample| sample.share),
-    )
-}
-
-/// A peer's cost relative to the base, round by round: server CPU in units of the client's own, which drifts alike.
-pub fn costs(result: &PeerResult, base: &PeerResult) -> Spread {
-    ratios(result, base, |sample| sample.server_us / sample.client_us)
-}
-
-/// The same without the client's CPU.
-fn plain_costs(result: &PeerResult, base: &PeerResult) -> Spread {
-    ratios(result, base, |sample| sample.server_us)
-}
-
-fn ratios(result: &PeerResult, base: &PeerResult, of: fn(&Sample) -> f64) -> Spread {
-    let rounds = result.samples.iter().zip(&base.samples);
-    Spread::of(rounds.map(|(sample, base)| of(sample) / of(base)))
-}
-
-/// The base peer's samples in `scenario`.
-pub fn base<'a>(scenario: &'a Scenario, name: &str) -> &'a PeerResult {
-    let base = scenario.results.iter().find(|result| result.peer == name);
-    base.expect("the base is always among the chosen peers")
-}
-
-pub fn title(scenario: &Scenario) -> String {
-    let load = scenario.load;
-    let connections = if load.connections == 1 {
-        "connection"
-    } else {
-        "connections"
-    };
-    match load.depth {
-        1 => format!("{} {connections}, {} B", load.connections, load.size),
-        depth => format!(
-            "{} {connections}, {} B, {depth} deep",
-            load.connections, load.size
-        ),
+            ratio.median, ratio.lower, ratio.upper, ratio.min, ratio.max
+        )
+    });
+    if let Some(values) = values(scenario, result) {
+        writing(writeln!(out, "  {:<22}{ratio:>37}{values}", result.peer));
     }
+    if let Some(failure) = &result.failure {
+        writing(writeln!(out, "  {:<22}failed: {failure}", result.peer));
+    }
+    out
+}
+
+fn values(scenario: &Scenario, result: &PeerResult) -> Option<String> {
+    let plain = plain_ratio(scenario, result).map_or("-".to_owned(), |plain| format!("{:.3}", plain.median));
+    let cpu = |of: fn(&Cpu) -> f64| middle(result, move |sample| Some(of(cpu_of(sample)?)));
+    let time = |of: fn(&Latency) -> f64| middle(result, move |sample| Some(of(latency_of(sample)?)));
+    let bytes = |of: fn(&Memory) -> f64| middle(result, move |sample| Some(of(memory_of(sample)?)));
+    Some(match scenario.work {
+        Work::Echo(_) | Work::Churn { .. } => format!(
+            "{plain:>8}{:>11.3}{:>11.3}{:>11.0}{:>8.1}{:>7.2}",
+            cpu(|cpu| cpu.server_us)?,
+            cpu(|cpu| cpu.client_us)?,
+            cpu(|cpu| cpu.per_second)?,
+            cpu(|cpu| cpu.batch)?,
+            cpu(|cpu| cpu.share)?,
+        ),
+        Work::Latency(_) => format!(
+            "{:>9.1}{:>9.1}{:>9.1}{:>9.1}{:>9.2}{:>11.0}{:>11.3}{:>7.2}",
+            time(|time| time.p50_us)?,
+            time(|time| time.p99_us)?,
+            time(|time| time.p999_us)?,
+            time(|time| time.max_us)?,
+            time(|time| time.p99_us / time.p50_us)?,
+            cpu(|cpu| cpu.per_second)?,
+            cpu(|cpu| cpu.server_us)?,
+            cpu(|cpu| cpu.share)?,
+        ),
+        Work::Idle { .. } => format!(
+            "{plain:>8}{:>12.0}{:>12.0}",
+            bytes(|bytes| bytes.user)?,
+            bytes(|bytes| bytes.kernel)?
+        ),
+    })
+}
+
+fn cpu_of(sample: &Sample) -> Option<&Cpu> {
+    match sample {
+        Sample::Cpu(cpu) => Some(cpu),
+        Sample::Latency(latency) => Some(&latency.cpu),
+        Sample::Memory(_) => None,
+    }
+}
+
+fn latency_of(sample: &Sample) -> Option<&Latency> {
+    match sample {
+        Sample::Latency(latency) => Some(latency),
+        _ => None,
+    }
+}
+
+fn memory_of(sample: &Sample) -> Option<&Memory> {
+    match sample {
+        Sample::Memory(memory) => Some(memory),
+        _ => None,
+    }
+}
+
+/// The median of something over the rounds.
+fn middle(result: &PeerResult, of: impl Fn(&Sample) -> Option<f64>) -> Option<f64> {
+    let samples = result.samples.iter().flatten();
+    Spread::of(samples.filter_map(of)).map(|spread| spread.median)
+}
+
+/// A peer's figure relative to the base's, round by round.
+pub fn ratio(scenario: &Scenario, result: &PeerResult) -> Option<Spread> {
+    ratios(scenario, result, Sample::figure)
+}
+
+/// The same without the client's CPU, or the kernel's memory.
+fn plain_ratio(scenario: &Scenario, result: &PeerResult) -> Option<Spread> {
+    ratios(scenario, result, Sample::plain_figure)
+}
+
+fn ratios(scenario: &Scenario, result: &PeerResult, of: fn(&Sample) -> f64) -> Option<Spread> {
+    let base = scenario
+        .results
+        .iter()
+        .find(|result| result.peer == scenario.base)?;
+    let rounds = result.samples.iter().zip(&base.samples);
+    Spread::of(rounds.filter_map(|(sample, base)| Some(of(sample.as_ref()?) / of(base.as_ref()?))))
+}
+
+/// What the peer's bar in the plot says: the raw figure with its unit.
+pub fn raw(scenario: &Scenario, result: &PeerResult) -> Option<String> {
+    let plain = middle(result, |sample| Some(sample.plain_figure()))?;
+    Some(match scenario.work {
+        Work::Idle { .. } => {
+            let kernel = middle(result, |sample| Some(memory_of(sample)?.kernel))?;
+            format!("{plain:.0} + {kernel:.0} B")
+        }
+        Work::Latency(_) => {
+            let p99 = middle(result, |sample| Some(latency_of(sample)?.p99_us))?;
+            format!("{plain:.0} us, p99 {p99:.0}")
+        }
+        _ if plain < 1.0 => format!("{plain:.3} us"),
+        _ => format!("{plain:.2} us"),
+    })
 }
 
 pub fn pinning(pin: Pin) -> &'static str {
@@ -135,21 +199,25 @@ pub struct Spread {
 }
 
 impl Spread {
-    pub fn of(values: impl Iterator<Item = f64>) -> Spread {
+    /// Of at least one value.
+    pub fn of(values: impl Iterator<Item = f64>) -> Option<Spread> {
         let mut sorted: Vec<f64> = values.collect();
+        if sorted.is_empty() {
+            return None;
+        }
         sorted.sort_by(f64::total_cmp);
         let at = |part: f64| {
             let place = part * (sorted.len() - 1) as f64;
             let (below, above) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
             below + (above - below) * place.fract()
         };
-        Spread {
+        Some(Spread {
             min: at(0.0),
             lower: at(0.25),
             median: at(0.5),
             upper: at(0.75),
             max: at(1.0),
-        }
+        })
     }
 }
 
@@ -163,14 +231,41 @@ mod tests {
 
     #[test]
     fn quartiles_lie_between_the_values() {
-        let spread = Spread::of([4.0, 1.0, 3.0, 2.0].into_iter());
+        let spread = Spread::of([4.0, 1.0, 3.0, 2.0].into_iter()).expect("there are values");
         assert_eq!((spread.min, spread.max), (1.0, 4.0));
         assert_eq!((spread.lower, spread.median, spread.upper), (1.75, 2.5, 3.25));
     }
 
     #[test]
     fn one_value_is_all_of_its_spread() {
-        let spread = Spread::of([2.0].into_iter());
+        let spread = Spread::of([2.0].into_iter()).expect("there is a value");
         assert_eq!((spread.min, spread.median, spread.max), (2.0, 2.0, 2.0));
+    }
+
+    #[test]
+    fn a_round_counts_only_where_both_were_measured() {
+        let result = |peer: &str, figures: [Option<f64>; 3]| PeerResult {
+            peer: peer.to_owned(),
+            samples: figures
+                .map(|user| {
+                    Some(Sample::Memory(Memory {
+                        user: user?,
+                        kernel: 0.0,
+                    }))
+                })
+                .to_vec(),
+            failure: None,
+        };
+        let scenario = Scenario {
+            work: Work::Idle { connections: 1 },
+            pin: Pin::Same,
+            base: "base".to_owned(),
+            results: vec![
+                result("base", [Some(1.0), None, Some(2.0)]),
+                result("other", [Some(3.0), Some(9.0), None]),
+            ],
+        };
+        let spread = ratio(&scenario, &scenario.results[1]).expect("they share a round");
+        assert_eq!((spread.min, spread.max), (3.0, 3.0));
     }
 }

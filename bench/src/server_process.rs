@@ -28,6 +28,9 @@ impl ServerProcess {
         if let Some(core) = placing.core {
             command.args(["--core", &core.to_string()]);
         }
+        if placing.take_turns {
+            command.arg("--take-turns");
+        }
         if placing.second_thread {
             command.arg("--second-thread");
         }
@@ -91,9 +94,12 @@ pub struct Serve {
 /// The circumstances under which a server runs.
 #[derive(Args, Default)]
 pub struct Placing {
-    /// Stay on this core, and under SCHED_BATCH.
+    /// Stay on this core.
     #[arg(long)]
     pub core: Option<usize>,
+    /// Run under SCHED_BATCH.
+    #[arg(long)]
+    pub take_turns: bool,
     /// Have a thread that does nothing.
     #[arg(long)]
     pub second_thread: bool,
@@ -103,9 +109,7 @@ pub struct Placing {
 pub fn serve(options: &Serve) -> Result<()> {
     sys::die_with_parent()?;
     sys::raise_open_files_limit()?;
-    if let Some(core) = options.placing.core {
-        take_turns_on(core)?;
-    }
+    options.placing.apply()?;
     if options.placing.second_thread {
         thread::spawn(|| {
             loop {
@@ -116,8 +120,12 @@ pub fn serve(options: &Serve) -> Result<()> {
     (options.peer.serve)()
 }
 
-/// Binds the calling thread, and those it starts later, to `core`.
-pub fn take_turns_on(core: usize) -> Result<()> {
-    sys::pin_to_core(core).with_context(|| format!("pin to core {core}"))?;
-    sys::batch_scheduling().context("SCHED_BATCH")
+impl Placing {
+    /// Moves the calling thread, and those it starts later, to where they belong.
+    pub fn apply(&self) -> Result<()> {
+        if let Some(core) = self.core {
+            sys::pin_to_core(core).with_context(|| format!("pin to core {core}"))?;
+        }
+        sys::take_turns(self.take_turns).context("set the scheduling policy")
+    }
 }

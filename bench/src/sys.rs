@@ -1,11 +1,13 @@
-//! What the harness asks of Linux that std does not offer. The only unsafe code of this crate.
+//! What the harness asks of Linux that std does not offer.
 //!
 //! Every call here passes plain values or pointers to locals that outlive the call, so each safety note is short.
 #![allow(unsafe_code)]
 
 use std::io;
 use std::mem;
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::ptr;
 use std::time::Duration;
 
 /// Keeps the calling thread, and those it starts later, on one core.
@@ -31,14 +33,16 @@ pub fn cores_of_the_machine() -> io::Result<usize> {
 
 /// Puts the calling thread, and those it starts later, under SCHED_BATCH with a long time slice: being woken never
 /// preempts who runs, and a batch of a thousand messages ends before the slice does, so a client and a server on one
-/// core take turns, each working until it has nothing left.
-pub fn batch_scheduling() -> io::Result<()> {
+/// core take turns, each working until it has nothing left. Or, without, back to the usual policy.
+pub fn take_turns(take_turns: bool) -> io::Result<()> {
     // SAFETY: all fields are numbers.
     let mut attributes: libc::sched_attr = unsafe { mem::zeroed() };
     attributes.size = size_of::<libc::sched_attr>() as u32;
-    attributes.sched_policy = libc::SCHED_BATCH as u32;
-    // Honoured for this policy from Linux 6.12 on, and ignored before: sched_setattr(2), kernel/sched/syscalls.c.
-    attributes.sched_runtime = TIME_SLICE.as_nanos() as u64;
+    if take_turns {
+        attributes.sched_policy = libc::SCHED_BATCH as u32;
+        // Honoured for this policy from Linux 6.12 on, and ignored before: sched_setattr(2), kernel/sched/syscalls.c.
+        attributes.sched_runtime = TIME_SLICE.as_nanos() as u64;
+    }
     let (this_thread, no_flags) = (0, 0);
     // SAFETY: `attributes` lives across the call and carries its true size.
     let result = unsafe { libc::syscall(libc::SYS_sched_setattr, this_thread, &attributes, no_flags) };
@@ -67,6 +71,36 @@ pub fn raise_open_files_limit() -> io::Result<u64> {
     // SAFETY: as above.
     check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) })?;
     Ok(limit.rlim_cur)
+}
+
+/// Has the kernel keep nothing of a connection that was closed: it tells the peer's FIN so, and there is no TIME_WAIT.
+pub fn forget_when_closed(stream: &TcpStream) -> io::Result<()> {
+    let no_time: libc::c_int = -1;
+    let length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: `no_time` lives across the call and its true size is given.
+    check(unsafe {
+        libc::setsockopt(
+            stream.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_LINGER2,
+            ptr::from_ref(&no_time).cast(),
+            length,
+        )
+    })?;
+    Ok(())
+}
+
+/// Accepts a connection that does not block, in one system call; `None` when no more wait.
+pub fn accept_nonblocking(listener: &TcpListener) -> io::Result<Option<TcpStream>> {
+    let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    let (no_address, no_length) = (ptr::null_mut(), ptr::null_mut());
+    // SAFETY: no pointers but null ones, for which no address is written.
+    match check(unsafe { libc::accept4(listener.as_raw_fd(), no_address, no_length, flags) }) {
+        // SAFETY: the kernel just gave this descriptor to us alone.
+        Ok(fd) => Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) }.into())),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// CPU time of a whole process, ended threads and the current time slice included.

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use async_task::{Runnable, Task};
 use clap::Args;
 
@@ -88,7 +88,7 @@ pub fn run(options: &Tasks) -> Result<()> {
         }
         println!("{tasks} woken per turn");
         for (nanos, contender) in nanos.into_iter().zip(CONTENDERS) {
-            let Spread { median, min, max, .. } = Spread::of(nanos.into_iter());
+            let Spread { median, min, max, .. } = Spread::of(nanos.into_iter()).context("no rounds")?;
             println!("  {:<18}{median:>8.1}  ({min:.1} {max:.1})", contender.name);
         }
     }

@@ -1,39 +1,47 @@
 //! An edge-triggered epoll loop with nothing around it: what is left is the kernel's cost. No limits, no deadlines.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 
 use anyhow::Result;
 
-use super::{ANY_PORT, BUFFER_SIZE, Peer, announce};
-use crate::sys::{Epoll, Interest};
+use super::edge::{Connection, Table};
+use super::{BUFFER_SIZE, Field, LARGE_BUFFER_SIZE, Peer, announce, listen};
+use crate::sys::{self, Epoll, Interest};
 
 pub const PEER: Peer = Peer {
     name: "bare_epoll",
-    about: "epoll, recv and send by hand on one thread, one buffer for all: the practical limit",
-    serve,
+    about: "epoll, recv and send by hand on one thread, one buffer of 16 KiB for all",
+    ..Peer::echo(serve::<BUFFER_SIZE>)
 };
 
-fn serve() -> Result<()> {
-    let listener = TcpListener::bind(ANY_PORT)?;
+pub const LARGE: Peer = Peer {
+    name: "bare_epoll_64k",
+    about: "the same with one buffer of 64 KiB",
+    field: Field::Bulk,
+    ..Peer::echo(serve::<LARGE_BUFFER_SIZE>)
+};
+
+fn serve<const SIZE: usize>() -> Result<()> {
+    let listener = listen()?;
     listener.set_nonblocking(true)?;
     let mut epoll = Epoll::new(EVENTS_MAX)?;
     epoll.add(&listener, LISTENER, Interest::Level)?;
     announce(listener.local_addr()?)?;
 
-    let mut connections = Vec::new();
-    let mut buffer = vec![0; BUFFER_SIZE];
+    let mut connections = Table::new();
+    let mut buffer = vec![0; SIZE];
     loop {
         for event in 0..epoll.wait(None)? {
             match epoll.key(event) {
                 LISTENER => accept(&listener, &epoll, &mut connections)?,
                 key => {
-                    let slot = &mut connections[key as usize];
-                    let Some(connection): &mut Option<Connection> = slot else {
+                    let Some(connection) = connections.get(key as usize) else {
                         continue;
                     };
                     if !connection.echo(&mut buffer, epoll.is_end(event)) {
-                        *slot = None;
+                        connections.remove(key as usize);
                     }
                 }
             }
@@ -41,66 +49,14 @@ fn serve() -> Result<()> {
     }
 }
 
-fn accept(
-    listener: &TcpListener,
-    epoll: &Epoll,
-    connections: &mut Vec<Option<Connection>>,
-) -> io::Result<()> {
-    loop {
-        let stream = match listener.accept() {
-            Ok((stream, _)) => stream,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        stream.set_nonblocking(true)?;
-        stream.set_nodelay(true)?;
-        epoll.add(&stream, connections.len() as u64, Interest::Edge)?;
-        connections.push(Some(Connection {
-            stream,
-            unsent: Vec::new(),
-        }));
+fn accept(listener: &TcpListener, epoll: &Epoll, connections: &mut Table<TcpStream>) -> io::Result<()> {
+    // The sockets have the listener's TCP_NODELAY.
+    while let Some(stream) = sys::accept_nonblocking(listener)? {
+        let key = stream.as_raw_fd();
+        epoll.add(&stream, key as u64, Interest::Edge)?;
+        connections.insert(key as usize, Connection::new(stream));
     }
-}
-
-struct Connection {
-    stream: TcpStream,
-    /// Empty unless the peer reads more slowly than it sends; nothing is received meanwhile.
-    unsent: Vec<u8>,
-}
-
-impl Connection {
-    /// Whether the connection goes on. `end`: the peer's FIN or RST is behind the bytes that wait.
-    fn echo(&mut self, buffer: &mut [u8], end: bool) -> bool {
-        if !self.unsent.is_empty() {
-            let unsent = std::mem::take(&mut self.unsent);
-            if !self.send(&unsent) {
-                return false;
-            }
-        }
-        while self.unsent.is_empty() {
-            match self.stream.read(buffer) {
-                Ok(0) => return false,
-                Ok(count) if !self.send(&buffer[..count]) => return false,
-                // A short read means the socket is drained (epoll(7), edge-triggered stream sockets).
-                Ok(count) if count < buffer.len() && !end => return true,
-                Ok(_) => {}
-                Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
-            }
-        }
-        true
-    }
-
-    fn send(&mut self, mut bytes: &[u8]) -> bool {
-        while !bytes.is_empty() {
-            match self.stream.write(bytes) {
-                Ok(count) => bytes = &bytes[count..],
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(_) => return false,
-            }
-        }
-        self.unsent.extend_from_slice(bytes);
-        true
-    }
+    Ok(())
 }
 
 const LISTENER: u64 = u64::MAX;

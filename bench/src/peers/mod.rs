@@ -1,44 +1,120 @@
 //! The contenders: one file each, listed here. A peer listens on 127.0.0.1, announces its port, and echoes for ever.
 //!
-//! All use TCP_NODELAY, and those that bring a buffer bring 16 KiB.
+//! All use TCP_NODELAY and a single worker, unless `about` says otherwise, and it names the size of their buffers.
 
 mod bare_epoll;
+mod bare_uring;
+#[cfg(feature = "compio")]
+mod compio;
+mod edge;
+#[cfg(feature = "glommio")]
+mod glommio;
+#[cfg(feature = "may")]
+mod may;
+mod mio;
+#[cfg(feature = "monoio")]
+mod monoio;
+#[cfg(feature = "ringline")]
+mod ringline;
+#[cfg(feature = "smol")]
+mod smol;
 mod tokio_current;
 mod tokio_multi;
+mod tokio_per_message;
 #[cfg(feature = "wharf")]
 mod wharf_async;
 #[cfg(feature = "wharf")]
 mod wharf_chunks;
 #[cfg(feature = "wharf")]
 mod wharf_event;
+#[cfg(feature = "wharf")]
+mod wharf_message;
+#[cfg(feature = "wharf")]
+mod wharf_spin;
 
 use std::io::{self, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 
 use anyhow::Result;
+use socket2::{Domain, Protocol, Socket, Type};
 
 /// One way to write an echo server.
 pub struct Peer {
     pub name: &'static str,
     pub about: &'static str,
+    pub field: Field,
     /// Returns only when it fails.
     pub serve: fn() -> Result<()>,
+}
+
+/// Where a peer takes part.
+#[derive(Copy, Clone, PartialEq)]
+pub enum Field {
+    Everywhere,
+    /// Only where several messages of [`MESSAGE_SIZE`] are on the way: it answers each by itself.
+    SmallMessages,
+    /// Only where messages are larger than [`BUFFER_SIZE`].
+    Bulk,
 }
 
 pub const PEERS: &[Peer] = &[
     tokio_current::PEER,
     tokio_multi::PEER,
+    tokio_per_message::PEER,
+    #[cfg(feature = "smol")]
+    smol::PEER,
+    #[cfg(feature = "may")]
+    may::PEER,
+    mio::PEER,
+    bare_epoll::PEER,
+    bare_epoll::LARGE,
+    #[cfg(feature = "glommio")]
+    glommio::PEER,
+    #[cfg(feature = "monoio")]
+    monoio::PEER,
+    #[cfg(feature = "compio")]
+    compio::PEER,
+    #[cfg(feature = "ringline")]
+    ringline::PEER,
+    bare_uring::PEER,
     #[cfg(feature = "wharf")]
     wharf_async::PEER,
     #[cfg(feature = "wharf")]
+    wharf_async::URING,
+    #[cfg(feature = "wharf")]
     wharf_chunks::PEER,
     #[cfg(feature = "wharf")]
+    wharf_chunks::URING,
+    #[cfg(feature = "wharf")]
     wharf_event::PEER,
-    bare_epoll::PEER,
+    #[cfg(feature = "wharf")]
+    wharf_event::URING,
+    #[cfg(feature = "wharf")]
+    wharf_message::PEER,
+    #[cfg(feature = "wharf")]
+    wharf_message::URING,
+    #[cfg(feature = "wharf")]
+    wharf_spin::PEER,
+    #[cfg(feature = "wharf")]
+    wharf_spin::URING,
 ];
 
 /// The peer that the others are compared with unless told otherwise.
-pub const BASE: &str = tokio_current::PEER.name;
+pub const BASE: &Peer = &tokio_current::PEER;
+/// The same where each message is answered by itself.
+pub const BASE_PER_MESSAGE: &Peer = &tokio_per_message::PEER;
+
+impl Peer {
+    /// For each peer to fill in its name and what else it is.
+    const fn echo(serve: fn() -> Result<()>) -> Peer {
+        Peer {
+            name: "",
+            about: "",
+            field: Field::Everywhere,
+            serve,
+        }
+    }
+}
 
 /// The peer called `name`, as `clap` wants it.
 pub fn find(name: &str) -> Result<&'static Peer, String> {
@@ -53,6 +129,21 @@ pub fn find(name: &str) -> Result<&'static Peer, String> {
 const ANY_PORT: &str = "127.0.0.1:0";
 /// The most that one receive takes.
 const BUFFER_SIZE: usize = 16 * 1024;
+/// The same, where a peer has a variant for bulk.
+const LARGE_BUFFER_SIZE: usize = 64 * 1024;
+/// A message, for those who answer each by itself.
+pub const MESSAGE_SIZE: usize = 64;
+const BACKLOG: i32 = 1024;
+
+/// A listener for peers that bring none, or one with a short backlog. What it accepts inherits its TCP_NODELAY.
+fn listen() -> io::Result<TcpListener> {
+    let address: SocketAddr = ANY_PORT.parse().expect("a valid address");
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_tcp_nodelay(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
 
 /// Tells the harness, which reads the first line of our output, where to connect.
 fn announce(address: SocketAddr) -> io::Result<()> {

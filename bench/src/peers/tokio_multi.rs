@@ -8,8 +8,8 @@ use crate::sys;
 
 pub const PEER: Peer = Peer {
     name: "tokio_multi",
-    about: "tokio, multi_thread runtime, a worker per core of the machine",
-    serve,
+    about: "tokio 1.54, multi_thread runtime, a worker per core of the machine, otherwise as tokio_current",
+    ..Peer::echo(serve)
 };
 
 fn serve() -> Result<()> {
@@ -18,5 +18,5 @@ fn serve() -> Result<()> {
         .worker_threads(sys::cores_of_the_machine()?)
         .enable_io()
         .build()?
-        .block_on(tokio_current::accept())
+        .block_on(tokio_current::accept(tokio_current::echo))
 }

@@ -1,17 +1,24 @@
 //! Wharf, async style, one worker: the same code as tokio's, on Wharf's defaults.
 
 use anyhow::Result;
+use wharf::Backend;
 
 use super::{ANY_PORT, BUFFER_SIZE, Peer, announce};
 
 pub const PEER: Peer = Peer {
     name: "wharf_async",
-    about: "Wharf, async style, one worker, a task and a 16 KiB buffer per connection",
-    serve,
+    about: "Wharf, async style, readiness, one worker, a task and a 16 KiB buffer per connection",
+    ..Peer::echo(|| serve(Backend::Readiness))
 };
 
-fn serve() -> Result<()> {
-    let server = wharf::Server::bind(ANY_PORT).workers(1);
+pub const URING: Peer = Peer {
+    name: "wharf_async_uring",
+    about: "the same on io_uring",
+    ..Peer::echo(|| serve(Backend::Uring))
+};
+
+fn serve(backend: Backend) -> Result<()> {
+    let server = wharf::Server::bind(ANY_PORT).workers(1).backend(backend);
     server.run(echo, |server| {
         announce(server.local_addr()).expect("the harness reads the address");
     })?;

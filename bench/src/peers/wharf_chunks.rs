@@ -1,17 +1,24 @@
 //! Wharf, async style without a buffer of the handler's own: the engine's chunk is received, sent and given back.
 
 use anyhow::Result;
+use wharf::Backend;
 
 use super::{ANY_PORT, Peer, announce};
 
 pub const PEER: Peer = Peer {
     name: "wharf_chunks",
-    about: "Wharf, async style, one worker, recv_chunk: no buffer per connection",
-    serve,
+    about: "Wharf, async style, readiness, one worker, recv_chunk: no buffer per connection",
+    ..Peer::echo(|| serve(Backend::Readiness))
 };
 
-fn serve() -> Result<()> {
-    let server = wharf::Server::bind(ANY_PORT).workers(1);
+pub const URING: Peer = Peer {
+    name: "wharf_chunks_uring",
+    about: "the same on io_uring",
+    ..Peer::echo(|| serve(Backend::Uring))
+};
+
+fn serve(backend: Backend) -> Result<()> {
+    let server = wharf::Server::bind(ANY_PORT).workers(1).backend(backend);
     server.run(echo, |server| {
         announce(server.local_addr()).expect("the harness reads the address");
     })?;

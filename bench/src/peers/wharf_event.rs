@@ -1,18 +1,25 @@
 //! Wharf, event style, one worker: the received slice goes back out.
 
 use anyhow::Result;
+use wharf::Backend;
 use wharf::event::{Connection, Flow, Handler};
 
 use super::{ANY_PORT, Peer, announce};
 
 pub const PEER: Peer = Peer {
     name: "wharf_event",
-    about: "Wharf, event style, one worker, no buffer per connection",
-    serve,
+    about: "Wharf, event style, readiness, one worker, no buffer per connection",
+    ..Peer::echo(|| serve(Backend::Readiness))
 };
 
-fn serve() -> Result<()> {
-    let server = wharf::Server::bind(ANY_PORT).workers(1);
+pub const URING: Peer = Peer {
+    name: "wharf_event_uring",
+    about: "the same on io_uring",
+    ..Peer::echo(|| serve(Backend::Uring))
+};
+
+fn serve(backend: Backend) -> Result<()> {
+    let server = wharf::Server::bind(ANY_PORT).workers(1).backend(backend);
     server.run_events(
         || Echo,
         |server| announce(server.local_addr()).expect("the harness reads the address"),
@@ -20,7 +27,7 @@ fn serve() -> Result<()> {
     Ok(())
 }
 
-struct Echo;
+pub struct Echo;
 
 impl Handler for Echo {
     fn received(&mut self, connection: &mut Connection<'_>, bytes: &[u8]) -> Flow {
