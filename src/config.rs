@@ -64,8 +64,8 @@ impl Limits {
         self
     }
 
-    /// Sets the hard bound of the send queue, in bytes. It is never passed; a message up to this size is accepted whole
-    /// or not at all. Default: 1 MiB.
+    /// Sets the hard bound of the send queue, in bytes: a message up to this size is accepted whole or not at all. It is
+    /// never passed, but by 32 KiB if those counted as sent and the kernel refused them after all. Default: 1 MiB.
     #[must_use]
     pub fn send_max(mut self, bytes: usize) -> Limits {
         self.send_max = bytes;

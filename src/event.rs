@@ -113,8 +113,8 @@ impl<'a> Connection<'a> {
         Connection { link }
     }
 
-    /// Queues `bytes` whole or not at all. They leave at the end of the worker's turn; a large message with nothing queued
-    /// before it leaves at once.
+    /// Queues `bytes` whole or not at all. What one call of the handler sends leaves together when it has returned; a large
+    /// message with nothing queued before it leaves at once.
     ///
     /// # Errors
     /// If the queue is above its high mark ([`Error::kind`] is [`Limit`](crate::ErrorKind::Limit)): then

@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use wharf::event::{self, Flow, Handler};
-use wharf::{Client, Connection, Server, ServerHandle};
+use wharf::{Backend, Client, Connection, Server, ServerHandle};
 
-use common::Watchdog;
+use common::{Watchdog, backends};
 
 struct Counting;
 
@@ -55,101 +55,151 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-const WARM_UP: u64 = 1_000;
+const WARM_UP: u64 = 2_000;
 const MESSAGES: u64 = 10_000;
-const SIZE: usize = 100;
+
+/// What goes back and forth: messages of a size, on so many connections at once.
+#[derive(Copy, Clone, Debug)]
+struct Traffic {
+    size: usize,
+    connections: usize,
+}
+
+/// One connection sends inline. Many that are ready at once send together, through the ring on io_uring; and messages
+/// larger than its buffers are received in bulk there.
+const TRAFFICS: [Traffic; 5] = [
+    Traffic { size: 100, connections: 1 },
+    Traffic { size: 100, connections: 64 },
+    Traffic { size: 16 * 1024, connections: 1 },
+    Traffic { size: 16 * 1024, connections: 64 },
+    Traffic { size: 64 * 1024, connections: 4 },
+];
 
 /// Counts messages on the server's worker, and what its thread allocated between two of them.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 struct Meter {
-    messages: u64,
-    before: u64,
+    size: usize,
+    /// Of all connections together.
+    messages: Arc<AtomicU64>,
+    before: Arc<AtomicU64>,
     result: Arc<AtomicU64>,
 }
 
 impl Meter {
-    fn message(&mut self) {
-        self.messages += 1;
-        if self.messages == WARM_UP {
-            self.before = allocations();
+    fn new(size: usize) -> Meter {
+        let result = Arc::new(AtomicU64::new(u64::MAX));
+        Meter { size, messages: Arc::default(), before: Arc::default(), result }
+    }
+
+    fn message(&self) {
+        let messages = self.messages.fetch_add(1, Ordering::SeqCst) + 1;
+        if messages == WARM_UP {
+            self.before.store(allocations(), Ordering::SeqCst);
         }
-        if self.messages == WARM_UP + MESSAGES {
-            self.result.store(allocations() - self.before, Ordering::SeqCst);
+        if messages == WARM_UP + MESSAGES {
+            self.result.store(allocations() - self.before.load(Ordering::SeqCst), Ordering::SeqCst);
         }
     }
 }
 
-impl Handler for Meter {
+impl Handler for Echoing {
     fn received(&mut self, conn: &mut event::Connection<'_>, bytes: &[u8]) -> Flow {
-        if bytes.len() < SIZE {
-            return Flow::Consumed(0);
-        }
-        self.message();
         conn.send(bytes).expect("there is room for one message");
+        self.part += bytes.len();
+        while self.part >= self.meter.size {
+            self.part -= self.meter.size;
+            self.meter.message();
+        }
         Flow::Continue
     }
 }
 
-fn allocations_of(server: &ServerHandle, result: &AtomicU64) -> u64 {
+/// Sends back what comes, however it is cut.
+struct Echoing {
+    meter: Meter,
+    /// Bytes of the message that is not complete.
+    part: usize,
+}
+
+/// Has a server's worker see [`WARM_UP`] and [`MESSAGES`] messages; returns what it allocated for the latter.
+fn allocations_of(server: &ServerHandle, backend: Backend, traffic: Traffic, meter: &Meter) -> u64 {
     let address = server.local_addr();
-    wharf::run(async move {
-        let mut conn = Client::connect(address).await.unwrap();
-        let mut buf = [7; SIZE];
-        for _ in 0..WARM_UP + MESSAGES {
-            conn.send(&buf).await.unwrap();
-            conn.recv_exact(&mut buf).await.unwrap();
+    wharf::run_on(backend, async move {
+        let mut conns = Vec::new();
+        for _ in 0..traffic.connections {
+            conns.push(Client::connect(address).await.unwrap());
+        }
+        let mut buf = vec![7; traffic.size];
+        for _ in 0..(WARM_UP + MESSAGES).div_ceil(traffic.connections as u64) {
+            // All of them are sent before one is answered, so that they are there together.
+            for conn in &mut conns {
+                conn.send(&buf).await.unwrap();
+            }
+            for conn in &mut conns {
+                conn.recv_exact(&mut buf).await.unwrap();
+            }
         }
     })
     .unwrap();
     server.drain(Duration::from_secs(5)).wait().unwrap();
-    result.load(Ordering::SeqCst)
+    meter.result.load(Ordering::SeqCst)
+}
+
+/// Tells how many allocations the messages of all [`TRAFFICS`] cost a server on each engine.
+fn assert_free(name: &str, start: impl Fn(Server, Meter) -> wharf::Result<ServerHandle>) {
+    let _watchdog = Watchdog::patient(name, Duration::from_secs(120));
+    for backend in backends(name) {
+        for traffic in TRAFFICS {
+            let meter = Meter::new(traffic.size);
+            let server = Server::bind("127.0.0.1:0").workers(1).backend(backend);
+            let server = start(server, meter.clone()).unwrap();
+            let allocated = allocations_of(&server, backend, traffic, &meter);
+            assert_eq!(allocated, 0, "for {MESSAGES} messages on {backend}, {traffic:?}");
+        }
+    }
 }
 
 #[test]
 fn a_message_in_event_style_allocates_nothing() {
-    let _watchdog = Watchdog::new("a_message_in_event_style_allocates_nothing");
-    let meter = Meter { result: Arc::new(AtomicU64::new(u64::MAX)), ..Meter::default() };
-    let result = meter.result.clone();
-    let server = Server::bind("127.0.0.1:0").workers(1).start_events(move || meter.clone()).unwrap();
-    assert_eq!(allocations_of(&server, &result), 0, "for {MESSAGES} messages");
+    assert_free("a_message_in_event_style_allocates_nothing", |server, meter| {
+        server.start_events(move || Echoing { meter: meter.clone(), part: 0 })
+    });
 }
 
 #[test]
 fn a_message_in_async_style_allocates_nothing() {
-    let _watchdog = Watchdog::new("a_message_in_async_style_allocates_nothing");
-    let meter = Meter { result: Arc::new(AtomicU64::new(u64::MAX)), ..Meter::default() };
-    let result = meter.result.clone();
-    let handler = move |mut conn: Connection| {
-        let mut meter = meter.clone();
-        async move {
-            let mut buf = [0; SIZE];
-            while conn.recv_exact(&mut buf).within(Duration::from_secs(5)).await.is_ok() {
-                meter.message();
-                conn.send(&buf).await?;
+    assert_free("a_message_in_async_style_allocates_nothing", |server, meter| {
+        server.start(move |mut conn: Connection| {
+            let meter = meter.clone();
+            async move {
+                let mut buf = vec![0; meter.size];
+                while conn.recv_exact(&mut buf).within(Duration::from_secs(5)).await.is_ok() {
+                    meter.message();
+                    conn.send(&buf).await?;
+                }
+                Ok(())
             }
-            Ok(())
-        }
-    };
-    let server = Server::bind("127.0.0.1:0").workers(1).start(handler).unwrap();
-    assert_eq!(allocations_of(&server, &result), 0, "for {MESSAGES} messages");
+        })
+    });
 }
 
 #[test]
-fn a_message_received_as_a_chunk_allocates_nothing() {
-    let _watchdog = Watchdog::new("a_message_received_as_a_chunk_allocates_nothing");
-    let meter = Meter { result: Arc::new(AtomicU64::new(u64::MAX)), ..Meter::default() };
-    let result = meter.result.clone();
-    let handler = move |mut conn: Connection| {
-        let mut meter = meter.clone();
-        async move {
-            while let Some(chunk) = conn.recv_chunk().await? {
-                assert_eq!(chunk.len(), SIZE, "one small message at a time");
-                meter.message();
-                conn.send(&chunk).await?;
+fn a_message_received_in_chunks_allocates_nothing() {
+    assert_free("a_message_received_in_chunks_allocates_nothing", |server, meter| {
+        server.start(move |mut conn: Connection| {
+            let meter = meter.clone();
+            async move {
+                let mut part = 0;
+                while let Some(chunk) = conn.recv_chunk().await? {
+                    part += chunk.len();
+                    if part >= meter.size {
+                        part -= meter.size;
+                        meter.message();
+                    }
+                    conn.send(&chunk).await?;
+                }
+                Ok(())
             }
-            Ok(())
-        }
-    };
-    let server = Server::bind("127.0.0.1:0").workers(1).start(handler).unwrap();
-    assert_eq!(allocations_of(&server, &result), 0, "for {MESSAGES} messages");
+        })
+    });
 }

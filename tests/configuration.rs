@@ -41,6 +41,39 @@ fn an_address_of_another_machine_is_named() {
 }
 
 #[test]
+fn a_spin_longer_than_any_sense_is_refused() {
+    let error = refusal(local().spin(Duration::from_secs(1)));
+    assert!(error.to_string().contains("`spin`"), "{error}");
+}
+
+#[test]
+fn a_server_that_spins_serves_on_every_engine() {
+    for backend in [Backend::Readiness, Backend::Auto] {
+        let server = local().backend(backend).spin(Duration::from_micros(50));
+        let server = server
+            .start(|mut conn: Connection| async move {
+                while let Some(chunk) = conn.recv_chunk().await? {
+                    conn.send(&chunk).await?;
+                }
+                Ok(())
+            })
+            .unwrap();
+        let address = server.local_addr();
+        let echoed = wharf::run(async move {
+            let mut conn = Client::connect(address).await?;
+            let mut echo = [0; 5];
+            for _ in 0..100 {
+                conn.send(b"hello").await?;
+                conn.recv_exact(&mut echo).await?;
+            }
+            Ok::<_, wharf::Error>(echo)
+        });
+        assert_eq!(&echoed.unwrap().unwrap(), b"hello");
+        server.stop().wait().unwrap();
+    }
+}
+
+#[test]
 fn addresses_that_cannot_be_read_say_why() {
     for (address, word) in [
         ("", "port"),

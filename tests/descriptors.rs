@@ -18,42 +18,47 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use wharf::{Client, ErrorKind, Limits, Server};
+use wharf::{Backend, Client, ErrorKind, Limits, Server};
 
 use common::behaviours::Echo;
-use common::{Behaviour, Watchdog};
+use common::{Behaviour, Watchdog, backends};
 
 const ROLE: &str = "WHARF_TEST_ROLE";
 const DESCRIPTORS: u64 = 40;
 
-/// Starts the test `name` again as a child that finds `role` in its environment.
-fn child(name: &str, role: &str) -> Child {
+/// Starts the test `name` again as a child that finds `backend` in its environment.
+fn child(name: &str, backend: Backend) -> Child {
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture", "--test-threads=1"])
-        .env(ROLE, role)
+        .env(ROLE, backend.name())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap()
 }
 
-fn role() -> Option<String> {
-    std::env::var(ROLE).ok()
+/// The engine that this process is to run on, if it is a child.
+fn role() -> Option<Backend> {
+    std::env::var(ROLE).ok().map(|name| name.parse().unwrap())
+}
+
+/// Runs the test `name` on each engine in a process of its own.
+fn alone(name: &str, body: fn(Backend)) {
+    if let Some(backend) = role() {
+        return body(backend);
+    }
+    for backend in backends(name) {
+        let _watchdog = Watchdog::new(name);
+        let mut child = child(name, backend);
+        drop(child.stdin.take());
+        let mut output = String::new();
+        child.stdout.take().unwrap().read_to_string(&mut output).unwrap();
+        assert!(child.wait().unwrap().success(), "{backend}: {output}");
+    }
 }
 
 fn open_descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
-}
-
-/// Asserts that `expected` descriptors are open, soon at least: a thread whose end was told may still have some.
-fn assert_open_soon(expected: usize) {
-    for _ in 0..1000 {
-        if open_descriptors() == expected {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    assert_eq!(open_descriptors(), expected);
 }
 
 /// The processor time that a process has used, in hundredths of a second.
@@ -65,10 +70,11 @@ fn processor_time(process: u32) -> u64 {
 }
 
 /// The server's process: serves with few descriptors until its parent closes its input.
-fn serve_with_few_descriptors(event_style: bool) {
+fn serve_with_few_descriptors(backend: Backend, event_style: bool) {
     let maximum = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: Some(DESCRIPTORS), maximum }).unwrap();
-    let server = Server::bind("127.0.0.1:0").workers(2).limits(Limits::default().connections(1000));
+    let limits = Limits::default().connections(1000);
+    let server = Server::bind("127.0.0.1:0").workers(2).backend(backend).limits(limits);
     let server = if event_style {
         server.start_events(|| Echo).unwrap()
     } else {
@@ -96,9 +102,9 @@ fn ping(stream: &mut TcpStream) -> std::io::Result<()> {
     stream.read_exact(&mut [0; 4])
 }
 
-fn survives(name: &str, role: &str) {
+fn survives(name: &str, backend: Backend) {
     let _watchdog = Watchdog::new(name);
-    let mut child = child(name, role);
+    let mut child = child(name, backend);
     let mut output = BufReader::new(child.stdout.take().unwrap());
     let address: SocketAddr = told(&mut output, "listening").parse().unwrap();
     let connect = || {
@@ -133,129 +139,108 @@ fn survives(name: &str, role: &str) {
 
 #[test]
 fn a_server_out_of_descriptors_goes_on_async() {
+    const NAME: &str = "a_server_out_of_descriptors_goes_on_async";
     match role() {
-        Some(_) => serve_with_few_descriptors(false),
-        None => survives("a_server_out_of_descriptors_goes_on_async", "server"),
+        Some(backend) => serve_with_few_descriptors(backend, false),
+        None => backends(NAME).into_iter().for_each(|backend| survives(NAME, backend)),
     }
 }
 
 #[test]
 fn a_server_out_of_descriptors_goes_on_event() {
+    const NAME: &str = "a_server_out_of_descriptors_goes_on_event";
     match role() {
-        Some(_) => serve_with_few_descriptors(true),
-        None => survives("a_server_out_of_descriptors_goes_on_event", "server"),
+        Some(backend) => serve_with_few_descriptors(backend, true),
+        None => backends(NAME).into_iter().for_each(|backend| survives(NAME, backend)),
     }
 }
 
 #[test]
 fn nothing_stays_open_when_all_is_over() {
-    const NAME: &str = "nothing_stays_open_when_all_is_over";
-    if role().is_none() {
-        let _watchdog = Watchdog::new(NAME);
-        let mut child = child(NAME, "all");
-        drop(child.stdin.take());
-        let mut output = String::new();
-        child.stdout.take().unwrap().read_to_string(&mut output).unwrap();
-        assert!(child.wait().unwrap().success(), "{output}");
-        return;
-    }
-    let before = open_descriptors();
-    for round in 0..5 {
-        let server = Server::bind("127.0.0.1:0").workers(3).start(|conn| Echo.run(conn)).unwrap();
-        let address = server.local_addr();
-        wharf::run(async move {
-            let mut conns = Vec::new();
-            for _ in 0..20 {
-                // One that is given up at once, and one that stays.
-                drop(Client::connect(address).within(Duration::from_micros(1)).await);
-                let mut conn = Client::connect(address).await.unwrap();
-                conn.send(b"hello").await.unwrap();
-                conn.recv_exact(&mut [0; 5]).await.unwrap();
-                conns.push(conn);
-            }
-            if round % 2 == 0 {
-                for conn in &mut conns {
-                    conn.reset();
+    alone("nothing_stays_open_when_all_is_over", |backend| {
+        let before = open_descriptors();
+        for round in 0..5 {
+            let server =
+                Server::bind("127.0.0.1:0").workers(3).backend(backend).start(|conn| Echo.run(conn)).unwrap();
+            let address = server.local_addr();
+            wharf::run_on(backend, async move {
+                let mut conns = Vec::new();
+                for _ in 0..20 {
+                    // One that is given up at once, and one that stays.
+                    drop(Client::connect(address).within(Duration::from_micros(1)).await);
+                    let mut conn = Client::connect(address).await.unwrap();
+                    conn.send(b"hello").await.unwrap();
+                    conn.recv_exact(&mut [0; 5]).await.unwrap();
+                    conns.push(conn);
                 }
-            }
-        })
-        .unwrap();
-        server.drain(Duration::from_secs(5)).wait().unwrap();
-        let gone = wharf::run(async move { Client::connect(address).await.unwrap_err() }).unwrap();
-        assert!(gone.is_refused(), "{gone}");
-    }
-    assert_open_soon(before);
+                if round % 2 == 0 {
+                    for conn in &mut conns {
+                        conn.reset();
+                    }
+                }
+            })
+            .unwrap();
+            server.drain(Duration::from_secs(5)).wait().unwrap();
+            let gone =
+                wharf::run_on(backend, async move { Client::connect(address).await.unwrap_err() }).unwrap();
+            assert!(gone.is_refused(), "{gone}");
+        }
+        assert_eq!(open_descriptors(), before);
+    });
 }
 
 #[test]
 fn connections_that_outlive_their_run_keep_no_descriptors() {
-    const NAME: &str = "connections_that_outlive_their_run_keep_no_descriptors";
-    if role().is_none() {
-        let _watchdog = Watchdog::new(NAME);
-        let mut child = child(NAME, "all");
-        drop(child.stdin.take());
-        let mut output = String::new();
-        child.stdout.take().unwrap().read_to_string(&mut output).unwrap();
-        assert!(child.wait().unwrap().success(), "{output}");
-        return;
-    }
-    let before = open_descriptors();
-    let server = Server::bind("127.0.0.1:0").workers(1).start(|conn| Echo.run(conn)).unwrap();
-    let address = server.local_addr();
-    for _ in 0..5 {
-        let connect = || async move { Client::connect(address).await.unwrap() };
-        let (_read, write) = wharf::run(async move { connect().await.split() }).unwrap();
-        drop(write);
-        drop(wharf::run(connect()).unwrap());
-    }
-    server.drain(Duration::from_secs(5)).wait().unwrap();
-    drop(server);
-    assert_open_soon(before);
+    alone("connections_that_outlive_their_run_keep_no_descriptors", |backend| {
+        let before = open_descriptors();
+        let server =
+            Server::bind("127.0.0.1:0").workers(1).backend(backend).start(|conn| Echo.run(conn)).unwrap();
+        let address = server.local_addr();
+        for _ in 0..5 {
+            let connect = || async move { Client::connect(address).await.unwrap() };
+            let (_read, write) = wharf::run_on(backend, async move { connect().await.split() }).unwrap();
+            drop(write);
+            drop(wharf::run_on(backend, connect()).unwrap());
+        }
+        server.drain(Duration::from_secs(5)).wait().unwrap();
+        drop(server);
+        assert_eq!(open_descriptors(), before);
+    });
 }
 
 #[test]
 fn a_start_without_descriptors_fails_with_the_cause_and_leaves_nothing() {
-    const NAME: &str = "a_start_without_descriptors_fails_with_the_cause_and_leaves_nothing";
-    if role().is_none() {
-        let _watchdog = Watchdog::new(NAME);
-        let mut child = child(NAME, "all");
-        drop(child.stdin.take());
-        let mut output = String::new();
-        child.stdout.take().unwrap().read_to_string(&mut output).unwrap();
-        assert!(child.wait().unwrap().success(), "{output}");
-        return;
-    }
-    let before = open_descriptors();
-    let limit = getrlimit(Resource::Nofile);
-    let mut started = 0;
-    // The look at /proc has needed one more.
-    for spare in 0..20 {
-        let few = Rlimit { current: Some((before - 1 + spare) as u64), ..limit };
-        setrlimit(Resource::Nofile, few).unwrap();
-        let outcome = Server::bind("127.0.0.1:0").workers(4).start(|conn| Echo.run(conn));
-        let ran = wharf::run(async { Client::connect("127.0.0.1:1").await.unwrap_err() });
-        setrlimit(Resource::Nofile, limit).unwrap();
-        match outcome {
-            Ok(server) => {
-                started += 1;
-                server.stop().wait().unwrap();
+    alone("a_start_without_descriptors_fails_with_the_cause_and_leaves_nothing", |backend| {
+        let before = open_descriptors();
+        let limit = getrlimit(Resource::Nofile);
+        let mut started = 0;
+        // The look at /proc has needed one more.
+        for spare in 0..20 {
+            let few = Rlimit { current: Some((before - 1 + spare) as u64), ..limit };
+            setrlimit(Resource::Nofile, few).unwrap();
+            let outcome =
+                Server::bind("127.0.0.1:0").workers(4).backend(backend).start(|conn| Echo.run(conn));
+            let ran = wharf::run_on(backend, async { Client::connect("127.0.0.1:1").await.unwrap_err() });
+            setrlimit(Resource::Nofile, limit).unwrap();
+            match outcome {
+                Ok(server) => {
+                    started += 1;
+                    server.stop().wait().unwrap();
+                }
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::System, "{error}");
+                    assert!(error.to_string().contains("too many open files"), "{error}");
+                }
             }
-            Err(error) => {
-                assert_eq!(error.kind(), ErrorKind::System, "{error}");
-                assert!(error.to_string().contains("too many open files"), "{error}");
+            match ran {
+                Ok(refused) if refused.is_refused() => {}
+                Ok(error) | Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::System, "{error}");
+                    assert!(error.to_string().contains("too many open files"), "{error}");
+                }
             }
+            assert_eq!(open_descriptors(), before);
         }
-        match ran {
-            Ok(refused) if refused.is_refused() => {}
-            Ok(error) | Err(error) => {
-                assert_eq!(error.kind(), ErrorKind::System, "{error}");
-                assert!(error.to_string().contains("too many open files"), "{error}");
-            }
-        }
-        // The threads of a start that failed end by themselves.
-        while open_descriptors() > before {
-            std::thread::yield_now();
-        }
-    }
-    assert!(started > 0 && started < 20, "{started}");
+        assert!(started > 0 && started < 20, "{started}");
+    });
 }

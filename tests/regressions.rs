@@ -17,7 +17,7 @@ use std::time::Duration;
 use futures_lite::FutureExt as _;
 use rustix::time::{ClockId, clock_gettime};
 use wharf::event::{self, Flow, Handler};
-use wharf::sim::Simulation;
+use wharf::sim::{Faults, Simulation};
 use wharf::{Client, CloseReason, Connection, Deadline, Deadlines, ErrorKind, Limits, Result, Server};
 use wharf::{ServerHandle, SocketOptions};
 
@@ -1062,6 +1062,26 @@ scenario! {
         });
         assert_eq!(world.stop(&server).closed(CloseReason::HandlerPanicked), 1);
     }
+}
+
+/// The server closes behind bytes that count as sent and turn out not to be.
+#[test]
+fn the_linger_time_begins_behind_bytes_that_bounced() {
+    let faults = Faults::none().handed_sends(1.0).window(10);
+    let mut simulation = Simulation::with_faults(1, faults);
+    let address = "10.0.0.1:7";
+    let handler = |mut conn: Connection| async move { conn.send(&pattern(0..100)).await };
+    let server = simulation.serve(Server::bind(address), handler).unwrap();
+    let received = simulation.client("10.0.0.2", async move {
+        let mut conn = Client::new(address).limits(Limits::default().receive_buffer(10)).open().await?;
+        // Longer than the linger time.
+        wharf::sleep(Duration::from_secs(5)).await;
+        recv_all(&mut conn).await
+    });
+    simulation.run();
+    assert_pattern(&received.take().unwrap().unwrap(), 0);
+    let stats = server.stats();
+    assert_eq!((stats.sent, stats.unsent), (100, 0), "{stats:?}");
 }
 
 // Options.

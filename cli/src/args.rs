@@ -114,6 +114,10 @@ pub(crate) struct With {
     /// Number of worker threads of the server [default: one for each processor].
     #[arg(long, value_name = "N")]
     pub(crate) workers: Option<usize>,
+    /// How long a worker with nothing to do spins before it sleeps, at most 10ms: sooner replies, for a processor that is
+    /// kept busy.
+    #[arg(long, value_name = "D", default_value = "0s", value_parser = humantime::parse_duration)]
+    pub(crate) spin: Duration,
 }
 
 #[derive(Copy, Clone, Debug, ValueEnum)]

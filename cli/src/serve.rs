@@ -29,7 +29,7 @@ pub(crate) fn run(args: &Serve) -> Result<(), Failure> {
 
 /// A server at `address` that runs as asked for.
 pub(crate) fn server(address: &str, with: &With) -> Server {
-    let server = Server::bind(address).backend(with.backend);
+    let server = Server::bind(address).backend(with.backend).spin(with.spin);
     match with.workers {
         Some(workers) => server.workers(workers),
         None => server,

@@ -19,6 +19,8 @@ const RECEIVE_BUFFER: usize = 300;
 const SEND_LOW: usize = 100;
 const SEND_HIGH: usize = 400;
 const SEND_MAX: usize = 1000;
+/// What one hand-over takes at most here.
+const HANDED_MAX: usize = 150;
 /// What one reception brings at most here; smaller than a real chunk, so that bounds are met often.
 const RECEIVE_MAX: usize = 200;
 
@@ -32,6 +34,10 @@ pub(crate) enum Step {
     Breaks,
     /// The next send takes so many bytes inline.
     SendsInline(u16),
+    /// The next send is handed over, and so many of its bytes will bounce.
+    Hands(u16),
+    /// The engine makes the sends that were handed over, as it does before time passes and before FIN.
+    Submits,
     /// Messages go past the queue, which takes so many bytes of each.
     SendsPastQueue(u16),
     /// The send in flight ends with so many bytes.
@@ -60,7 +66,7 @@ impl Step {
     /// Reads a step from two bytes, for the fuzzer.
     pub(crate) fn from_bytes(kind: u8, amount: u8) -> Step {
         let n = u16::from(amount) * 4;
-        match kind % 21 {
+        match kind % 23 {
             0 => Step::Connected,
             1 => Step::Receive(n),
             2 => Step::PeerEnds,
@@ -81,6 +87,8 @@ impl Step {
             17 => Step::SetDeadline(n),
             18 => Step::SendsInline(n),
             19 => Step::SendsPastQueue(n),
+            20 => Step::Hands(n),
+            21 => Step::Submits,
             _ => Step::Pass(n),
         }
     }
@@ -103,6 +111,10 @@ struct Harness {
     in_flight: Option<Outgoing>,
     /// How many bytes the next send takes inline.
     inline: Option<usize>,
+    /// How many bytes of the next send bounce, which is handed over.
+    hands: Option<usize>,
+    /// What was handed over, and how many bytes of it are going to bounce.
+    handed: Option<(Outgoing, usize)>,
     /// How many bytes of a message the engine takes past the queue, or that it fails.
     past_queue: io::Result<usize>,
     /// The connection stands, as the engine sees it.
@@ -141,6 +153,8 @@ impl Harness {
             armed: false,
             in_flight: None,
             inline: None,
+            hands: None,
+            handed: None,
             past_queue: Ok(0),
             engine_open: false,
             peer_ended: false,
@@ -174,8 +188,10 @@ impl Harness {
             }
             Step::SendsInline(n) => self.inline = Some(usize::from(n).max(1)),
             Step::SendsPastQueue(n) => self.past_queue = Ok(n.into()),
-            Step::SendEnds(n) => self.end_send(usize::from(n)),
-            Step::SendFails => match self.in_flight.take() {
+            Step::Hands(n) => self.hands = Some(n.into()),
+            Step::Submits => self.submit(),
+            Step::SendEnds(n) if self.handed.is_none() => self.end_send(usize::from(n)),
+            Step::SendFails if self.handed.is_none() => match self.in_flight.take() {
                 Some(mut outgoing) => {
                     self.broken = true;
                     self.conn.send_failed(&mut outgoing, &io::ErrorKind::BrokenPipe.into());
@@ -183,6 +199,7 @@ impl Harness {
                 None => self.past_queue = Err(io::ErrorKind::BrokenPipe.into()),
             },
             Step::EngineCloses if self.close_asked && self.closed_told == 0 && !self.conn.is_closed() => {
+                self.submit();
                 self.conn.closed(self.in_flight.take().map(Box::new));
             }
             Step::Await if self.conn.readable() == Ok(Readable::NotYet) => {
@@ -212,6 +229,8 @@ impl Harness {
                 self.conn.set_deadline(Some(self.now.after(Duration::from_millis(ms.into()))));
             }
             Step::Pass(ms) => {
+                self.submit();
+                self.settle();
                 self.now = self.now.after(Duration::from_millis(ms.into()));
                 while self.conn.expire(self.now) {}
             }
@@ -236,12 +255,41 @@ impl Harness {
         }
     }
 
-    /// Plays the engine that is asked to send: at once if it was told to, or later.
+    /// Makes the sends that were handed over; what bounces is in flight, before what followed it.
+    fn submit(&mut self) {
+        let Some((mut outgoing, bounces)) = self.handed.take() else { return };
+        let sent = outgoing.len() - bounces;
+        self.check_sent(&outgoing, sent);
+        if bounces > 0 {
+            outgoing.advance(sent, &PiecePool::new());
+            if let Some(mut behind) = self.in_flight.take() {
+                outgoing.append(&mut behind);
+            }
+            self.in_flight = Some(outgoing);
+            self.conn.bounced(bounces, self.now);
+        }
+    }
+
+    /// So many bytes count as sent, and nobody knows yet whether they are.
+    fn unconfirmed(&self) -> usize {
+        self.handed.as_ref().map_or(0, |(outgoing, _)| outgoing.len())
+    }
+
+    /// Plays the engine that is asked to send: at once if it was told to, or with the next turn, or later.
     fn send(&mut self) {
         assert!(self.in_flight.is_none(), "one send is in flight at a time");
         assert!(!self.fin_sent, "no send follows FIN");
         let outgoing = std::mem::take(self.conn.offer());
-        match self.inline.take() {
+        if self.handed.is_none()
+            && outgoing.len() <= HANDED_MAX
+            && let Some(bounces) = self.hands.take()
+        {
+            let offered = outgoing.len();
+            self.conn.handed(offered, self.now);
+            self.handed = Some((outgoing, bounces.min(offered)));
+            return;
+        }
+        match self.inline.take().filter(|_| self.handed.is_none()) {
             None => {
                 self.conn.in_flight(outgoing.len(), self.now);
                 self.in_flight = Some(outgoing);
@@ -289,7 +337,10 @@ impl Harness {
     fn send_past_queue(&mut self, n: usize) -> usize {
         assert!(self.engine_open && !self.close_asked, "a connection stands that sends at once");
         assert!(!self.fin_sent && self.in_flight.is_none(), "nothing is overtaken");
-        assert_eq!(self.sent, self.queued, "nothing is left behind");
+        assert_eq!(self.sent + self.unconfirmed(), self.queued, "nothing is left behind");
+        if self.handed.is_some() {
+            return self.conn.sent_past_queue(n, &Ok(0));
+        }
         let result = std::mem::replace(&mut self.past_queue, Ok(0)).map(|most| most.min(n));
         self.broken |= result.is_err();
         self.sent += *result.as_ref().unwrap_or(&0);
@@ -305,6 +356,10 @@ impl Harness {
                 Action::Pause => self.armed = false,
                 Action::Send => self.send(),
                 Action::Shutdown => {
+                    self.submit();
+                    if self.in_flight.is_some() {
+                        continue;
+                    }
                     assert!(!std::mem::replace(&mut self.fin_sent, true), "FIN is sent once");
                     assert_eq!((self.conn.pending(), self.sent), (0, self.queued), "FIN follows all bytes");
                 }
@@ -317,14 +372,16 @@ impl Harness {
     fn check(&mut self) {
         let counts = self.conn.counts();
         let unread = self.conn.unread();
-        assert!(self.conn.pending() <= SEND_MAX, "the hard bound of the send queue");
+        assert!(self.conn.pending() <= SEND_MAX + HANDED_MAX, "the hard bound of the send queue");
         assert!(
             !self.armed || self.close_asked || !self.conn.is_open() || unread < RECEIVE_BUFFER,
             "paused when full"
         );
         if self.closed_told == 0 && !self.close_asked {
             assert_eq!(counts.received as usize, self.received);
-            assert_eq!(self.sent + self.conn.pending() + counts.unsent as usize, self.queued);
+            let unconfirmed = self.unconfirmed();
+            assert_eq!(counts.sent as usize, self.sent + unconfirmed);
+            assert_eq!(self.sent + unconfirmed + self.conn.pending() + counts.unsent as usize, self.queued);
             assert_eq!(self.read + unread + counts.discarded as usize, self.received, "no byte is lost");
         }
         let news = self.conn.take_news();
@@ -334,6 +391,7 @@ impl Harness {
             let reason = self.conn.reason().expect("a closed connection has a reason");
             assert_eq!(*self.reason.get_or_insert(reason), reason, "the reason stays");
             assert_eq!(self.conn.pending(), 0);
+            assert_eq!(counts.sent as usize, self.sent, "what was sent is counted");
             assert_eq!(self.sent + counts.unsent as usize, self.queued, "what was not sent is counted");
             assert!(!reason.is_graceful() || counts.unsent == 0, "nothing is lost gracefully");
         }
@@ -346,6 +404,8 @@ impl Harness {
         self.step(Step::Close);
         self.settle();
         for _ in 0..SEND_MAX {
+            self.step(Step::Submits);
+            self.settle();
             self.step(Step::SendEnds(u16::MAX));
             self.settle();
             self.step(Step::PeerEnds);

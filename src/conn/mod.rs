@@ -78,6 +78,8 @@ pub(crate) struct Conn {
     /// What the engine was told last: whether to receive.
     armed: bool,
     news: News,
+    /// Somebody was told to wait until the queue has drained to its low mark.
+    blocked: bool,
     /// Somebody waits for an empty queue.
     flush_awaited: bool,
     /// When bytes were last handed to the engine without a word of their end.
@@ -236,7 +238,7 @@ impl Conn {
     }
 
     pub(crate) fn is_blocked(&self) -> bool {
-        self.outbox.is_blocked()
+        self.blocked
     }
 
     /// Whether the inbox holds all that it may.
@@ -284,6 +286,7 @@ impl Conn {
             profile,
             armed: false,
             news: News::default(),
+            blocked: false,
             flush_awaited: false,
             handed_at: Time::NEVER,
             first_end: None,
@@ -343,12 +346,16 @@ impl Conn {
         self.clock.read_given_up(now);
     }
 
-    /// Whether `len` bytes can be queued whole; an error once writing makes no sense any more.
+    /// Whether `len` bytes can be queued whole, and if not yet, remembers that somebody waits; an error once writing
+    /// makes no sense any more.
     pub(crate) fn room(&mut self, len: usize) -> Result<Room, CloseReason> {
         self.writable()?;
-        Ok(self.outbox.room(len, &self.profile.limits))
+        let room = self.outbox.room(len, &self.profile.limits);
+        self.blocked |= room == Room::Later;
+        Ok(room)
     }
 
+    #[inline]
     pub(crate) fn send(&mut self, bytes: &[u8]) {
         debug_assert!(self.pending() + bytes.len() <= self.send_max(), "the hard bound of the send queue");
         self.outbox.push(bytes, &self.profile.pieces);
@@ -574,7 +581,8 @@ impl Conn {
         } else if n > 0 || !self.clock.is_writing() {
             self.clock.writing(now, &self.profile.deadlines);
         }
-        if self.outbox.unblock(&self.profile.limits) {
+        if self.blocked && self.outbox.pending() <= self.profile.limits.send_low {
+            self.blocked = false;
             self.news.add(News::UNBLOCKED);
             self.news.add(News::WRITABLE);
         } else if self.flush_awaited && self.outbox.is_empty() {
@@ -646,39 +654,51 @@ impl Conn {
 // Outputs.
 impl Conn {
     /// What the engine has to do next.
+    #[inline]
     pub(crate) fn next_action(&mut self, now: Time) -> Option<Action> {
-        match self.phase {
-            Phase::Open | Phase::Closing => {}
-            Phase::Releasing { reset } => {
-                self.phase = Phase::Released;
-                return Some(Action::Close { reset });
-            }
-            Phase::Connecting | Phase::Released | Phase::Closed => return None,
+        if !matches!(self.phase, Phase::Open | Phase::Closing) {
+            return self.release_action();
         }
         if self.outbox.is_sendable() {
             return Some(Action::Send);
         }
-        if self.writing == Writing::Finishing && self.outbox.is_empty() {
+        if self.writing != Writing::Open
+            && let Some(action) = self.end_action(now)
+        {
+            return Some(action);
+        }
+        self.receive_interest()
+    }
+
+    fn release_action(&mut self) -> Option<Action> {
+        let Phase::Releasing { reset } = self.phase else { return None };
+        self.phase = Phase::Released;
+        Some(Action::Close { reset })
+    }
+
+    /// What follows the last byte of this side.
+    fn end_action(&mut self, now: Time) -> Option<Action> {
+        if self.writing == Writing::Finishing {
+            if !self.outbox.is_empty() {
+                return None;
+            }
             self.writing = Writing::Finished;
             self.news.add(News::WRITABLE);
-            if self.phase == Phase::Closing && self.reading == Reading::Open {
-                self.clock.linger_once(now, &self.profile.deadlines);
-            }
             // After the peer's end, closing sends FIN as well. But what was handed over in this turn may bounce, and only a
             // shutdown finds that out in time.
             if self.reading != Reading::Ended || self.handed_at == now {
                 return Some(Action::Shutdown);
             }
         }
-        if self.writing == Writing::Finished && self.reading != Reading::Open {
+        if self.reading != Reading::Open {
             self.release(None, false);
-            return self.next_action(now);
+            return self.release_action();
         }
-        if self.phase == Phase::Closing && self.writing == Writing::Finished {
-            // `finish` came before `close`: the wait for the peer's end begins here.
+        if self.phase == Phase::Closing {
+            // FIN is sent: the wait for the peer's end begins here.
             self.clock.linger_once(now, &self.profile.deadlines);
         }
-        self.receive_interest()
+        None
     }
 
     /// When the worker has to look at the deadlines, if that is earlier than it knows.

@@ -20,8 +20,6 @@ pub(crate) struct Outbox {
     waiting: Outgoing,
     /// Bytes that the engine holds at the moment; 0 when no send is in flight.
     in_flight: usize,
-    /// Somebody was told to wait until the low mark.
-    blocked: bool,
 }
 
 impl Outbox {
@@ -34,19 +32,19 @@ impl Outbox {
         self.pending() == 0
     }
 
-    /// Whether a message of `len` bytes can be queued whole; remembers that somebody waits if not yet.
-    pub(crate) fn room(&mut self, len: usize, limits: &Limits) -> Room {
+    /// Whether a message of `len` bytes can be queued whole.
+    pub(crate) fn room(&self, len: usize, limits: &Limits) -> Room {
         let pending = self.pending();
         if len > limits.send_max {
             Room::Never
         } else if pending == 0 || (pending < limits.send_high && pending + len <= limits.send_max) {
             Room::Yes
         } else {
-            self.blocked = true;
             Room::Later
         }
     }
 
+    #[inline]
     pub(crate) fn push(&mut self, bytes: &[u8], pool: &PiecePool) {
         self.waiting.push_copied(bytes, pool);
     }
@@ -91,17 +89,6 @@ impl Outbox {
             outgoing.append(&mut self.waiting);
             std::mem::swap(outgoing, &mut self.waiting);
         }
-    }
-
-    pub(crate) fn is_blocked(&self) -> bool {
-        self.blocked
-    }
-
-    /// Whether those who waited may go on; says so once.
-    pub(crate) fn unblock(&mut self, limits: &Limits) -> bool {
-        let unblocked = self.blocked && self.pending() <= limits.send_low;
-        self.blocked &= !unblocked;
-        unblocked
     }
 
     /// Throws away what is queued, but not what is in flight; returns how many bytes that were.

@@ -19,6 +19,8 @@ use super::uring::Lease;
 pub(crate) const CHUNK_SIZE: usize = 65 * 1024;
 /// Size of a buffer that coalesces small sends.
 pub(crate) const PIECE_SIZE: usize = 32 * 1024;
+/// Size of the buffer that such sends start in: many of these lie on one page, and a turn's worth of messages in the cache.
+const SMALL_PIECE_SIZE: usize = 512;
 /// Free buffers that a pool keeps; what comes back above that is given to the allocator.
 const FREE_MAX: usize = 64;
 /// Above this many leased chunks (8 MiB), small receptions are copied to exact size and the lease ends at once.
@@ -161,6 +163,7 @@ impl ChunkPool {
         Ok(Some(Chunk { storage: Storage::Pooled(data, self.clone()), start: 0, end: len as u32 }))
     }
 
+    #[inline]
     fn give(&self, data: Box<[u8]>) {
         debug_assert_eq!(data.len(), CHUNK_SIZE, "a foreign buffer came back");
         self.leased.set(self.leased.get() - 1);
@@ -173,22 +176,28 @@ impl ChunkPool {
 
 /// The buffers in which one worker coalesces small sends.
 pub(crate) struct PiecePool {
-    free: RefCell<Vec<Vec<u8>>>,
+    small: RefCell<Vec<Vec<u8>>>,
+    large: RefCell<Vec<Vec<u8>>>,
 }
 
 impl PiecePool {
     pub(crate) fn new() -> Rc<PiecePool> {
-        Rc::new(PiecePool { free: RefCell::new(Vec::new()) })
+        Rc::new(PiecePool { small: RefCell::default(), large: RefCell::default() })
     }
 
-    /// An empty buffer with room for [`PIECE_SIZE`] bytes.
-    fn lease(&self) -> Vec<u8> {
-        self.free.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(PIECE_SIZE))
+    /// An empty buffer with room for `len` bytes, at most [`PIECE_SIZE`].
+    #[inline]
+    fn lease(&self, len: usize) -> Vec<u8> {
+        let (free, size) =
+            if len <= SMALL_PIECE_SIZE { (&self.small, SMALL_PIECE_SIZE) } else { (&self.large, PIECE_SIZE) };
+        free.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(size))
     }
 
+    #[inline]
     fn give(&self, mut piece: Vec<u8>) {
         piece.clear();
-        let mut free = self.free.borrow_mut();
+        let free = if piece.capacity() < PIECE_SIZE { &self.small } else { &self.large };
+        let mut free = free.borrow_mut();
         if free.len() < FREE_MAX {
             free.push(piece);
         }
@@ -242,24 +251,34 @@ impl Outgoing {
     }
 
     /// Copies `bytes` behind what is queued, filling the last pooled buffer first.
-    pub(crate) fn push_copied(&mut self, mut bytes: &[u8], pool: &PiecePool) {
+    #[inline]
+    pub(crate) fn push_copied(&mut self, bytes: &[u8], pool: &PiecePool) {
         self.len += bytes.len();
         if self.head.is_none() && bytes.len() <= PIECE_SIZE && !bytes.is_empty() {
-            let mut piece = pool.lease();
+            let mut piece = pool.lease(bytes.len());
             piece.extend_from_slice(bytes);
             self.head = Some(Piece::Copied(piece));
-            return;
+        } else {
+            self.fill_up(bytes, pool);
         }
+    }
+
+    fn fill_up(&mut self, mut bytes: &[u8], pool: &PiecePool) {
         while !bytes.is_empty() {
             let last = self.rest.as_mut().and_then(|rest| rest.back_mut()).or(self.head.as_mut());
             if let Some(Piece::Copied(piece)) = last
                 && piece.len() < PIECE_SIZE
             {
                 let n = bytes.len().min(PIECE_SIZE - piece.len());
+                if piece.len() + n > piece.capacity() {
+                    let mut large = pool.lease(PIECE_SIZE);
+                    large.extend_from_slice(piece);
+                    pool.give(std::mem::replace(piece, large));
+                }
                 piece.extend_from_slice(&bytes[..n]);
                 bytes = &bytes[n..];
             } else {
-                self.push_piece(Piece::Copied(pool.lease()));
+                self.push_piece(Piece::Copied(pool.lease(bytes.len().min(PIECE_SIZE))));
             }
         }
     }
@@ -299,7 +318,8 @@ impl Outgoing {
     }
 
     /// Forgets the first `n` unsent bytes and gives their buffers back.
-    pub(crate) fn advance(&mut self, mut n: usize, pool: &PiecePool) {
+    #[inline]
+    pub(crate) fn advance(&mut self, n: usize, pool: &PiecePool) {
         assert!(n <= self.len, "an engine reported more bytes sent than it was given");
         self.len -= n;
         if self.len == 0 && !self.has_rest() {
@@ -307,8 +327,12 @@ impl Outgoing {
             if let Some(Piece::Copied(piece)) = self.head.take() {
                 pool.give(piece);
             }
-            return;
+        } else {
+            self.advance_by_pieces(n, pool);
         }
+    }
+
+    fn advance_by_pieces(&mut self, mut n: usize, pool: &PiecePool) {
         while let Some(head) = self.head.take() {
             let left = head.as_slice().len() - self.head_sent;
             if n < left {

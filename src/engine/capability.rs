@@ -4,6 +4,8 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 
+use rustix::io::Errno;
+
 /// What the kernel offers io_uring beyond the least that the engine needs. What is missing costs a little, and is done in
 /// another way.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -34,11 +36,15 @@ pub struct Refusal {
     /// What to look at, or to change.
     pub hint: String,
     kind: io::ErrorKind,
+    /// It may be otherwise the next time: descriptors or memory were short.
+    passes: bool,
 }
 
 impl Refusal {
     pub(crate) fn new(engine: &'static str, step: &'static str, error: &io::Error, hint: String) -> Refusal {
-        Refusal { engine, step, cause: crate::error::plain(error), hint, kind: error.kind() }
+        let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+        let passes = matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN));
+        Refusal { engine, step, cause: crate::error::plain(error), hint, kind: error.kind(), passes }
     }
 
     /// A refusal that is not the operating system's.
@@ -49,7 +55,13 @@ impl Refusal {
         hint: &str,
     ) -> Refusal {
         let (cause, hint) = (cause.into(), hint.to_owned());
-        Refusal { engine, step, cause, hint, kind: io::ErrorKind::Unsupported }
+        Refusal { engine, step, cause, hint, kind: io::ErrorKind::Unsupported, passes: false }
+    }
+
+    /// Whether another attempt may do better.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn passes(&self) -> bool {
+        self.passes
     }
 }
 

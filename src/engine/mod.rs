@@ -30,7 +30,8 @@
 //!    sends the rest. An engine may complete a send inline ([`Submitted::Done`]); no completion follows then. Or it hands
 //!    the bytes over together with those of other connections, at the next `wait` ([`Submitted::Handed`]): they count as
 //!    sent, and only if the kernel does not take all of them, `Bounced` comes before anything else is reported; what is
-//!    left is in flight then, and the `Sent` for it follows.
+//!    left is in flight then, and the `Sent` for it follows. At most [`HANDED_MAX`] bytes are handed over: a queue that
+//!    looks empty is filled again, and holds what bounces as well.
 //!    `send_now` lends bytes for the length of the call, while no send is in flight: the engine hands the kernel what it
 //!    takes at once, which may be nothing, and remembers nothing. The worker sends the rest.
 //! 5. **Failure.** A broken connection (reset, unreachable, timed out in the kernel) is told by `Failed`, by a failed
@@ -78,6 +79,9 @@ use crate::time::Time;
 pub(crate) const RECEIVE_BUDGET: usize = 4;
 /// The most sockets that one listener accepts in one turn.
 pub(crate) const ACCEPT_BUDGET: usize = 64;
+
+/// The most bytes of one connection that are handed over.
+pub(crate) const HANDED_MAX: usize = buffer::PIECE_SIZE;
 
 /// Names one slot of one worker for as long as it holds the same connection.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -351,7 +355,7 @@ impl Engine {
             #[cfg(target_os = "linux")]
             Engine::Uring(engine) => engine.shutdown(token),
             Engine::Readiness(engine) => engine.shutdown(token).map(|()| 0),
-            Engine::Simulated(engine) => engine.shutdown(token).map(|()| 0),
+            Engine::Simulated(engine) => engine.shutdown(token),
         }
     }
 
@@ -360,7 +364,8 @@ impl Engine {
         match self {
             #[cfg(target_os = "linux")]
             Engine::Uring(engine) => engine.use_pieces(pieces.clone()),
-            _ => {}
+            Engine::Simulated(engine) => engine.use_pieces(pieces.clone()),
+            Engine::Readiness(_) => {}
         }
     }
 
@@ -374,16 +379,28 @@ impl Engine {
         backend!(self, engine => engine.wait(until))
     }
 
+    /// Waits without sleeping, at most until `until`; says whether something is there for `next`.
+    pub(crate) fn spin(&mut self, until: Time) -> io::Result<bool> {
+        match self {
+            #[cfg(target_os = "linux")]
+            Engine::Uring(engine) => engine.spin(until),
+            Engine::Readiness(engine) => engine.spin(until),
+            // Its time stands still within a turn.
+            Engine::Simulated(_) => Ok(false),
+        }
+    }
+
     /// The next completion of this turn.
+    #[inline]
     pub(crate) fn next(&mut self) -> Option<Completion> {
         backend!(self, engine => engine.next())
     }
 }
 
-/// What io_uring offers here, or why it cannot be used; found out at the first call.
+/// What io_uring offers here, or why it cannot be used.
 #[cfg(target_os = "linux")]
 pub(crate) fn uring_features() -> Result<UringFeatures, Refusal> {
-    uring::support().clone()
+    uring::support()
 }
 
 #[cfg(not(target_os = "linux"))]

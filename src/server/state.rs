@@ -101,6 +101,11 @@ impl ServerState {
         self.loads[worker].load(Ordering::Relaxed)
     }
 
+    /// The same of all workers.
+    pub(super) fn loads(&self) -> Vec<usize> {
+        (0..self.workers()).map(|worker| self.load(worker)).collect()
+    }
+
     /// Tells the worker that accepts. One that is gone needs to know nothing.
     pub(super) fn tell_first(&self, message: Message) {
         if let Some(first) = self.post(0) {

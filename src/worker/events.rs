@@ -86,17 +86,10 @@ impl Worker {
     }
 
     /// Returns whether what is left has to be offered again at once: nothing more can come before some of it is gone.
+    #[inline]
     fn offer_joined(self: &Rc<Self>, link: &Rc<Link>, mut chunk: Chunk) -> bool {
-        let offered = chunk.len();
-        let mut consumed = offered;
-        self.call(link, |handler, conn| {
-            let flow = handler.received(conn, &chunk);
-            if let Flow::Consumed(n) = flow {
-                consumed = n.min(offered);
-            }
-            flow
-        });
-        if consumed == offered {
+        let consumed = self.consume(link, &chunk);
+        if consumed == chunk.len() {
             return false;
         }
         let mut conn = link.conn.borrow_mut();
@@ -115,6 +108,19 @@ impl Worker {
             return false;
         }
         conn.is_full()
+    }
+
+    /// Gives `bytes` to the handler; returns how many it has consumed.
+    fn consume(self: &Rc<Self>, link: &Rc<Link>, bytes: &[u8]) -> usize {
+        let mut consumed = bytes.len();
+        self.call(link, |handler, conn| {
+            let flow = handler.received(conn, bytes);
+            if let Flow::Consumed(n) = flow {
+                consumed = n.min(bytes.len());
+            }
+            flow
+        });
+        consumed
     }
 
     /// Tells the handler that the server drains.

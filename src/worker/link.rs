@@ -145,6 +145,7 @@ impl Link {
     }
 
     /// Sends `bytes`, for which the queue has room. [`Link::sent`] has to follow.
+    #[inline]
     pub(crate) fn send(&self, conn: &mut Conn, bytes: &[u8]) {
         if bytes.len() < DIRECT_MIN {
             return conn.send(bytes);
@@ -161,6 +162,7 @@ impl Link {
     }
 
     /// Has what was queued carried out; if all went past the queue, there is nothing to do.
+    #[inline]
     pub(crate) fn sent(self: &Rc<Self>, conn: &Conn) {
         if !conn.is_clear() && !self.dirty.replace(true) {
             self.worker.dirty.borrow_mut().push(self.clone());

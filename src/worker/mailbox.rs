@@ -5,44 +5,51 @@
 //! message waits for a worker that sleeps. Only the sender that takes the `sleeping` flag down pays for the wake.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub(crate) struct Mailbox<M> {
     queue: Mutex<Queue<M>>,
     /// Whether the queue has something, readable without its lock.
     filled: AtomicBool,
     sleeping: AtomicBool,
-    wake: Box<dyn Fn() + Send + Sync>,
 }
 
 struct Queue<M> {
     messages: Vec<M>,
-    closed: bool,
+    /// How the worker is woken; gone with everything that it holds once the mailbox is closed.
+    wake: Option<Arc<dyn Fn() + Send + Sync>>,
 }
 
 impl<M> Mailbox<M> {
     pub(crate) fn new(wake: impl Fn() + Send + Sync + 'static) -> Mailbox<M> {
         Mailbox {
-            queue: Mutex::new(Queue { messages: Vec::new(), closed: false }),
+            queue: Mutex::new(Queue { messages: Vec::new(), wake: Some(Arc::new(wake)) }),
             filled: AtomicBool::new(false),
             sleeping: AtomicBool::new(false),
-            wake: Box::new(wake),
         }
     }
 
     /// Sends `message`, or gives it back if the worker is gone.
     pub(crate) fn send(&self, message: M) -> Result<(), M> {
         let mut queue = self.lock();
-        if queue.closed {
+        if queue.wake.is_none() {
             return Err(message);
         }
         queue.messages.push(message);
         drop(queue);
         self.filled.store(true, Ordering::SeqCst);
         if self.sleeping.load(Ordering::SeqCst) && self.sleeping.swap(false, Ordering::SeqCst) {
-            (self.wake)();
+            self.wake();
         }
         Ok(())
+    }
+
+    fn wake(&self) {
+        // Not under the lock, which the woken worker wants next.
+        let wake = self.lock().wake.clone();
+        if let Some(wake) = wake {
+            wake();
+        }
     }
 
     /// Moves all messages into `into`, which must be empty; the worker calls this once per turn.
@@ -73,10 +80,10 @@ impl<M> Mailbox<M> {
         self.filled.load(Ordering::SeqCst)
     }
 
-    /// Refuses all further messages and hands over those that nobody has handled.
+    /// Refuses all further messages, forgets how to wake the worker, and hands over what nobody has handled.
     pub(crate) fn close(&self) -> Vec<M> {
         let mut queue = self.lock();
-        queue.closed = true;
+        drop(queue.wake.take());
         std::mem::take(&mut queue.messages)
     }
 
@@ -125,6 +132,17 @@ mod tests {
         mailbox.send(1).unwrap();
         assert_eq!(mailbox.close(), [1]);
         assert_eq!(mailbox.send(2), Err(2));
+    }
+
+    #[test]
+    fn a_closed_mailbox_keeps_nothing_of_its_worker() {
+        let held = Arc::new(());
+        let waker = held.clone();
+        let mailbox = Mailbox::new(move || drop(waker.clone()));
+        assert!(mailbox.prepare_sleep());
+        mailbox.send(1).unwrap();
+        mailbox.close();
+        assert_eq!(Arc::strong_count(&held), 1);
     }
 
     #[test]

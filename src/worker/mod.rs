@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Handlers never touch the engine. What they ask for stays in their connection, which is marked dirty; the worker
-//! carries it out when they have returned, so the sends of many connections are made together, and no handler can be
-//! called within another. A pass over tasks or dirty connections takes those that are there when it begins: what they
+//! carries it out when they have returned, so what one call sends leaves together, and no handler can be called within
+//! another. After `Handler::received` that is at once, while the connection is warm; otherwise it is in the next pass. A pass over tasks or dirty connections takes those that are there when it begins: what they
 //! cause waits for the next pass, after the engine was looked at again, so nobody can keep the loop for himself.
 //!
 //! A worker without an operating system works the same way: the simulation calls [`Worker::turn`] instead of a thread.
@@ -18,6 +18,7 @@ pub(crate) mod accept;
 mod events;
 pub(crate) mod link;
 pub(crate) mod mailbox;
+mod parking;
 pub(crate) mod slots;
 pub(crate) mod tasks;
 pub(crate) mod timer;
@@ -42,6 +43,7 @@ use crate::time::Time;
 use accept::Acceptor;
 use link::Link;
 use mailbox::Mailbox;
+use parking::Parking;
 use slots::Slots;
 use tasks::{TaskId, Tasks, Wakeup};
 use timer::Wheel;
@@ -102,6 +104,7 @@ pub(crate) struct Worker {
     /// The server that this worker belongs to, if any.
     pub(crate) acceptor: RefCell<Option<Rc<Acceptor>>>,
     pieces: Rc<PiecePool>,
+    parking: RefCell<Parking>,
     now: Cell<Time>,
     /// Completions of the last turn.
     completed: Cell<usize>,
@@ -145,6 +148,7 @@ impl Worker {
             dirty: RefCell::default(),
             acceptor: RefCell::default(),
             pieces,
+            parking: RefCell::default(),
             now: Cell::new(now),
             completed: Cell::new(0),
             pass: Cell::new(1),
@@ -181,14 +185,34 @@ impl Worker {
         busy |= self.expire_timers();
         // Whoever drives the worker looks at what has happened before it may sleep on it.
         let sleeps = may_sleep && !busy && !self.has_work() && self.post.prepare_sleep();
-        let until = if sleeps { self.timers.borrow().next() } else { Some(Time::ZERO) };
-        let waited = self.engine.borrow_mut().wait(until);
+        let waited = if sleeps { self.sleep() } else { self.engine.borrow_mut().wait(Some(Time::ZERO)) };
         self.post.awake();
         self.now.set(self.clock());
         if let Err(error) = waited {
             self.survive(&error);
         }
         busy | self.handle_completions()
+    }
+
+    /// Waits for the engine; spins first, if that was asked for and finds something now and then.
+    fn sleep(&self) -> io::Result<()> {
+        let until = self.timers.borrow().next();
+        let mut engine = self.engine.borrow_mut();
+        let spin = self.parking.borrow_mut().spin();
+        if !spin.is_zero() {
+            let end = engine.now().after(spin);
+            let found = engine.spin(until.map_or(end, |until| until.min(end)))?;
+            self.parking.borrow_mut().spun(found);
+            if found {
+                return Ok(());
+            }
+        }
+        engine.wait(until)
+    }
+
+    /// Sets how long the worker spins before it sleeps; zero is not at all.
+    pub(crate) fn spin_before_sleep(&self, spin: Duration) {
+        *self.parking.borrow_mut() = Parking::new(spin);
     }
 
     /// Whether the next turn has something to do without the engine.

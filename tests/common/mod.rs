@@ -17,10 +17,11 @@ use std::future::Future;
 use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
-use std::sync::mpsc;
+use std::sync::{LazyLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use wharf::event::Handler;
 use wharf::sim::{Faults, Simulation};
 use wharf::{Backend, Connection, Result, Server, ServerHandle, Stats};
@@ -133,9 +134,36 @@ pub(crate) fn on_readiness(name: &str, style: Style, scenario: fn(&mut World)) {
     on_real(Backend::Readiness, name, style, scenario);
 }
 
-/// Fails where io_uring does not work: a test that was skipped proves nothing.
+/// Skipped, and not silently, where io_uring does not work.
 pub(crate) fn on_uring(name: &str, style: Style, scenario: fn(&mut World)) {
-    on_real(Backend::Uring, name, style, scenario);
+    if works(Backend::Uring, name) {
+        on_real(Backend::Uring, name, style, scenario);
+    }
+}
+
+/// The engines of this machine on which the test `name` can run.
+pub(crate) fn backends(name: &str) -> Vec<Backend> {
+    let mut backends = vec![Backend::Readiness];
+    if cfg!(target_os = "linux") && works(Backend::Uring, name) {
+        backends.push(Backend::Uring);
+    }
+    backends
+}
+
+/// Whether a test can run on an engine. If not, says that it is skipped, and why; or fails, where that was asked for.
+pub(crate) fn works(backend: Backend, name: &str) -> bool {
+    static REFUSAL: LazyLock<Option<String>> =
+        LazyLock::new(|| wharf::probe().uring.err().map(|refusal| refusal.to_string()));
+    let Some(refusal) = REFUSAL.as_ref().filter(|_| backend == Backend::Uring) else { return true };
+    assert!(!is_uring_required(), "{name}: WHARF_REQUIRE_URING is set, and {refusal}");
+    // Straight to the descriptor, for the test harness swallows what is printed; and in one piece.
+    let line = format!("\n*** SKIPPED: {name} on io_uring: {refusal} ***\n");
+    let _ = std::io::stderr().write_all(line.as_bytes());
+    false
+}
+
+fn is_uring_required() -> bool {
+    std::env::var("WHARF_REQUIRE_URING").is_ok_and(|value| value == "1")
 }
 
 fn on_real(backend: Backend, name: &str, style: Style, scenario: fn(&mut World)) {
@@ -288,6 +316,13 @@ impl World {
     }
 }
 
+/// Allows this process as many descriptors as it may have.
+pub(crate) fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })
+        .expect("it is within its maximum");
+}
+
 /// Tells that a client is over, also when it panics.
 struct Ended(Rc<RefCell<bool>>);
 
@@ -315,10 +350,15 @@ pub(crate) struct Watchdog {
 
 impl Watchdog {
     pub(crate) fn new(name: &str) -> Watchdog {
+        Watchdog::patient(name, PATIENCE)
+    }
+
+    /// One for a test that may take so long.
+    pub(crate) fn patient(name: &str, patience: Duration) -> Watchdog {
         let (done, ended) = mpsc::channel();
         let name = name.to_owned();
         thread::spawn(move || {
-            if ended.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
+            if ended.recv_timeout(patience) == Err(mpsc::RecvTimeoutError::Timeout) {
                 // Straight to the descriptor: the test harness swallows what is printed.
                 let _ = writeln!(std::io::stderr(), "{name} hangs");
                 std::process::abort();

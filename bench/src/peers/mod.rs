@@ -14,6 +14,7 @@ mod may;
 mod mio;
 #[cfg(feature = "monoio")]
 mod monoio;
+mod plain_uring;
 #[cfg(feature = "ringline")]
 mod ringline;
 #[cfg(feature = "smol")]
@@ -77,6 +78,7 @@ pub const PEERS: &[Peer] = &[
     #[cfg(feature = "ringline")]
     ringline::PEER,
     bare_uring::PEER,
+    plain_uring::PEER,
     #[cfg(feature = "wharf")]
     wharf_async::PEER,
     #[cfg(feature = "wharf")]

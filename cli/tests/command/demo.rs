@@ -1,6 +1,6 @@
 //! `wharf demo`: it plays, it checks, and it ends.
 
-use crate::process::{BACKENDS, Outcome, Process, combinations, skipped, wharf};
+use crate::process::{Outcome, Process, backends, combinations, skipped, wharf};
 
 #[test]
 fn a_short_demo_finds_every_message_right() {
@@ -15,7 +15,7 @@ fn a_short_demo_finds_every_message_right() {
 
 #[test]
 fn every_engine_and_number_of_workers_plays() {
-    for backend in BACKENDS {
+    for backend in backends() {
         for workers in ["1", "3"] {
             let args = ["demo", "--duration", "50ms", "--backend", backend, "--workers", workers];
             assert_right_on(backend, &Process::run(&mut wharf(args), Vec::new()));

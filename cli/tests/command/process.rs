@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::LazyLock;
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
@@ -15,9 +16,25 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 pub(crate) const STYLES: [&str; 2] = ["async", "event"];
 
-/// Those of this system. Where io_uring is forbidden the tests fail: `wharf probe` says why.
-pub(crate) const BACKENDS: &[&str] =
-    if cfg!(target_os = "linux") { &["uring", "readiness"] } else { &["readiness"] };
+/// Those that work on this machine.
+pub(crate) fn backends() -> &'static [&'static str] {
+    if uring_works() { &["uring", "readiness"] } else { &["readiness"] }
+}
+
+/// Whether io_uring works here. If not, says that tests on it are skipped, and why; or fails, where that was asked for.
+pub(crate) fn uring_works() -> bool {
+    static REFUSAL: LazyLock<Option<String>> =
+        LazyLock::new(|| wharf::probe().uring.err().map(|refusal| refusal.to_string()));
+    if !cfg!(target_os = "linux") {
+        return false;
+    }
+    let Some(refusal) = &*REFUSAL else { return true };
+    let required = std::env::var("WHARF_REQUIRE_URING").is_ok_and(|value| value == "1");
+    assert!(!required, "WHARF_REQUIRE_URING is set, and {refusal}");
+    let test = thread::current().name().unwrap_or("a test").to_owned();
+    skipped(&format!("{test} on io_uring: {refusal}"));
+    false
+}
 
 pub(crate) fn wharf<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wharf"));
@@ -27,7 +44,7 @@ pub(crate) fn wharf<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Comma
 
 /// Each backend with each style.
 pub(crate) fn combinations() -> impl Iterator<Item = (&'static str, &'static str)> {
-    BACKENDS.iter().flat_map(|backend| STYLES.map(|style| (*backend, style)))
+    backends().iter().flat_map(|backend| STYLES.map(|style| (*backend, style)))
 }
 
 /// How a process ended and what it left.

@@ -320,6 +320,18 @@ impl Readiness {
 
 /// Turns.
 impl Readiness {
+    pub(crate) fn spin(&mut self, until: Time) -> io::Result<bool> {
+        loop {
+            self.wait(Some(Time::ZERO))?;
+            if !self.queue.is_empty() || !self.finished.is_empty() {
+                return Ok(true);
+            }
+            if self.now() >= until {
+                return Ok(false);
+            }
+        }
+    }
+
     pub(crate) fn wait(&mut self, until: Option<Time>) -> io::Result<()> {
         self.turn += 1;
         for source in std::mem::take(&mut self.later) {

@@ -15,6 +15,7 @@ pub struct Faults {
     pub(super) descriptors: usize,
     pub(super) splits: f64,
     pub(super) partial_sends: f64,
+    pub(super) handed_sends: f64,
     pub(super) late_completions: f64,
     pub(super) resets: f64,
     pub(super) refusals: f64,
@@ -34,6 +35,7 @@ impl Faults {
             descriptors: usize::MAX,
             splits: 0.0,
             partial_sends: 0.0,
+            handed_sends: 0.0,
             late_completions: 0.0,
             resets: 0.0,
             refusals: 0.0,
@@ -49,6 +51,7 @@ impl Faults {
             .delay(Duration::from_micros(20), Duration::from_millis(50))
             .splits(0.5)
             .partial_sends(0.5)
+            .handed_sends(0.5)
             .late_completions(0.5)
     }
 
@@ -88,6 +91,14 @@ impl Faults {
     /// Probability that a send takes only a part of what would fit.
     pub fn partial_sends(mut self, probability: f64) -> Faults {
         self.partial_sends = bounded(probability);
+        self
+    }
+
+    /// Probability that a send counts as sent although it is made later: with those of other connections, before the worker
+    /// looks at anything else, as io_uring makes them. What cannot be sent then is told and sent behind; how often that
+    /// is, follows from [`Faults::partial_sends`], [`Faults::late_completions`] and the window.
+    pub fn handed_sends(mut self, probability: f64) -> Faults {
+        self.handed_sends = bounded(probability);
         self
     }
 
@@ -135,6 +146,7 @@ impl Default for Faults {
             .delay(Duration::from_micros(20), Duration::from_micros(200))
             .splits(0.1)
             .partial_sends(0.1)
+            .handed_sends(0.1)
             .late_completions(0.1)
     }
 }

@@ -17,7 +17,7 @@ mod network;
 mod tests;
 mod trace;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -29,9 +29,10 @@ use self::connection::EndId;
 pub use self::faults::Faults;
 pub(crate) use self::network::{Endpoint, Listening, Network};
 use self::network::{Ready, State};
-use super::buffer::{ChunkPool, Outgoing};
+use super::buffer::{ChunkPool, Outgoing, PiecePool};
 use super::{
-    ACCEPT_BUDGET, Completion, Listener, ListenerId, RECEIVE_BUDGET, Share, Socket, Submitted, Token, Waker,
+    ACCEPT_BUDGET, Completion, HANDED_MAX, Listener, ListenerId, RECEIVE_BUDGET, Share, Socket, Submitted,
+    Token, Waker,
 };
 use crate::time::Time;
 
@@ -42,11 +43,16 @@ pub(crate) struct Simulated {
     /// Its number on the network.
     id: usize,
     chunks: Rc<ChunkPool>,
+    pieces: Rc<PiecePool>,
     slots: BTreeMap<u32, Slot>,
     listeners: BTreeMap<u32, Accepting>,
     turn: u64,
     /// What has used up its share of this turn.
     deferred: Vec<Ready>,
+    /// Slots that were handed bytes since the last `wait`.
+    handed: Vec<Token>,
+    /// Slots of which bytes have bounced.
+    bounced: VecDeque<Token>,
 }
 
 impl Simulated {
@@ -56,10 +62,13 @@ impl Simulated {
             address,
             id,
             chunks: ChunkPool::new(),
+            pieces: PiecePool::new(),
             slots: BTreeMap::new(),
             listeners: BTreeMap::new(),
             turn: 0,
             deferred: Vec::new(),
+            handed: Vec::new(),
+            bounced: VecDeque::new(),
         }
     }
 
@@ -73,6 +82,11 @@ impl Simulated {
 
     pub(crate) fn waker(&self) -> Waker {
         Waker::Simulated
+    }
+
+    /// Where the buffers of sent bytes go.
+    pub(crate) fn use_pieces(&mut self, pieces: Rc<PiecePool>) {
+        self.pieces = pieces;
     }
 
     pub(crate) fn listen(&mut self, id: ListenerId, listener: Listener) -> io::Result<()> {
@@ -156,23 +170,55 @@ impl Simulated {
         let Some(slot) = slot(&mut self.slots, token) else {
             return Submitted::Done(Err(Errno::BADF.into()));
         };
-        debug_assert!(slot.outgoing.is_none(), "one send is in flight already");
+        debug_assert!(slot.outgoing.is_none() || slot.bounced > 0, "one send is in flight already");
         debug_assert!(!slot.connecting && slot.closed_at.is_none(), "the slot is not connected");
         let mut state = self.network.state();
+        let overtakes = slot.is_unconfirmed();
+        if !overtakes && outgoing.len() <= HANDED_MAX && state.hands_over() {
+            slot.handed = Some(Box::new(std::mem::take(outgoing)));
+            self.handed.push(token);
+            return Submitted::Handed;
+        }
         slot.sent_at = state.completion_time();
-        if slot.sent_at <= state.now
+        if !overtakes
+            && slot.sent_at <= state.now
             && let Some(result) = state.send(slot.end, outgoing)
         {
             return Submitted::Done(result.map_err(io::Error::from));
         }
-        slot.outgoing = Some(Box::new(std::mem::take(outgoing)));
+        match &mut slot.outgoing {
+            Some(bounced) => bounced.append(outgoing),
+            None => slot.outgoing = Some(Box::new(std::mem::take(outgoing))),
+        }
         state.push_at(slot.sent_at, self.id, Ready::Slot(token));
         Submitted::InFlight
+    }
+
+    /// Sends what was handed over; what does not go bounces, and is in flight from now on.
+    fn confirm(&mut self, token: Token) {
+        let Some(slot) = slot(&mut self.slots, token) else { return };
+        let Some(mut outgoing) = slot.handed.take() else { return };
+        let mut state = self.network.state();
+        slot.sent_at = state.completion_time();
+        outgoing.advance(slot.send_handed(&mut state, &outgoing), &self.pieces);
+        if !outgoing.is_empty() {
+            slot.bounced = outgoing.len();
+            self.bounced.push_back(token);
+            if let Some(mut behind) = slot.outgoing.replace(outgoing)
+                && let Some(bounced) = &mut slot.outgoing
+            {
+                bounced.append(&mut behind);
+            }
+        }
+        state.push_at(slot.sent_at, self.id, Ready::Slot(token));
     }
 
     /// A send that would take time takes nothing now.
     pub(crate) fn send_now(&mut self, token: Token, bytes: &[u8]) -> io::Result<usize> {
         let slot = slot(&mut self.slots, token).ok_or(Errno::BADF)?;
+        if slot.is_unconfirmed() {
+            return Ok(0);
+        }
         debug_assert!(slot.outgoing.is_none(), "nothing overtakes the send in flight");
         debug_assert!(!slot.connecting && slot.closed_at.is_none(), "the slot is not connected");
         let mut state = self.network.state();
@@ -183,16 +229,24 @@ impl Simulated {
         sent.unwrap_or(Ok(0)).map_err(io::Error::from)
     }
 
-    pub(crate) fn shutdown(&mut self, token: Token) -> io::Result<()> {
+    /// Sends FIN behind what was handed over; or says how much of that has bounced.
+    pub(crate) fn shutdown(&mut self, token: Token) -> io::Result<usize> {
+        self.confirm(token);
         let Some(slot) = slot(&mut self.slots, token) else {
-            return Ok(());
+            return Ok(0);
         };
-        debug_assert!(slot.outgoing.is_none(), "FIN would overtake the send in flight");
         debug_assert!(slot.closed_at.is_none(), "the slot is closing");
-        Ok(self.network.state().shutdown(slot.end)?)
+        if slot.bounced > 0 {
+            return Ok(std::mem::take(&mut slot.bounced));
+        }
+        debug_assert!(slot.outgoing.is_none(), "FIN would overtake the send in flight");
+        self.network.state().shutdown(slot.end)?;
+        Ok(0)
     }
 
+    /// What was handed over before leaves before the end does.
     pub(crate) fn close(&mut self, token: Token, reset: bool) {
+        self.confirm(token);
         let Some(slot) = slot(&mut self.slots, token) else {
             return;
         };
@@ -207,6 +261,9 @@ impl Simulated {
     /// Begins a turn. Nothing to wait for: time moves only between turns, and not by our doing.
     pub(crate) fn wait(&mut self, _until: Option<Time>) -> io::Result<()> {
         self.turn += 1;
+        for token in std::mem::take(&mut self.handed) {
+            self.confirm(token);
+        }
         let mut state = self.network.state();
         for ready in self.deferred.drain(..) {
             state.push_now(self.id, ready);
@@ -218,18 +275,31 @@ impl Simulated {
     #[cfg(test)]
     fn has_ready(&self) -> bool {
         let state = self.network.state();
-        state.ready(self.id).chain(self.deferred.iter().copied()).any(|ready| match ready {
-            Ready::Slot(token) => {
-                let slot = self.slots.get(&token.index).filter(|slot| slot.token == token);
-                slot.is_some_and(|slot| slot.due(&state).is_some())
-            }
-            Ready::Listener(number) => {
-                self.listeners.get(&number).is_some_and(|accepting| accepting.is_due(&state))
-            }
-        })
+        let bounced = self.bounced.iter().any(|token| {
+            self.slots.get(&token.index).is_some_and(|slot| slot.token == *token && slot.bounced > 0)
+        });
+        bounced
+            || state.ready(self.id).chain(self.deferred.iter().copied()).any(|ready| match ready {
+                Ready::Slot(token) => {
+                    let slot = self.slots.get(&token.index).filter(|slot| slot.token == token);
+                    slot.is_some_and(|slot| slot.due(&state).is_some())
+                }
+                Ready::Listener(number) => {
+                    self.listeners.get(&number).is_some_and(|accepting| accepting.is_due(&state))
+                }
+            })
+    }
+
+    /// Whether bytes were handed over that the next turn sends.
+    #[cfg(test)]
+    fn has_handed(&self) -> bool {
+        self.slots.values().any(|slot| slot.handed.is_some())
     }
 
     pub(crate) fn next(&mut self) -> Option<Completion> {
+        if let Some(bounced) = self.next_bounced() {
+            return Some(bounced);
+        }
         loop {
             let ready = self.network.state().pop_ready(self.id)?;
             let completion = match ready {
@@ -242,6 +312,17 @@ impl Simulated {
                 return completion;
             }
         }
+    }
+
+    fn next_bounced(&mut self) -> Option<Completion> {
+        while let Some(token) = self.bounced.pop_front() {
+            // A shutdown may have told it.
+            let bounced = slot(&mut self.slots, token).map_or(0, |slot| std::mem::take(&mut slot.bounced));
+            if bounced > 0 {
+                return Some(Completion::Bounced { token, unsent: bounced });
+            }
+        }
+        None
     }
 
     fn next_of_slot(&mut self, token: Token) -> Option<Completion> {
@@ -337,6 +418,10 @@ struct Slot {
     /// The send in flight, which is not over before `sent_at`.
     outgoing: Option<Box<Outgoing>>,
     sent_at: Time,
+    /// What counts as sent, and goes out with the next turn, or bounces.
+    handed: Option<Box<Outgoing>>,
+    /// So many bytes of `outgoing` have bounced, and nobody was told.
+    bounced: usize,
     /// Closed by the worker; told at this time.
     closed_at: Option<Time>,
     share: Share,
@@ -363,9 +448,26 @@ impl Slot {
             failed: false,
             outgoing: None,
             sent_at: Time::ZERO,
+            handed: None,
+            bounced: 0,
             closed_at: None,
             share: Share::default(),
         }
+    }
+
+    /// Whether bytes that count as sent may not be, as far as the worker knows.
+    fn is_unconfirmed(&self) -> bool {
+        self.handed.is_some() || self.bounced > 0
+    }
+
+    /// Sends what it can of what was handed over; returns how much that is. What breaks the connection is told by the
+    /// send in flight that the rest becomes.
+    fn send_handed(&self, state: &mut State, outgoing: &Outgoing) -> usize {
+        let stands = state.end(self.end).is_some_and(|end| end.broken().is_none());
+        if !stands || self.sent_at > state.now {
+            return 0;
+        }
+        state.send(self.end, outgoing).and_then(Result::ok).unwrap_or(0)
     }
 
     fn due(&self, state: &State) -> Option<Due> {
@@ -377,7 +479,8 @@ impl Slot {
             let result = end.broken().map_or(Ok(()), Err);
             return end.is_settled().then_some(Due::Connected(result));
         }
-        if self.outgoing.is_some() && self.sent_at <= state.now && state.can_send(self.end) {
+        let may_send = self.outgoing.is_some() && !self.is_unconfirmed();
+        if may_send && self.sent_at <= state.now && state.can_send(self.end) {
             return Some(Due::Sent);
         }
         match end.broken() {

@@ -317,6 +317,11 @@ impl State {
         if self.chance(self.faults.late_completions) { self.arrival() } else { self.now }
     }
 
+    /// Whether a send is put off to the next turn, and counts as sent.
+    pub(super) fn hands_over(&mut self) -> bool {
+        self.chance(self.faults.handed_sends)
+    }
+
     pub(super) fn log(&mut self, what: fmt::Arguments<'_>) {
         self.trace.line(self.now, what);
     }

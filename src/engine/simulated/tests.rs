@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use super::{Endpoint, Faults, Network, Simulated};
 use crate::engine::buffer::{Outgoing, PiecePool};
 use crate::engine::{
-    ACCEPT_BUDGET, Completion, Listener, ListenerId, RECEIVE_BUDGET, Socket, Submitted, Token,
+    ACCEPT_BUDGET, Completion, HANDED_MAX, Listener, ListenerId, RECEIVE_BUDGET, Socket, Submitted, Token,
 };
 use crate::time::Time;
 
@@ -61,28 +61,13 @@ fn the_window_bounds_what_a_peer_that_never_reads_is_sent() {
     let network = Network::new(3, Faults::harsh().window(10_000));
     let mut pair = Pair::new(&network);
     let mut outgoing = pattern(50_000);
-    let mut sent = 0;
-    let pool = PiecePool::new();
-    loop {
-        let result = match pair.client.send(pair.token, &mut outgoing) {
-            Submitted::Done(result) => Some((std::mem::take(&mut outgoing), result)),
-            Submitted::InFlight => settle(&network, [&mut pair.client, &mut pair.server])
-                .into_iter()
-                .find_map(|(_, completion)| match completion {
-                    Completion::Sent { outgoing, result, .. } => Some((*outgoing, result)),
-                    _ => None,
-                }),
-            Submitted::Handed => unreachable!("a simulated engine hands nothing over"),
-        };
-        let Some((back, result)) = result else { break };
-        let n = result.expect("the peer is there");
-        sent += n;
-        outgoing = back;
-        outgoing.advance(n, &pool);
+    // The last send, of which nothing goes, has no end.
+    while let Some(rest) = pair.send_some(&network, outgoing) {
+        outgoing = rest;
     }
-    assert_eq!(sent, 10_000);
-
     pair.server.receive(pair.token);
+    assert_eq!(bytes_received(&settle(&network, [&mut pair.server])), 10_000);
+
     let seen = settle(&network, [&mut pair.client, &mut pair.server]);
     let taken = seen.iter().find_map(|(_, completion)| match completion {
         Completion::Sent { result, .. } => result.as_ref().ok(),
@@ -97,7 +82,7 @@ fn fin_comes_once_and_after_all_data() {
         let network = Network::new(seed, Faults::harsh());
         let mut pair = Pair::new(&network);
         pair.send_all(&network, 30_000);
-        pair.client.shutdown(pair.token).expect("it is connected");
+        assert_eq!(pair.client.shutdown(pair.token).expect("it is connected"), 0);
         pair.server.receive(pair.token);
         let mut received = 0;
         let mut ended = 0;
@@ -210,6 +195,111 @@ fn a_connection_that_broke_before_it_was_opened_says_so() {
     server.open(token(0), socket).expect("it was accepted");
     let seen = settle(&network, [&mut server]);
     assert_eq!(failures(&seen), [(0, Errno::CONNRESET.raw_os_error())]);
+}
+
+#[test]
+fn bytes_that_were_handed_over_go_out_with_the_next_turn() {
+    let network = Network::new(1, Faults::none().handed_sends(1.0));
+    let mut pair = Pair::new(&network);
+    let mut outgoing = pattern(100);
+    assert!(matches!(pair.client.send(pair.token, &mut outgoing), Submitted::Handed));
+    assert!(outgoing.is_empty(), "the engine has them");
+    assert!(pair.client.next().is_none());
+    assert_eq!(network.next_event(), None, "nothing has left");
+    assert!(turn(&mut pair.client).is_empty(), "nothing is said of what went well");
+    pair.server.receive(pair.token);
+    assert_eq!(bytes_received(&settle(&network, [&mut pair.client, &mut pair.server])), 100);
+}
+
+#[test]
+fn what_bounces_is_told_first_and_goes_out_before_what_followed() {
+    let network = Network::new(1, Faults::none().handed_sends(1.0).window(60));
+    let mut pair = Pair::new(&network);
+    let mut outgoing = pattern(100);
+    assert!(matches!(pair.client.send(pair.token, &mut outgoing), Submitted::Handed));
+    assert_eq!(pair.client.send_now(pair.token, b"late").expect("it stands"), 0, "nothing overtakes");
+    outgoing.push_owned(Bytes::from_static(b"behind"));
+    assert!(matches!(pair.client.send(pair.token, &mut outgoing), Submitted::InFlight));
+    pair.client.wait(None).expect("it cannot fail");
+    assert_eq!(pair.client.send_now(pair.token, b"late").expect("it stands"), 0, "still nothing overtakes");
+    assert!(matches!(pair.client.next(), Some(Completion::Bounced { unsent: 40, .. })));
+    pair.server.receive(pair.token);
+    let mut received = Vec::new();
+    let mut taken = Vec::new();
+    for (_, completion) in settle(&network, [&mut pair.client, &mut pair.server]) {
+        match completion {
+            Completion::Received { chunk, .. } => received.extend_from_slice(&chunk),
+            Completion::Sent { outgoing, result, .. } => {
+                taken.push((outgoing.len(), result.expect("the peer is there")));
+            }
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+    assert_eq!(taken, [(46, 46)]);
+    assert_eq!(received, [pattern_bytes(100), b"behind".to_vec()].concat());
+}
+
+#[test]
+fn more_than_may_be_handed_over_is_sent_otherwise() {
+    let network = Network::new(1, Faults::none().handed_sends(1.0));
+    let mut pair = Pair::new(&network);
+    let sent = pair.client.send(pair.token, &mut pattern(HANDED_MAX + 1));
+    assert!(matches!(sent, Submitted::Done(Ok(n)) if n == HANDED_MAX + 1), "{sent:?}");
+    assert!(matches!(pair.client.send(pair.token, &mut pattern(HANDED_MAX)), Submitted::Handed));
+}
+
+#[test]
+fn fin_waits_for_what_has_bounced_and_is_asked_for_again() {
+    for told in [false, true] {
+        let network = Network::new(1, Faults::none().handed_sends(1.0).window(60));
+        let mut pair = Pair::new(&network);
+        assert!(matches!(pair.client.send(pair.token, &mut pattern(100)), Submitted::Handed));
+        if told {
+            pair.client.wait(None).expect("it cannot fail");
+        }
+        assert_eq!(pair.client.shutdown(pair.token).expect("it stands"), 40);
+        pair.server.receive(pair.token);
+        let seen = settle(&network, [&mut pair.client, &mut pair.server]);
+        assert!(!seen.iter().any(|(_, c)| matches!(c, Completion::Bounced { .. })), "told once");
+        assert!(!seen.iter().any(|(_, c)| matches!(c, Completion::ReceiveEnded { .. })), "no FIN");
+        assert_eq!(bytes_received(&seen), 100);
+        assert_eq!(pair.client.shutdown(pair.token).expect("it stands"), 0);
+        let seen = settle(&network, [&mut pair.client, &mut pair.server]);
+        assert!(matches!(seen[..], [(1, Completion::ReceiveEnded { .. })]), "{seen:?}");
+    }
+}
+
+#[test]
+fn a_close_gives_back_what_has_bounced() {
+    for reset in [false, true] {
+        let network = Network::new(1, Faults::none().handed_sends(1.0).window(60));
+        let mut pair = Pair::new(&network);
+        let mut outgoing = pattern(100);
+        assert!(matches!(pair.client.send(pair.token, &mut outgoing), Submitted::Handed));
+        outgoing.push_owned(Bytes::from_static(b"behind"));
+        assert!(matches!(pair.client.send(pair.token, &mut outgoing), Submitted::InFlight));
+        pair.client.close(pair.token, reset);
+        let told = turn(&mut pair.client);
+        let [(_, Completion::Bounced { unsent: 40, .. }), (_, Completion::Closed { outgoing, .. })] =
+            &told[..]
+        else {
+            panic!("unexpected {told:?}")
+        };
+        assert_eq!(outgoing.as_ref().map(|left| left.len()), Some(46));
+    }
+}
+
+#[test]
+fn what_is_handed_over_to_a_broken_connection_bounces_and_fails_with_the_cause() {
+    let network = Network::new(1, Faults::none().handed_sends(1.0));
+    let mut pair = Pair::new(&network);
+    pair.server.close(pair.token, true);
+    settle(&network, [&mut pair.server]);
+    assert!(matches!(pair.client.send(pair.token, &mut pattern(10)), Submitted::Handed));
+    let told = turn(&mut pair.client);
+    let (_, Completion::Bounced { unsent: 10, .. }) = &told[0] else { panic!("unexpected {told:?}") };
+    let (_, Completion::Sent { result: Err(error), .. }) = &told[1] else { panic!("unexpected {told:?}") };
+    assert_eq!(error.raw_os_error(), Some(Errno::CONNRESET.raw_os_error()));
 }
 
 #[test]
@@ -368,7 +458,7 @@ fn an_accept_can_be_aborted() {
 #[test]
 fn close_gives_back_the_send_in_flight() {
     for seed in 0..10 {
-        let network = Network::new(seed, Faults::harsh().partial_sends(0.0).window(10));
+        let network = Network::new(seed, Faults::harsh().partial_sends(0.0).handed_sends(0.0).window(10));
         let mut pair = Pair::new(&network);
         pair.send_all(&network, 10);
         assert!(matches!(pair.client.send(pair.token, &mut pattern(33)), Submitted::InFlight));
@@ -555,16 +645,17 @@ fn drive(
 ) {
     loop {
         for (number, engine) in engines.iter_mut().enumerate() {
-            while engine.has_ready() {
+            while engine.has_ready() || engine.has_handed() {
+                let mut has_ready = engine.has_ready();
                 engine.wait(None).expect("it cannot fail");
-                let completion = engine.next().expect("has_ready tells the truth");
-                handle(number, engine, completion);
                 while let Some(completion) = engine.next() {
+                    has_ready = false;
                     handle(number, engine, completion);
                 }
+                assert!(!has_ready, "has_ready tells the truth");
             }
         }
-        if engines.iter().any(|engine| engine.has_ready()) {
+        if engines.iter().any(|engine| engine.has_ready() || engine.has_handed()) {
             continue;
         }
         let Some(at) = network.next_event() else { return };
@@ -649,22 +740,36 @@ impl Pair {
 
     /// Sends from the client what has to fit into the window.
     fn send_all(&mut self, network: &Network, len: usize) {
-        let pool = PiecePool::new();
         let mut outgoing = pattern(len);
         while !outgoing.is_empty() {
-            let (back, result) = match self.client.send(self.token, &mut outgoing) {
-                Submitted::Done(result) => (std::mem::take(&mut outgoing), result),
-                Submitted::InFlight => loop {
-                    if let Some(Completion::Sent { outgoing, result, .. }) = self.client.next() {
-                        break (*outgoing, result);
-                    }
-                    network.advance(network.next_event().expect("the send has an end"));
-                },
-                Submitted::Handed => unreachable!("a simulated engine hands nothing over"),
-            };
-            outgoing = back;
-            outgoing.advance(result.expect("the peer is there"), &pool);
+            outgoing = self.send_some(network, outgoing).expect("the send has an end");
         }
+    }
+
+    /// Sends what goes, however the engine goes about it, and returns the rest; `None` if that has no end.
+    fn send_some(&mut self, network: &Network, mut outgoing: Outgoing) -> Option<Outgoing> {
+        let mut seen = Vec::new();
+        match self.client.send(self.token, &mut outgoing) {
+            Submitted::Done(result) => {
+                outgoing.advance(result.expect("the peer is there"), &PiecePool::new());
+                return Some(outgoing);
+            }
+            Submitted::Handed => {
+                seen = turn(&mut self.client);
+                if !seen.iter().any(|(_, completion)| matches!(completion, Completion::Bounced { .. })) {
+                    return Some(outgoing);
+                }
+            }
+            Submitted::InFlight => {}
+        }
+        seen.extend(settle(network, [&mut self.client]));
+        seen.into_iter().find_map(|(_, completion)| match completion {
+            Completion::Sent { mut outgoing, result, .. } => {
+                outgoing.advance(result.expect("the peer is there"), &PiecePool::new());
+                Some(*outgoing)
+            }
+            _ => None,
+        })
     }
 }
 
@@ -726,7 +831,7 @@ impl Side {
                 self.sent(engine, *outgoing, result.ok());
             }
             Completion::Failed { .. } | Completion::Connected { .. } => self.finish(engine),
-            Completion::Bounced { .. } => unreachable!("a simulated engine hands nothing over"),
+            Completion::Bounced { .. } => self.in_flight = true,
         }
         self.progress(engine, echoes);
     }
@@ -737,17 +842,16 @@ impl Side {
             match engine.send(token(0), &mut outgoing) {
                 Submitted::Done(result) => self.sent(engine, outgoing, result.ok()),
                 Submitted::InFlight => self.in_flight = true,
-                Submitted::Handed => unreachable!("a simulated engine hands nothing over"),
+                Submitted::Handed => {}
             }
         }
-        if self.finished || self.in_flight {
+        if self.finished || self.in_flight || (echoes && !self.ended) {
             return;
         }
-        match (self.ended, echoes) {
-            (true, _) => self.finish(engine),
-            // All is sent; a connection that broke meanwhile is told by `Failed`.
-            (false, false) => drop(engine.shutdown(token(0))),
-            (false, true) => {}
+        // All is sent, unless it bounces; a connection that broke meanwhile is told by `Failed`.
+        self.in_flight = engine.shutdown(token(0)).is_ok_and(|unsent| unsent > 0);
+        if self.ended && !self.in_flight {
+            self.finish(engine);
         }
     }
 

@@ -9,7 +9,8 @@
 //! 3. The memory lives until the last lease and the engine are gone, or for ever if the kernel may still write to it.
 //!
 //! Buffers are used in the order in which they were published, so the number that is published is also the number of
-//! cache lines in use: a small window that grows when it turns out too small beats many buffers. They lie one cache line
+//! cache lines, and of pages, in use: a small window that grows while it turns out too small, and then shrinks again, beats
+//! many buffers. They lie one cache line
 //! further apart than a power of two, or the first lines of all would compete for the same place in the cache.
 
 #![allow(unsafe_code)]
@@ -21,6 +22,8 @@ use std::ptr::NonNull;
 use std::rc::Rc;
 
 const CACHE_LINE: usize = 64;
+/// After so many turns a window that was too wide all the time gets narrower.
+const NARROW_AFTER: u16 = 256;
 
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 enum State {
@@ -40,8 +43,14 @@ pub(crate) struct Buffers {
     /// Free buffers; the last one freed is the next to be published.
     free: RefCell<Vec<u16>>,
     published: Cell<u16>,
-    /// How many buffers may be published at once.
+    /// How many buffers may be published at once,
     window: Cell<u16>,
+    /// at least.
+    window_min: u16,
+    /// The fewest that were published of late, when the kernel had taken what it needed,
+    spare: Cell<u16>,
+    /// and for how many turns that has been watched.
+    turns: Cell<u16>,
 }
 
 impl Buffers {
@@ -67,6 +76,9 @@ impl Buffers {
             free: RefCell::new((0..count).rev().collect()),
             published: Cell::new(0),
             window: Cell::new(window.min(count)),
+            window_min: window.min(count),
+            spare: Cell::new(u16::MAX),
+            turns: Cell::new(0),
         })
     }
 
@@ -98,6 +110,19 @@ impl Buffers {
     /// Lets more buffers be published at once: the kernel ran out of them.
     pub(super) fn widen(&self) {
         self.window.set(self.window.get().saturating_mul(2).min(self.count()));
+    }
+
+    /// A turn begins: narrows the window again if half of it has not been needed for a while.
+    pub(super) fn begin_turn(&self) {
+        self.spare.set(self.spare.get().min(self.published.get()));
+        self.turns.set(self.turns.get() + 1);
+        if self.turns.get() == NARROW_AFTER {
+            if self.spare.get() > self.window.get() / 2 {
+                self.window.set((self.window.get() / 2).max(self.window_min));
+            }
+            self.turns.set(0);
+            self.spare.set(u16::MAX);
+        }
     }
 
     /// The next free buffer that should go to the kernel, which has it from now on: its number and its address.

@@ -216,7 +216,7 @@ impl Kernel for Ring {
 
     fn is_stirring(&self) -> bool {
         // SAFETY: only the flags are read; `&mut self` is needed for everything that moves the tail.
-        self.has_completed() || unsafe { self.ring.submission_shared() }.taskrun()
+        self.has_completed() || self.has_overflowed() || unsafe { self.ring.submission_shared() }.taskrun()
     }
 
     fn receive(&mut self, socket: BorrowedFd<'_>, into: &mut [u8]) -> Result<usize, Errno> {

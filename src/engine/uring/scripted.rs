@@ -365,7 +365,7 @@ impl Kernel for Scripted {
     }
 
     fn is_stirring(&self) -> bool {
-        self.has_completed()
+        self.has_completed() || self.has_overflowed()
     }
 
     fn receive(&mut self, socket: BorrowedFd<'_>, into: &mut [u8]) -> Result<usize, Errno> {
@@ -592,7 +592,7 @@ impl State {
             }
             Cancels::Slowly => {
                 self.in_flight[at].cancelled.get_or_insert(self.enters);
-            },
+            }
             _ => {
                 let submission = self.in_flight.remove(at);
                 self.end(submission.key, Err(Errno::CANCELED), None);
@@ -666,9 +666,7 @@ impl State {
                 let mask = sock.mask();
                 return !news || mask == 0 || self.tell(key, mask, None);
             }
-            Request::SendQuietly { .. }
-            | Request::Cancel { .. }
-            | Request::CancelAll => return true,
+            Request::SendQuietly { .. } | Request::Cancel { .. } | Request::CancelAll => return true,
         }
         false
     }
@@ -691,16 +689,13 @@ impl State {
                 return self.receives_nothing(key, id);
             }
             let mut n = sock.incoming.len().min(self.buffers.size());
-            if self.caps {
-                n = n.min(submission.left as usize);
-            }
             if self.chooses(4, 1) {
                 n = n.min(1 + usize::from(self.choose(255)));
             }
             let bytes: Vec<u8> = self.sockets[id.0].incoming.drain(..n).collect();
             let buffer = Some(self.fill(&bytes));
             submission.left = submission.left.saturating_sub(n as u32);
-            // It may also end for no reason that anybody is told.
+            // The cap is looked at between receptions. It may also end for no reason that anybody is told.
             let ends = self.caps && submission.left == 0 || self.chooses(16, 15);
             if ends {
                 self.end(key, Ok(n), buffer);

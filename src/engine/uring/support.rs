@@ -1,13 +1,14 @@
 //! Whether io_uring works here, found out by using it: versions lie, kernels are patched, and containers forbid.
 //!
-//! Once per process a small ring does to a pair of sockets all that the engine will do. What fails is named.
+//! A small ring does to a pair of sockets all that the engine will do, once per process; again only if descriptors or memory
+//! were short. What fails is named.
 
 #![allow(unsafe_code)] // pushes two requests; see `Trial::ask`
 
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 
 use rustix::io::Errno;
 
@@ -18,10 +19,19 @@ use crate::engine::{Refusal, UringFeatures};
 
 const ENGINE: &str = "io_uring";
 
-/// What there is, or why the engine cannot run; found out at the first call.
-pub(crate) fn support() -> &'static Result<UringFeatures, Refusal> {
-    static SUPPORT: OnceLock<Result<UringFeatures, Refusal>> = OnceLock::new();
-    SUPPORT.get_or_init(try_out)
+/// What there is, or why the engine cannot run; found out at the first call. What may pass is not remembered: a process
+/// that was short of descriptors once would do without io_uring for good.
+pub(crate) fn support() -> Result<UringFeatures, Refusal> {
+    static SUPPORT: Mutex<Option<Result<UringFeatures, Refusal>>> = Mutex::new(None);
+    let mut known = SUPPORT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = &*known {
+        return known.clone();
+    }
+    let found = try_out();
+    if !found.as_ref().is_err_and(Refusal::passes) {
+        *known = Some(found.clone());
+    }
+    found
 }
 
 const TRIAL: Sizes = Sizes { submissions: 8, completions: 16, buffers: 4, buffer_size: 64, window: 4 };
@@ -31,7 +41,7 @@ const CAP: u32 = 8;
 
 fn try_out() -> Result<UringFeatures, Refusal> {
     // Kernels that know no caps refuse the field.
-    receive_twice(true).or_else(|_| receive_twice(false))
+    receive_twice(true).or_else(|refusal| if refusal.passes() { Err(refusal) } else { receive_twice(false) })
 }
 
 fn receive_twice(caps: bool) -> Result<UringFeatures, Refusal> {

@@ -240,6 +240,12 @@ impl Connection {
         }
     }
 
+    /// Whether a failure was reported; one that waits behind held bytes was not.
+    pub(super) fn has_told_failure(&self) -> bool {
+        let waits = self.rare.as_ref().is_some_and(|rare| matches!(rare.end, Some(Err(_))));
+        self.is.failed && !waits
+    }
+
     pub(super) fn has_held(&self) -> bool {
         self.rare.as_ref().is_some_and(|rare| !rare.held.is_empty() || rare.end.is_some())
     }

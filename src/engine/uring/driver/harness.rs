@@ -122,7 +122,12 @@ impl Harness {
     fn step(&mut self, kind: u8, amount: usize) -> bool {
         let slot = amount % SLOTS;
         match kind % 29 {
-            0..=3 => self.turn(),
+            0..=2 => self.turn(),
+            3 => {
+                self.accepted_in_turn = 0;
+                self.driver.spin(Time::ZERO).expect("it spins");
+                self.handle(usize::MAX);
+            }
             4 => self.handle(amount % 4),
             5 => {
                 let (fd, id) = self.kernel.socket();

@@ -40,6 +40,8 @@ use connections::Connection;
 use key::{Kind, NOBODY};
 use listeners::Listening;
 
+/// Pauses between two looks at the ring, while spinning: reading what the kernel writes costs both of them.
+const SPINS_PER_LOOK: usize = 8;
 /// How long dropping the engine waits for requests to end.
 const TEARDOWN: Duration = Duration::from_secs(1);
 
@@ -190,20 +192,45 @@ impl<K: Kernel> Driver<K> {
             self.enqueue(source);
         }
         self.flush_backlog();
+        self.buffers.begin_turn();
         self.kernel.publish(&self.buffers);
         self.feed_starved();
         for token in std::mem::take(&mut self.unwatched) {
             self.watch(token);
         }
-        let pending =
-            !self.queue.is_empty() || !self.finished.is_empty() || self.next_arrived < self.arrived.len();
         // Times in the past come up with every turn that must not sleep, and need no clock.
-        let sleep = !pending && self.backlog.is_empty() && !self.hurries && until != Some(Time::ZERO);
+        let sleep =
+            !self.has_something() && self.backlog.is_empty() && !self.hurries && until != Some(Time::ZERO);
         if sleep && let Some(until) = until {
             let started = self.started;
             self.alarm.set(until, || Time::ZERO.after(started.elapsed()))?;
         }
         self.submit(sleep)
+    }
+
+    pub(crate) fn spin(&mut self, until: Time) -> io::Result<bool> {
+        self.wait(Some(Time::ZERO))?;
+        loop {
+            if self.has_something() {
+                return Ok(true);
+            }
+            // The kernel says in shared memory that it has something: no call is needed to look.
+            if self.kernel.is_stirring() {
+                self.submit(false)?;
+                continue;
+            }
+            if self.now() >= until {
+                return Ok(false);
+            }
+            for _ in 0..SPINS_PER_LOOK {
+                std::hint::spin_loop();
+            }
+        }
+    }
+
+    /// Whether `next` has something to look at.
+    fn has_something(&self) -> bool {
+        !self.queue.is_empty() || !self.finished.is_empty() || self.next_arrived < self.arrived.len()
     }
 
     /// Submits what was pushed, and takes what has completed; if `sleep`, waits until something has.

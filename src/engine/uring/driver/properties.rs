@@ -8,7 +8,8 @@ use super::harness::{Step, drive};
 /// A third of the steps leave the kernel a choice; with more, little comes to an end.
 fn step() -> impl Strategy<Value = Step> {
     let choice = prop_oneof![2 => Just(0), 1 => any::<u8>()];
-    (any::<u8>(), any::<u8>(), choice).prop_map(|(kind, amount, choice)| Step::from_bytes([kind, amount, choice]))
+    (any::<u8>(), any::<u8>(), choice)
+        .prop_map(|(kind, amount, choice)| Step::from_bytes([kind, amount, choice]))
 }
 
 proptest! {

@@ -19,7 +19,7 @@ use super::Driver;
 use super::connections::Connection;
 use super::key::Kind;
 use crate::engine::buffer::{Outgoing, PiecePool, SLICES_MAX};
-use crate::engine::{Completion, Submitted, Token};
+use crate::engine::{Completion, HANDED_MAX, Submitted, Token};
 
 /// Up to so many sends are made at once, inline; more go into the ring together, which costs less from here on
 /// (docs/design/uring.md has the measurement).
@@ -63,9 +63,9 @@ impl<K: Kernel> Driver<K> {
             return Submitted::Done(Err(io::ErrorKind::NotConnected.into()));
         };
         debug_assert!(!connection.is.sending, "one send in flight per connection");
-        let is_single = outgoing.single().is_some();
+        let may_be_handed = outgoing.single().is_some_and(|bytes| bytes.len() <= HANDED_MAX);
         let overtakes = connection.is.unconfirmed;
-        if (self.send_inline || !is_single)
+        if (self.send_inline || !may_be_handed)
             && !overtakes
             && let Some(result) = connection.write(&mut self.kernel, outgoing)
         {
@@ -79,7 +79,7 @@ impl<K: Kernel> Driver<K> {
             self.hurries = true;
             return Submitted::InFlight;
         }
-        if self.send_inline || !is_single {
+        if self.send_inline || !may_be_handed {
             // The socket was full a moment ago.
             self.send_in_flight(token, boxed);
             return Submitted::InFlight;
@@ -214,7 +214,8 @@ impl<K: Kernel> Driver<K> {
         }
         if connection.is.closing || failure.is_some() {
             connection.outgoing = Some(outgoing);
-            if let Some(error) = failure.filter(|_| !connection.is.closing && !connection.is.failed) {
+            if let Some(error) = failure.filter(|_| !connection.is.closing && !connection.has_told_failure())
+            {
                 connection.fail();
                 self.finished.push_back(Completion::Failed { token, error: error.into() });
             }

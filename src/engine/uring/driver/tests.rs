@@ -18,7 +18,7 @@ use super::{Driver, TEARDOWN};
 use crate::config::SocketOptions;
 use crate::engine::buffer::{CHUNK_SIZE, Chunk, Outgoing};
 use crate::engine::{
-    ACCEPT_BUDGET, Completion, Listener, ListenerId, RECEIVE_BUDGET, Socket, Submitted, Token,
+    ACCEPT_BUDGET, Completion, HANDED_MAX, Listener, ListenerId, RECEIVE_BUDGET, Socket, Submitted, Token,
 };
 use crate::time::Time;
 
@@ -493,6 +493,21 @@ fn bytes_that_are_handed_over_are_sent_together_and_say_nothing() {
 }
 
 #[test]
+fn only_so_many_bytes_of_a_connection_are_handed_over() {
+    let mut world = World::new();
+    world.driver().expect_sends(100);
+    let (most, _) = world.open(0);
+    let (more, _) = world.full(1);
+    let mut submit = |token, len| {
+        let mut outgoing = Outgoing::default();
+        outgoing.push_owned(Bytes::from(vec![0; len]));
+        world.driver().send(token, &mut outgoing)
+    };
+    assert!(matches!(submit(most, HANDED_MAX), Submitted::Handed));
+    assert!(matches!(submit(more, HANDED_MAX + 1), Submitted::InFlight));
+}
+
+#[test]
 fn more_sends_than_the_queue_holds_are_all_made() {
     let mut world = World::new();
     world.driver().expect_sends(100);
@@ -627,6 +642,24 @@ fn handed_over_bytes_that_the_kernel_fails_to_send_are_a_failure() {
     world.send(token, "hello");
     world.kernel.breaks(socket, Errno::PIPE);
     assert_eq!(world.settle(), ["0 bounced 5", "0 failed BrokenPipe"]);
+    world.driver().close(token, false);
+    assert_eq!(world.settle(), ["0 closed with 5"]);
+}
+
+#[test]
+fn a_failure_that_waits_behind_held_bytes_is_told_when_a_send_meets_it() {
+    let mut world = World::new();
+    let (token, socket) = world.reader(0);
+    world.driver().pause(token);
+    world.late(token, b"held");
+    world.kernel.breaks(socket, Errno::CONNRESET);
+    world.kernel.state().cancels = Cancels::TooLate;
+    assert_eq!(world.settle(), [""; 0]);
+    world.driver().expect_sends(100);
+    world.send(token, "hello");
+    assert_eq!(world.settle(), ["0 bounced 5", "0 failed BrokenPipe"]);
+    world.driver().receive(token);
+    assert_eq!(world.settle(), [""; 0]);
     world.driver().close(token, false);
     assert_eq!(world.settle(), ["0 closed with 5"]);
 }
@@ -894,6 +927,18 @@ fn an_enter_that_fails_is_told_to_the_worker() {
     world.kernel.state().enter_fails.push_back(Errno::BADF);
     let result = world.driver().wait(Some(Time::ZERO));
     assert_eq!(result.map_err(|error| error.raw_os_error()), Err(Some(Errno::BADF.raw_os_error())));
+}
+
+#[test]
+fn a_spin_ends_with_the_first_completion_or_in_time() {
+    let mut world = World::new();
+    let (_, socket) = world.reader(0);
+    world.settle();
+    let now = world.driver().now();
+    assert_eq!(world.driver().spin(now).ok(), Some(false));
+    world.kernel.arrives(socket, b"hello");
+    assert_eq!(world.driver().spin(Time::NEVER).ok(), Some(true));
+    assert_eq!(world.told(), ["0 received hello"]);
 }
 
 // Listeners.
