@@ -219,9 +219,11 @@ scenario! {
             drop(conn);
         });
         assert_eq!(notes.closed(CloseReason::Timeout(Deadline::Write)), 1);
-        assert!(notes.look(|noted| noted.pending_max) <= max);
+        // What counted as sent and was not, comes on top.
+        let most = max + 32 * 1024;
+        assert!(notes.look(|noted| noted.pending_max) <= most);
         let stats = world.stop(&server);
-        assert!(stats.unsent > 0 && stats.unsent <= max as u64, "{stats:?}");
+        assert!(stats.unsent > 0 && stats.unsent <= most as u64, "{stats:?}");
     }
 }
 
@@ -1190,8 +1192,7 @@ scenario! {
                 assert_pattern(&all, 0);
             });
             if !world.is_simulated() {
-                let large_first = burst.sizes[0] > 10;
-                assert_eq!(burst.sent_at_once.load(Ordering::SeqCst) > 0, large_first, "only the first can");
+                assert!(burst.sent_at_once.load(Ordering::SeqCst) > 0, "the first does not wait for the others");
             }
             let stats = world.stop(&server);
             assert_eq!((stats.sent, stats.unsent), (total as u64, 0));

@@ -339,12 +339,12 @@ impl Harness {
         assert!(!self.fin_sent && self.in_flight.is_none(), "nothing is overtaken");
         assert_eq!(self.sent + self.unconfirmed(), self.queued, "nothing is left behind");
         if self.handed.is_some() {
-            return self.conn.sent_past_queue(n, &Ok(0));
+            return self.conn.sent_past_queue(n, &Ok(0), self.now);
         }
         let result = std::mem::replace(&mut self.past_queue, Ok(0)).map(|most| most.min(n));
         self.broken |= result.is_err();
         self.sent += *result.as_ref().unwrap_or(&0);
-        self.conn.sent_past_queue(n, &result)
+        self.conn.sent_past_queue(n, &result, self.now)
     }
 
     /// Does what the core asks for, and checks what must always hold.

@@ -381,10 +381,12 @@ impl Conn {
 
     /// The engine was lent `len` bytes past the queue, and `result` tells how many it sent. Returns how many are over
     /// and done with; the rest has to be queued. After a failure none is left: it takes all of them, as it takes a queue.
-    pub(crate) fn sent_past_queue(&mut self, len: usize, result: &io::Result<usize>) -> usize {
+    pub(crate) fn sent_past_queue(&mut self, len: usize, result: &io::Result<usize>, now: Time) -> usize {
         match result {
             Ok(n) => {
                 self.counts.sent += *n as u64;
+                // The engine may have kept them for the end of the turn.
+                self.handed_at = now;
                 *n
             }
             Err(error) => {

@@ -32,8 +32,8 @@
 //!    sent, and only if the kernel does not take all of them, `Bounced` comes before anything else is reported; what is
 //!    left is in flight then, and the `Sent` for it follows. At most [`HANDED_MAX`] bytes are handed over: a queue that
 //!    looks empty is filled again, and holds what bounces as well.
-//!    `send_now` lends bytes for the length of the call, while no send is in flight: the engine hands the kernel what it
-//!    takes at once, which may be nothing, and remembers nothing. The worker sends the rest.
+//!    `send_now` lends bytes for the length of the call, while no send is in flight: the engine gives the kernel what it
+//!    takes at once, which may be nothing, or hands over a copy of few bytes. The worker sends the rest.
 //! 5. **Failure.** A broken connection (reset, unreachable, timed out in the kernel) is told by `Failed`, by a failed
 //!    `Sent`, `Submitted::Done` or `send_now`, at least once. The token still has to be closed.
 //! 6. **Shutdown** sends FIN behind what was sent; the worker asks for it only when no send is in flight. If bytes that were

@@ -27,9 +27,11 @@ use crate::remote::RemoteState;
 use crate::server::Admission;
 use crate::time::Time;
 
-/// From this size on a message that can leave at once is not copied into the queue. The copy of a smaller one costs less
-/// than it may save: a system call, if other messages follow in the same pass.
+/// From this size on a message that can leave at once is not copied into the queue.
 const DIRECT_MIN: usize = 4 * 1024;
+/// Up to this size neither, if it is likely to be the only one of its pass. In between, the copy costs less than it may
+/// save: a system call, if other messages follow.
+const SMALL_MAX: usize = 512;
 
 pub(crate) struct Link {
     pub(crate) token: Token,
@@ -39,8 +41,8 @@ pub(crate) struct Link {
     pub(super) is_event: Cell<bool>,
     /// The handler has been told that the peer ended.
     pub(super) end_told: Cell<bool>,
-    /// The pass in which a message went past the queue last.
-    sent_past_queue: Cell<u32>,
+    /// The last pass with a message, and in the lowest bit whether it had several.
+    sends: Cell<u32>,
     /// In event style, what the connection's events go to. Away while it is being called.
     pub(super) handler: Cell<Option<Box<dyn Handler>>>,
     pub(crate) reader: Waiter,
@@ -94,7 +96,7 @@ impl Link {
             dirty: Cell::new(false),
             is_event: Cell::new(false),
             end_told: Cell::new(false),
-            sent_past_queue: Cell::new(0),
+            sends: Cell::new(0),
             handler: Cell::new(None),
             reader: Waiter::default(),
             timer: Cell::new(None),
@@ -147,11 +149,10 @@ impl Link {
     /// Sends `bytes`, for which the queue has room. [`Link::sent`] has to follow.
     #[inline]
     pub(crate) fn send(&self, conn: &mut Conn, bytes: &[u8]) {
-        if bytes.len() < DIRECT_MIN {
-            return conn.send(bytes);
-        }
         let over = self.send_past_queue(conn, bytes);
-        conn.send(&bytes[over..]);
+        if over < bytes.len() {
+            conn.send(&bytes[over..]);
+        }
     }
 
     /// Sends `bytes`, for which the queue has room, without copying them. [`Link::sent`] has to follow.
@@ -169,21 +170,27 @@ impl Link {
         }
     }
 
-    /// Gives a large message that is the next to leave to the kernel at once, from where it lies: that saves the copy into
-    /// the queue. Returns how many bytes are over and done with.
+    /// Gives a message that is the next to leave to the engine at once, from where it lies: that saves the way through the
+    /// queue, and for a large one a copy. Returns how many bytes are over and done with.
     ///
     /// Once in a pass: what follows leaves together, and a handler that sends until it is refused is refused some time,
-    /// however fast the peer reads.
+    /// however fast the peer reads. And small messages not at all if there were several in the pass before: then it is
+    /// likely that more follow, with which they leave together.
+    #[inline]
     fn send_past_queue(&self, conn: &mut Conn, bytes: &[u8]) -> usize {
-        if bytes.len() < DIRECT_MIN || !conn.is_clear() {
+        let pass = self.worker.pass.get();
+        let (last, several) = (self.sends.get() >> 1, self.sends.get() & 1);
+        if last == pass {
+            self.sends.set(pass << 1 | 1);
             return 0;
         }
-        let pass = self.worker.pass.get();
-        if self.sent_past_queue.replace(pass) == pass {
+        self.sends.set(pass << 1);
+        let small = bytes.len() < DIRECT_MIN;
+        if !conn.is_clear() || (small && (several == 1 || bytes.len() > SMALL_MAX)) {
             return 0;
         }
         let result = self.worker.engine.borrow_mut().send_now(self.token, bytes);
-        conn.sent_past_queue(bytes.len(), &result)
+        conn.sent_past_queue(bytes.len(), &result, self.worker.now())
     }
 
     pub(crate) fn mark_dirty(self: &Rc<Self>) {

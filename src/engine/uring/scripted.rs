@@ -117,6 +117,7 @@ struct Sock {
     sent: Vec<u8>,
     shut: bool,
     connected: Option<Result<(), Errno>>,
+    listens: bool,
     waiting: VecDeque<Option<Errno>>,
     closed: Option<bool>,
 }
@@ -153,12 +154,19 @@ impl Scripted {
         self.0.borrow_mut()
     }
 
-    /// A new socket, connected or listening as the test takes it.
+    /// A new socket, connected.
     pub(super) fn socket(&self) -> (OwnedFd, SocketId) {
         let (near, far) = UnixStream::pair().expect("a pair of sockets");
         let near = OwnedFd::from(near);
         let id = self.state().add(near.as_raw_fd());
         self.state().sockets[id.0].far = Some(far);
+        (near, id)
+    }
+
+    /// A new socket that listens.
+    pub(super) fn listener(&self) -> (OwnedFd, SocketId) {
+        let (near, id) = self.socket();
+        self.state().sockets[id.0].listens = true;
         (near, id)
     }
 
@@ -218,6 +226,7 @@ impl Scripted {
     }
 
     /// Bytes that wait in the socket.
+    #[cfg(test)]
     pub(super) fn unread(&self, id: SocketId) -> usize {
         self.state().sockets[id.0].incoming.len()
     }
@@ -237,6 +246,7 @@ impl Scripted {
     }
 
     /// The next buffer, filled with `bytes`.
+    #[cfg(test)]
     pub(super) fn fills(&self, bytes: &[u8]) -> u16 {
         self.state().fill(bytes)
     }
@@ -256,7 +266,8 @@ impl Scripted {
         state.provided.len() + filled.count()
     }
 
-    /// Buffers that a receive could take.
+    /// Whether a receive could take a buffer.
+    #[cfg(test)]
     pub(super) fn has_buffers(&self) -> bool {
         !self.state().provided.is_empty()
     }
@@ -279,8 +290,8 @@ impl Kernel for Scripted {
             return false;
         }
         let socket = match *request {
+            Request::PollReadable { fd } => state.by_fd(fd).filter(|id| state.sockets[id.0].listens),
             Request::Receive { fd, .. }
-            | Request::PollReadable { fd }
             | Request::PollBroken { fd }
             | Request::PollAlways { fd }
             | Request::Send { fd, .. }

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::super::kernel::{Completed, Kernel, Request};
 use super::key::Kind;
-use super::{Driver, Source, grow};
+use super::{Driver, SUBMISSIONS_MAX, Source, grow};
 use crate::engine::{ACCEPT_BUDGET, Completion, Listener, ListenerId, Share, Socket, Token};
 
 pub(super) struct Listening {
@@ -62,8 +62,14 @@ impl<K: Kernel> Driver<K> {
         if listening.polling {
             // A request keeps its socket open: connects would go on succeeding until it is gone.
             self.cancel(Kind::Accept, Token { index: id.0, generation: listening.generation });
-            drop(listening);
-            drop(self.kernel.enter(false));
+            // And it has to find this socket, not the next one with the same descriptor.
+            for _ in 0..SUBMISSIONS_MAX {
+                self.flush_backlog();
+                drop(self.submit(false));
+                if self.backlog.is_empty() && self.kernel.queued() == 0 {
+                    break;
+                }
+            }
         }
     }
 

@@ -39,9 +39,12 @@ use crate::time::Time;
 use connections::Connection;
 use key::{Kind, NOBODY};
 use listeners::Listening;
+use sending::{COPIES_MAX, Unconfirmed};
 
 /// Pauses between two looks at the ring, while spinning: reading what the kernel writes costs both of them.
 const SPINS_PER_LOOK: usize = 8;
+/// The kernel is asked so often to take what has to be submitted before something else is done.
+const SUBMISSIONS_MAX: usize = 16;
 /// How long dropping the engine waits for requests to end.
 const TEARDOWN: Duration = Duration::from_secs(1);
 
@@ -71,7 +74,9 @@ pub(crate) struct Driver<K: Kernel> {
     pieces: Rc<PiecePool>,
     send_inline: bool,
     /// Connections with bytes handed over since the last submission,
-    unconfirmed: Vec<u32>,
+    unconfirmed: Vec<Unconfirmed>,
+    /// Bytes of many connections, until they are confirmed. Never grows: the kernel reads from it.
+    copies: Vec<u8>,
     /// and whether something waits for that.
     hurries: bool,
     /// What has completed, of which the first `next_arrived` were looked at.
@@ -112,6 +117,7 @@ impl<K: Kernel> Driver<K> {
             pieces: PiecePool::new(),
             send_inline: true,
             unconfirmed: Vec::new(),
+            copies: Vec::with_capacity(COPIES_MAX),
             hurries: false,
             arrived: Vec::new(),
             next_arrived: 0,
@@ -171,7 +177,8 @@ impl<K: Kernel> Driver<K> {
 
     /// Puts a request into the ring if it has room.
     fn try_push(&mut self, key: Key, request: &Request) -> bool {
-        // SAFETY: three requests hold pointers. What the sends point to is owned by the connection's `outgoing`, what `Connect`
+        // SAFETY: three requests hold pointers. What the sends point to is owned by the connection's `outgoing`, or lies in
+        // `copies`, which neither moves nor is cleared before it was submitted; what `Connect`
         // points to by its `rare`; both are boxed, untouched while the request is in flight, and kept until it has
         // completed (or, for a quiet send, was submitted), or leaked by `drop`.
         unsafe { self.kernel.push(key, request) }
@@ -266,14 +273,6 @@ impl<K: Kernel> Driver<K> {
             }
         }
         self.arrived.len() - before
-    }
-
-    fn note_refusal(&mut self, key: Key) {
-        if key.kind() == Some(Kind::Send)
-            && let Some(connection) = self.addressee(key)
-        {
-            connection.is.refused = connection.is.unconfirmed;
-        }
     }
 
     /// Lets those receive again that found no buffer, now that there are some.

@@ -15,19 +15,29 @@ use std::rc::Rc;
 use rustix::io::Errno;
 
 use super::super::kernel::{Completed, Kernel, Key, Request};
-use super::Driver;
 use super::connections::Connection;
 use super::key::Kind;
+use super::{Driver, SUBMISSIONS_MAX};
 use crate::engine::buffer::{Outgoing, PiecePool, SLICES_MAX};
 use crate::engine::{Completion, HANDED_MAX, Submitted, Token};
 
 /// Up to so many sends are made at once, inline; more go into the ring together, which costs less from here on
 /// (docs/design/uring.md has the measurement).
 const INLINE_SENDS: usize = 3;
-/// The kernel is asked so often to take what was handed over before FIN.
-const SUBMISSIONS_BEFORE_FIN: usize = 16;
+/// Up to so many bytes are handed over as a copy among those of other connections.
+const HANDED_COPY_MAX: usize = 512;
+/// Room for such copies. When it is used up, the rest of a turn's messages takes the way of the larger ones.
+pub(super) const COPIES_MAX: usize = 64 * 1024;
 /// Free boxes that are kept.
 const BOXES_MAX: usize = 256;
+
+/// Bytes that were handed over, and await their confirmation.
+pub(super) struct Unconfirmed {
+    index: u32,
+    /// Where they are among the copies; if there are none of them, the connection has them.
+    start: u32,
+    len: u32,
+}
 
 impl<K: Kernel> Driver<K> {
     /// Where the buffers of confirmed sends go.
@@ -49,8 +59,12 @@ impl<K: Kernel> Driver<K> {
 
     pub(crate) fn send_now(&mut self, token: Token, bytes: &[u8]) -> io::Result<usize> {
         let connection = sender(&mut self.connections, token).ok_or(io::ErrorKind::NotConnected)?;
-        if connection.is.connecting || connection.is.sending || connection.is.unconfirmed {
+        let waits = connection.is.connecting || connection.is.sending || connection.is.unconfirmed;
+        if waits || bytes.is_empty() {
             return Ok(0);
+        }
+        if !self.send_inline && bytes.len() <= HANDED_COPY_MAX {
+            return Ok(self.hand_copy(token, bytes));
         }
         match write(|| self.kernel.send(connection.socket.as_fd(), bytes)) {
             Some(result) => result,
@@ -91,7 +105,7 @@ impl<K: Kernel> Driver<K> {
             if let Some(connection) = sender(&mut self.connections, token) {
                 connection.is.unconfirmed = true;
             }
-            self.unconfirmed.push(token.index);
+            self.unconfirmed.push(Unconfirmed { index: token.index, start: 0, len: 0 });
             return Submitted::Handed;
         }
         if let Some(connection) = sender(&mut self.connections, token) {
@@ -99,6 +113,32 @@ impl<K: Kernel> Driver<K> {
         }
         self.request(Kind::Send, token, Request::Send { fd, bytes, len });
         Submitted::InFlight
+    }
+
+    /// Hands a copy of few bytes over, with nothing more to remember; returns how many it took: all or none.
+    fn hand_copy(&mut self, token: Token, bytes: &[u8]) -> usize {
+        let start = self.copies.len();
+        if !self.backlog.is_empty() || start + bytes.len() > self.copies.capacity() {
+            return 0;
+        }
+        let Some(connection) = sender(&mut self.connections, token) else { return 0 };
+        // Within its capacity the copies stay where they are.
+        self.copies.extend_from_slice(bytes);
+        let (fd, bytes, len) =
+            (connection.socket.as_raw_fd(), self.copies[start..].as_ptr(), bytes.len() as u32);
+        connection.is.unconfirmed = true;
+        connection.requests += 1;
+        if !self.try_push(Key::new(Kind::Send, token), &Request::SendQuietly { fd, bytes, len }) {
+            if let Some(connection) = sender(&mut self.connections, token) {
+                connection.is.unconfirmed = false;
+                connection.requests -= 1;
+            }
+            self.copies.truncate(start);
+            return 0;
+        }
+        self.in_flight += 1;
+        self.unconfirmed.push(Unconfirmed { index: token.index, start: start as u32, len });
+        len as usize
     }
 
     /// Sends what there is room for, as soon as there is.
@@ -113,7 +153,7 @@ impl<K: Kernel> Driver<K> {
     pub(crate) fn shutdown(&mut self, token: Token) -> io::Result<usize> {
         let mut submissions = 0;
         while sender(&mut self.connections, token).is_some_and(|connection| connection.is.unconfirmed) {
-            if submissions == SUBMISSIONS_BEFORE_FIN {
+            if submissions == SUBMISSIONS_MAX {
                 return Err(io::ErrorKind::ResourceBusy.into());
             }
             submissions += 1;
@@ -143,10 +183,33 @@ impl<K: Kernel> Driver<K> {
         }
     }
 
+    /// Remembers that the kernel has refused bytes that count as sent, if this is what completed.
+    pub(super) fn note_refusal(&mut self, key: Key) {
+        if key.kind() != Some(Kind::Send) {
+            return;
+        }
+        let Some(connection) = self.addressee(key) else { return };
+        connection.is.refused = connection.is.unconfirmed;
+        if connection.is.refused && connection.outgoing.is_none() {
+            self.keep_copy(key.index());
+        }
+    }
+
+    /// Takes bytes out of the copies: what becomes of them takes longer than those live.
+    fn keep_copy(&mut self, index: u32) {
+        let entry = self.unconfirmed.iter().rev().find(|entry| entry.index == index);
+        let Some(&Unconfirmed { start, len, .. }) = entry else { return };
+        let mut outgoing = self.boxes.pop().unwrap_or_default();
+        outgoing.push_copied(&self.copies[start as usize..][..len as usize], &self.pieces);
+        if let Some(Some(connection)) = self.connections.get_mut(index as usize) {
+            connection.outgoing = Some(outgoing);
+        }
+    }
+
     /// After a submission: all quiet sends are done, but for those that completed.
     pub(super) fn confirm(&mut self) {
         let mut unconfirmed = std::mem::take(&mut self.unconfirmed);
-        for index in unconfirmed.drain(..) {
+        for Unconfirmed { index, .. } in unconfirmed.drain(..) {
             let Some(Some(connection)) = self.connections.get_mut(index as usize) else { continue };
             if connection.is.refused || !connection.is.unconfirmed {
                 continue;
@@ -154,14 +217,18 @@ impl<K: Kernel> Driver<K> {
             connection.is.unconfirmed = false;
             connection.requests -= 1;
             self.in_flight -= 1;
+            let goes_on = connection.is.closing || connection.rare.is_some();
             let token = Token { index, generation: connection.generation };
             if let Some(mut outgoing) = connection.outgoing.take() {
                 outgoing.advance(outgoing.len(), &self.pieces);
                 self.recycle(outgoing);
             }
-            self.send_next(token);
+            if goes_on {
+                self.send_next(token);
+            }
         }
         self.unconfirmed = unconfirmed;
+        self.copies.clear();
     }
 
     /// Goes on with what had to wait for a confirmation.

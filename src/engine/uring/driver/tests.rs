@@ -1022,6 +1022,17 @@ fn a_closed_listener_accepts_nothing_more_and_its_number_can_be_used_again() {
     world.driver().unlisten(ListenerId(9));
 }
 
+#[test]
+fn a_listener_is_closed_for_good_also_by_a_kernel_that_is_busy() {
+    let mut world = World::new();
+    world.listen();
+    world.kernel.state().enter_fails.extend([Errno::BUSY; 3]);
+    world.driver().unlisten(LISTENER);
+    let accept = world.kernel.in_flight().into_iter().find(|key| key.kind() == Some(Kind::Accept));
+    assert_eq!((accept, world.kernel.open_descriptors()), (None, 0));
+    assert!(world.kernel.state().enter_fails.is_empty());
+}
+
 // The waker and the alarm.
 
 #[test]
@@ -1198,7 +1209,7 @@ impl World {
     }
 
     fn listen(&mut self) -> SocketId {
-        let (fd, id) = self.kernel.socket();
+        let (fd, id) = self.kernel.listener();
         let listener = mio::net::TcpListener::from_std(std::net::TcpListener::from(fd));
         self.driver().listen(LISTENER, Listener::Os(listener)).expect("it listens");
         id
