@@ -95,11 +95,17 @@ impl<K: Kernel> Driver<K> {
             (Ok(0), _) => self.receive_ended(token, Ok(())),
             (Ok(n), Some(lease)) => {
                 connection.run = if n >= large { connection.run.saturating_add(1) } else { 0 };
+                let is = &connection.is;
+                let is_usual = completed.more && is.wanted && !is.failed && connection.rare.is_none();
                 if connection.run >= LARGE_RUN {
                     self.go_bulk(token);
                 }
                 let chunk = Chunk::leased(lease, n);
                 let chunk = if self.buffers.is_scarce() { Chunk::copied(&chunk) } else { chunk };
+                if is_usual {
+                    // What `deliver` would do, without looking again.
+                    return Some(Completion::Received { token, chunk });
+                }
                 self.deliver(token, chunk)
             }
             (Err(Errno::NOBUFS), _) => {
