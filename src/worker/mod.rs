@@ -9,8 +9,9 @@
 //!
 //! Handlers never touch the engine. What they ask for stays in their connection, which is marked dirty; the worker
 //! carries it out when they have returned, so what one call sends leaves together, and no handler can be called within
-//! another. After `Handler::received` that is at once, while the connection is warm; otherwise it is in the next pass. A pass over tasks or dirty connections takes those that are there when it begins: what they
-//! cause waits for the next pass, after the engine was looked at again, so nobody can keep the loop for himself.
+//! another. After `Handler::received` that is at once, while the connection is warm; otherwise it is in the next pass. A pass
+//! over tasks or dirty connections takes those that are there when it begins: what they cause waits for the next pass, after
+//! the engine was looked at again, so nobody can keep the loop for himself.
 //!
 //! A worker without an operating system works the same way: the simulation calls [`Worker::turn`] instead of a thread.
 

@@ -218,7 +218,7 @@ impl Buffers {
         // SAFETY: page-aligned, large enough, and never freed.
         unsafe {
             ring.submitter()
-                .register_buf_ring_with_flags(entries as u64, BUFFERS, GROUP, 0)?
+                .register_buf_ring_with_flags(entries as u64, BUFFERS, GROUP, 0)?;
         };
         let mut buffers = Buffers {
             memory,

@@ -234,7 +234,7 @@ impl Kernel for Ring {
 
     fn accept(&mut self, listener: BorrowedFd<'_>) -> Result<(OwnedFd, SocketAddr), Errno> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let mut accepted = rustix::net::acceptfrom_with(&listener, flags);
+        let mut accepted = rustix::net::acceptfrom_with(listener, flags);
         if accepted.as_ref().is_err_and(|errno| *errno == Errno::MFILE) && self.queued() > 0 {
             // Descriptors may be about to be closed.
             drop(self.enter(false));

@@ -174,7 +174,7 @@ impl Harness {
             23 => drop(self.chunks.pop_front()),
             24 => self.kernel.state().enter_fails.push_back([Errno::INTR, Errno::BUSY][amount % 2]),
             25 => self.kernel.state().submits_at_most = Some(amount % 8),
-            26 => self.rings(if amount < 128 { Kind::Wake } else { Kind::Alarm }, amount % 2 == 0),
+            26 => self.rings(if amount < 128 { Kind::Wake } else { Kind::Alarm }, amount.is_multiple_of(2)),
             27 => self.stale(slot),
             _ => return amount != 255,
         }

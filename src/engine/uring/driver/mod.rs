@@ -70,6 +70,7 @@ pub(crate) struct Driver<K: Kernel> {
     /// Connections that nobody may receive from, and whose failure somebody has to notice.
     unwatched: Vec<Token>,
     /// Boxes for the next sends in flight.
+    #[allow(clippy::vec_box, reason = "they come and go boxed")]
     boxes: Vec<Box<Outgoing>>,
     pieces: Rc<PiecePool>,
     send_inline: bool,
