@@ -3,7 +3,7 @@
 //! * **inline**: a plain system call. Cheapest when few connections have something to send.
 //! * **quietly**: a request that is either done when it has been submitted, and then completes without a word, or completes as
 //!   refused. Many of them cost one system call together, and the usual one costs no completion. Its bytes count as sent
-//!   when they are handed over; [`Driver::reap`] confirms that after each submission, before the worker sees anything.
+//!   when they are handed over; `confirm` settles that after each submission, before the worker sees anything.
 //! * **in flight**: a request that waits for room in the socket. What an inline send found full, and what bounced.
 //!
 //! Nothing overtakes: while bytes are unconfirmed or in flight, what follows waits.
