@@ -27,7 +27,7 @@ pub(crate) use support::support;
 use std::sync::OnceLock;
 
 use crate::engine::Refusal;
-use driver::Driver;
+use driver::{Driver, INLINE_SENDS};
 use ring::{Ring, Sizes};
 use support::refusal;
 
@@ -54,9 +54,13 @@ pub(crate) fn fuzz(data: &[u8]) {
 /// The engine of a worker on this thread.
 pub(crate) fn new() -> Result<Uring, Refusal> {
     let features = support()?;
-    Ring::new(sizes(), features.receive_caps)
+    let sizes = sizes();
+    let mut driver = Ring::new(sizes, features.receive_caps)
         .and_then(|(ring, buffers)| Driver::new(ring, buffers))
-        .map_err(|error| refusal("setting up the ring of a worker", &error))
+        .map_err(|error| refusal("setting up the ring of a worker", &error))?;
+    // A small ring fills up earlier, and its tests are about that.
+    driver.send_inline_up_to(INLINE_SENDS.min(sizes.submissions as usize / 4));
+    Ok(driver)
 }
 
 /// The sizes of this process.

@@ -145,7 +145,7 @@ impl Harness {
             }),
             10 => self.with_link(slot, |link, _, kernel| link.arrives(amount, kernel)),
             11 => self.with_link(slot, |link, _, kernel| link.arrives(100 * amount, kernel)),
-            12 => self.driver.expect_sends(amount % 8),
+            12 => self.driver.expect_sends(if amount.is_multiple_of(2) { 100 } else { 1 }),
             13 | 14 => self.with_link(slot, |link, driver, kernel| link.send(amount, driver, kernel)),
             15 => self.with_link(slot, |link, driver, kernel| link.send_now(amount, driver, kernel)),
             16 => self.with_link(slot, Link::shutdown),

@@ -41,6 +41,8 @@ use key::{Kind, NOBODY};
 use listeners::Listening;
 use sending::{COPIES_MAX, Unconfirmed};
 
+pub(super) use sending::INLINE_SENDS;
+
 /// Pauses between two looks at the ring, while spinning: reading what the kernel writes costs both of them.
 const SPINS_PER_LOOK: usize = 8;
 /// The kernel is asked so often to take what has to be submitted before something else is done.
@@ -73,6 +75,7 @@ pub(crate) struct Driver<K: Kernel> {
     #[allow(clippy::vec_box, reason = "they come and go boxed")]
     boxes: Vec<Box<Outgoing>>,
     pieces: Rc<PiecePool>,
+    inline_sends: usize,
     send_inline: bool,
     /// Connections with bytes handed over since the last submission,
     unconfirmed: Vec<Unconfirmed>,
@@ -116,6 +119,7 @@ impl<K: Kernel> Driver<K> {
             unwatched: Vec::new(),
             boxes: Vec::new(),
             pieces: PiecePool::new(),
+            inline_sends: INLINE_SENDS,
             send_inline: true,
             unconfirmed: Vec::new(),
             copies: Vec::with_capacity(COPIES_MAX),

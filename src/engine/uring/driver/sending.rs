@@ -23,7 +23,7 @@ use crate::engine::{Completion, HANDED_MAX, Submitted, Token};
 
 /// Up to so many sends are made at once, inline; more go into the ring together, which costs less from here on
 /// (docs/design/uring.md has the measurement).
-const INLINE_SENDS: usize = 3;
+pub(crate) const INLINE_SENDS: usize = 16;
 /// Up to so many bytes are handed over as a copy among those of other connections.
 const HANDED_COPY_MAX: usize = 512;
 /// Room for such copies. When it is used up, the rest of a turn's messages takes the way of the larger ones.
@@ -47,7 +47,12 @@ impl<K: Kernel> Driver<K> {
 
     /// Says that about so many sends follow.
     pub(crate) fn expect_sends(&mut self, count: usize) {
-        self.send_inline = count <= INLINE_SENDS;
+        self.send_inline = count <= self.inline_sends;
+    }
+
+    /// Up to so many sends are made inline.
+    pub(crate) fn send_inline_up_to(&mut self, count: usize) {
+        self.inline_sends = count;
     }
 
     pub(crate) fn recycle(&mut self, outgoing: Box<Outgoing>) {
