@@ -29,8 +29,8 @@
 //!    freed or changed before its final completion. A completion may tell of fewer bytes than were given; the worker
 //!    sends the rest. An engine may complete a send inline ([`Submitted::Done`]); no completion follows then. Or it hands
 //!    the bytes over together with those of other connections, at the next `wait` ([`Submitted::Handed`]): they count as
-//!    sent, and only if the kernel does not take all of them, `Bounced` comes before anything else is reported; what is
-//!    left is in flight then, and the `Sent` for it follows. At most [`HANDED_MAX`] bytes are handed over: a queue that
+//!    sent, and only if the kernel does not take all of them, `Bounced` comes before anything else that was found
+//!    out with it; what is left is in flight then, and the `Sent` for it follows. At most [`HANDED_MAX`] bytes are handed over: a queue that
 //!    looks empty is filled again, and holds what bounces as well.
 //!    `send_now` lends bytes for the length of the call, while no send is in flight: the engine gives the kernel what it
 //!    takes at once, which may be nothing, or hands over a copy of few bytes. The worker sends the rest.
@@ -45,7 +45,8 @@
 //!    close-on-exec, and can move to another worker's engine by `open`.
 //! 9. **Fairness.** One `wait` and the `next` calls up to its `None` make a turn. In one turn no connection gets more
 //!    than [`RECEIVE_BUDGET`] chunks and no listener more than [`ACCEPT_BUDGET`] sockets; the rest comes in later turns
-//!    without another command.
+//!    without another command. What the kernel receives by itself (multishot, on io_uring) is bounded by bytes instead, 64
+//!    KiB and a buffer for each request.
 //! 10. **Laziness.** An engine may do its work within `next`, so the worker handles each completion before it asks for
 //!     the next one. That is what keeps one receive buffer warm for a thousand connections.
 //! 11. **Time** is the engine's (`now`), and `wait` returns at `until` at the latest, when something completed, or when
