@@ -39,7 +39,8 @@ const GROUP: u16 = 0;
 const OPTLEN_OFFSET: usize = 44;
 /// The key of closes, which belong to nobody any more. No kind of request has it, so their failures are ignored.
 const CLOSE: u64 = u64::MAX;
-const PAGE: usize = 4096;
+/// The largest page that Linux has: what is aligned to it is aligned to a page.
+const PAGE: usize = 64 * 1024;
 /// MSG_WAITALL, which rustix knows only for receiving.
 const WAITALL: SendFlags = SendFlags::from_bits_retain(RecvFlags::WAITALL.bits());
 

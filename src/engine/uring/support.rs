@@ -3,7 +3,7 @@
 //! A small ring does to a pair of sockets all that the engine will do, once per process; again only if descriptors or memory
 //! were short. What fails is named.
 
-#![allow(unsafe_code)] // pushes two requests; see `Trial::ask`
+#![allow(unsafe_code)] // pushes requests; see `Trial::ask`
 
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
@@ -34,6 +34,8 @@ pub(crate) fn support() -> Result<UringFeatures, Refusal> {
     found
 }
 
+/// After so many sends of 4 KiB that nobody reads, a socket is full.
+const SENDS_MAX: usize = 4096;
 const TRIAL: Sizes = Sizes { submissions: 8, completions: 16, buffers: 4, buffer_size: 64, window: 4 };
 /// What the trial's receive is capped to: as much as is sent. (More comes through, for Linux 6.18 looks at the cap between
 /// receptions.)
@@ -49,6 +51,8 @@ fn receive_twice(caps: bool) -> Result<UringFeatures, Refusal> {
     trial.receive_what_is_there(caps)?;
     trial.cancel_a_receive()?;
     trial.send()?;
+    trial.send_quietly()?;
+    trial.poll()?;
     Ok(trial.ring.features())
 }
 
@@ -149,10 +153,45 @@ impl Trial {
         }
     }
 
+    /// A quiet send says nothing when all went out, and tells what went out when the socket is full: bytes would be lost
+    /// without a word otherwise.
+    fn send_quietly(&mut self) -> Result<(), Refusal> {
+        const STEP: &str = "sending without a completion";
+        static BYTES: [u8; 4096] = [7; 4096];
+        let fd = self.near.as_raw_fd();
+        let len = BYTES.len();
+        // A pair of sockets holds some hundred kilobytes.
+        for _ in 0..SENDS_MAX {
+            self.ask(Key(4), &Request::SendQuietly { fd, bytes: BYTES.as_ptr(), len: len as u32 });
+            self.ring.enter(false).map_err(|error| refusal(STEP, &error))?;
+            let told = std::iter::from_fn(|| self.ring.pop()).find(|completed| completed.key == Key(4));
+            match told.map(|completed| completed.outcome()) {
+                None => {}
+                Some(Err(Errno::AGAIN)) => return Ok(()),
+                Some(Ok(n)) if (1..len).contains(&n) => return Ok(()),
+                Some(other) => return Err(unexpected(STEP, format!("it ended with {other:?}"))),
+            }
+        }
+        Err(unexpected(STEP, "a full socket was not told"))
+    }
+
+    /// A standing poll tells each arrival.
+    fn poll(&mut self) -> Result<(), Refusal> {
+        const STEP: &str = "polling again and again";
+        self.ask(Key(5), &Request::PollAlways { fd: self.near.as_raw_fd() });
+        for _ in 0..2 {
+            self.far.write_all(b"x").map_err(|error| refusal(STEP, &error))?;
+            if !self.answer(STEP, Key(5))?.more {
+                return Err(unexpected(STEP, "it ended"));
+            }
+        }
+        Ok(())
+    }
+
     fn ask(&mut self, key: Key, request: &Request) {
-        // SAFETY: the one request with a pointer, `send`, points to a constant.
+        // SAFETY: the requests with pointers, those of `send` and `send_quietly`, point to constants and statics.
         let pushed = unsafe { self.ring.push(key, request) };
-        debug_assert!(pushed, "a ring of eight has room for three");
+        debug_assert!(pushed, "a ring of eight has room for one at a time");
     }
 
     /// The next completion of this request. All that the trial asks for is done while it is submitted.
