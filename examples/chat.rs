@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use wharf::event::{Connection, Flow, Handler};
-use wharf::{Client, CloseReason, Error, Remote, Result, Server};
+use wharf::{Address, Client, CloseReason, Error, Remote, Result, Server};
 
 const LINE_MAX: usize = 1024;
 const MISSED_MAX: usize = 100;
@@ -40,16 +40,16 @@ fn main() -> Result<()> {
 /// Who is here, and how many lines each has missed in a row.
 #[derive(Default)]
 struct Room {
-    guests: Mutex<HashMap<SocketAddr, (Remote, usize)>>,
+    guests: Mutex<HashMap<Address, (Remote, usize)>>,
 }
 
 impl Room {
-    fn guests(&self) -> MutexGuard<'_, HashMap<SocketAddr, (Remote, usize)>> {
+    fn guests(&self) -> MutexGuard<'_, HashMap<Address, (Remote, usize)>> {
         self.guests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell_others(&self, speaker: SocketAddr, line: &str) {
-        for (_, (guest, missed)) in self.guests().iter_mut().filter(|(peer, _)| **peer != speaker) {
+    fn tell_others(&self, speaker: &Address, line: &str) {
+        for (_, (guest, missed)) in self.guests().iter_mut().filter(|(peer, _)| *peer != speaker) {
             // Never waits: if too much is on its way to this guest already, the line is not for them.
             match guest.send(line.to_owned()) {
                 Ok(()) => *missed = 0,
@@ -70,7 +70,7 @@ struct Guest {
 impl Handler for Guest {
     fn connected(&mut self, conn: &mut Connection<'_>) -> Flow {
         self.room.guests().insert(conn.peer_addr(), (conn.remote(), 0));
-        self.room.tell_others(conn.peer_addr(), &format!("{} came\n", conn.peer_addr()));
+        self.room.tell_others(&conn.peer_addr(), &format!("{} came\n", conn.peer_addr()));
         match conn.send(b"welcome\n") {
             Ok(()) => Flow::Continue,
             Err(_) => Flow::Reset,
@@ -84,7 +84,7 @@ impl Handler for Guest {
             return Flow::Close;
         }
         for line in String::from_utf8_lossy(&bytes[..whole]).lines() {
-            self.room.tell_others(conn.peer_addr(), &format!("{}: {line}\n", conn.peer_addr()));
+            self.room.tell_others(&conn.peer_addr(), &format!("{}: {line}\n", conn.peer_addr()));
         }
         Flow::Consumed(whole)
     }
@@ -95,7 +95,7 @@ impl Handler for Guest {
 
     fn closed(&mut self, conn: &mut Connection<'_>, reason: CloseReason) {
         self.room.guests().remove(&conn.peer_addr());
-        self.room.tell_others(conn.peer_addr(), &format!("{} left ({reason})\n", conn.peer_addr()));
+        self.room.tell_others(&conn.peer_addr(), &format!("{} left ({reason})\n", conn.peer_addr()));
     }
 }
 

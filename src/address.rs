@@ -1,160 +1,184 @@
-//! Addresses: what a user writes, what it resolves to, and the sockets made for it.
+//! The address of one end of a connection, or of a listener: [`Address`].
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::time::Duration;
+use std::path::Path;
+use std::sync::Arc;
 
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-
-use crate::config::SocketOptions;
-use crate::error::{Cause, Error, Operation, Result};
-
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const KEEPALIVE_PROBES: u32 = 3;
-/// More addresses than this of one name are not tried.
-pub(crate) const ADDRESSES_MAX: usize = 16;
-
-/// A host and a port, as written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Endpoint {
-    pub(crate) host: Host,
-    pub(crate) port: u16,
+/// Where one end of a connection, or a listener, is: an IP address with its port, or a Unix socket.
+///
+/// An IPv4 peer of a dual-stack listener is told as IPv4, not as `::ffff:1.2.3.4`.
+///
+/// ```
+/// use std::net::SocketAddr;
+/// use wharf::Address;
+///
+/// let socket: SocketAddr = "127.0.0.1:7788".parse()?;
+/// let address = Address::from(socket);
+/// assert_eq!((address.ip(), address.port()), (Some(socket.ip()), Some(7788)));
+/// assert_eq!(address.to_string(), "127.0.0.1:7788");
+/// assert_eq!(address, socket);
+/// # Ok::<(), std::net::AddrParseError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Address {
+    /// An IP address and a port.
+    Ip(SocketAddr),
+    /// A Unix socket.
+    Unix(UnixName),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Host {
-    Ip(IpAddr),
-    Name(String),
-    /// An address with a scope, which only a whole socket address can carry.
-    Scoped(SocketAddr),
+/// The name of a Unix socket (unix(7)): a path, an abstract name, or none, as clients usually have it.
+///
+/// Prints as what [`Server::bind`](crate::Server::bind) reads: `unix:/run/wharf.sock`, `unix:@name`; one without a name as
+/// `unix:`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct UnixName(Name);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Name {
+    None,
+    Path(Arc<Path>),
+    Abstract(Arc<[u8]>),
 }
 
-impl Endpoint {
-    /// Reads `host:port`, `1.2.3.4:port` or `[v6]:port`.
-    pub(crate) fn parse(operation: Operation, text: &str) -> Result<Endpoint> {
-        let problem = |problem: String| Error::new(operation, Cause::Address { problem }).at(text);
-        if let Ok(address) = text.parse::<SocketAddr>() {
-            let scoped = matches!(address, SocketAddr::V6(v6) if v6.scope_id() != 0);
-            let host = if scoped { Host::Scoped(address) } else { Host::Ip(address.ip()) };
-            return Ok(Endpoint { host, port: address.port() });
-        }
-        let Some((host, port)) = text.rsplit_once(':') else {
-            return Err(problem(String::from("the port is missing; write HOST:PORT")));
-        };
-        let port = port
-            .parse::<u16>()
-            .map_err(|_| problem(format!("`{port}` is not a port number (0 to 65535)")))?;
-        if host.contains(':') || host.starts_with('[') {
-            return Err(problem(format!("`{host}` is not an IPv6 address; write [ADDRESS]:PORT")));
-        }
-        let is_name = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_');
-        if host.is_empty() || host.len() > 253 || !host.chars().all(is_name) {
-            return Err(problem(format!("`{host}` is not a host name or an IP address")));
-        }
-        Ok(Endpoint { host: Host::Name(host.to_owned()), port })
+impl UnixName {
+    pub(crate) fn unnamed() -> UnixName {
+        UnixName(Name::None)
     }
 
-    /// The one address that this is, if it needs no resolving.
-    pub(crate) fn literal(&self) -> Option<SocketAddr> {
-        match self.host {
-            Host::Ip(ip) => Some(SocketAddr::new(ip, self.port)),
-            Host::Scoped(address) => Some(address),
-            Host::Name(_) => None,
+    pub(crate) fn of_path(path: &Path) -> UnixName {
+        UnixName(Name::Path(path.into()))
+    }
+
+    pub(crate) fn of_abstract(name: &[u8]) -> UnixName {
+        UnixName(Name::Abstract(name.into()))
+    }
+
+    /// Its path in the file system, if it has one.
+    pub fn path(&self) -> Option<&Path> {
+        match &self.0 {
+            Name::Path(path) => Some(path),
+            _ => None,
+        }
+    }
+
+    /// Its name in the abstract namespace of Linux, if it has one.
+    pub fn abstract_name(&self) -> Option<&[u8]> {
+        match &self.0 {
+            Name::Abstract(name) => Some(name),
+            _ => None,
         }
     }
 }
 
-/// Asks the operating system for the addresses of a name. Blocks for as long as it likes: never call it on a worker.
-pub(crate) fn resolve(name: &str, port: u16) -> Result<Vec<SocketAddr>, Cause> {
-    let found = (name, port).to_socket_addrs().map_err(|error| {
-        let text = error.to_string().to_lowercase();
-        let problem = text.trim_start_matches("failed to lookup address information: ");
-        Cause::NotFound { problem: format!("cannot resolve {name}: {problem}") }
-    })?;
-    let mut addresses = Vec::new();
-    for address in found {
-        if !addresses.contains(&address) && addresses.len() < ADDRESSES_MAX {
-            addresses.push(address);
+impl Address {
+    /// The IP address; `None` for a Unix socket.
+    pub fn ip(&self) -> Option<IpAddr> {
+        self.socket().map(|socket| socket.ip())
+    }
+
+    /// The port; `None` for a Unix socket.
+    pub fn port(&self) -> Option<u16> {
+        self.socket().map(|socket| socket.port())
+    }
+
+    /// IP address and port as the standard library has them; `None` for a Unix socket.
+    pub fn socket(&self) -> Option<SocketAddr> {
+        match self {
+            Address::Ip(socket) => Some(*socket),
+            Address::Unix(_) => None,
         }
     }
-    if addresses.is_empty() {
-        return Err(Cause::NotFound { problem: format!("{name} has no addresses") });
+
+    /// The name of the Unix socket; `None` for an IP address.
+    pub fn unix(&self) -> Option<&UnixName> {
+        match self {
+            Address::Ip(_) => None,
+            Address::Unix(name) => Some(name),
+        }
     }
-    Ok(addresses)
+
+    /// The same with an IPv4 address that came in IPv6's clothes as what it is (RFC 4291, 2.5.5.2).
+    pub(crate) fn canonical(socket: SocketAddr) -> Address {
+        match socket.ip().to_canonical() {
+            ip if ip == socket.ip() => Address::Ip(socket),
+            ip => Address::Ip(SocketAddr::new(ip, socket.port())),
+        }
+    }
 }
 
-/// Makes a listening socket. What it is set to, its connections inherit, on Linux at least.
-pub(crate) fn listen(address: SocketAddr, options: &SocketOptions) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // A restarted server binds again although old connections are in TIME_WAIT (socket(7), SO_REUSEADDR).
-    socket.set_reuse_address(true)?;
-    if address.is_ipv6() {
-        // `[::]` takes IPv4 as well, whatever the system's default.
-        socket.set_only_v6(false)?;
+impl From<SocketAddr> for Address {
+    fn from(socket: SocketAddr) -> Address {
+        Address::Ip(socket)
     }
-    apply(&SockRef::from(&socket), options)?;
-    socket.bind(&address.into())?;
-    socket.listen(options.backlog.try_into().unwrap_or(i32::MAX))?;
-    socket.set_nonblocking(true)?;
-    Ok(socket.into())
 }
 
-/// Sets the options of a connected or listening socket.
-pub(crate) fn apply(socket: &SockRef<'_>, options: &SocketOptions) -> io::Result<()> {
-    if options.nodelay {
-        socket.set_tcp_nodelay(true)?;
+impl PartialEq<SocketAddr> for Address {
+    fn eq(&self, other: &SocketAddr) -> bool {
+        self.socket() == Some(*other)
     }
-    if let Some(after) = options.keepalive {
-        let keepalive = TcpKeepalive::new()
-            .with_time(after)
-            .with_interval(KEEPALIVE_INTERVAL)
-            .with_retries(KEEPALIVE_PROBES);
-        socket.set_tcp_keepalive(&keepalive)?;
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Ip(socket) => socket.fmt(f),
+            Address::Unix(name) => name.fmt(f),
+        }
     }
-    #[cfg(target_os = "linux")]
-    if options.user_timeout.is_some() {
-        socket.set_tcp_user_timeout(options.user_timeout)?;
+}
+
+impl fmt::Display for UnixName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Name::None => f.write_str("unix:"),
+            Name::Path(path) => write!(f, "unix:{}", path.display()),
+            Name::Abstract(name) => write!(f, "unix:@{}", name.escape_ascii()),
+        }
     }
-    if let Some(bytes) = options.receive_buffer {
-        socket.set_recv_buffer_size(bytes)?;
+}
+
+/// So that what takes an address to connect to takes this as well. A Unix socket is an error there.
+impl ToSocketAddrs for Address {
+    type Iter = std::option::IntoIter<SocketAddr>;
+
+    fn to_socket_addrs(&self) -> io::Result<Self::Iter> {
+        match self {
+            Address::Ip(socket) => Ok(Some(*socket).into_iter()),
+            Address::Unix(name) => {
+                Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name} is no IP address")))
+            }
+        }
     }
-    if let Some(bytes) = options.send_buffer {
-        socket.set_send_buffer_size(bytes)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<Endpoint> {
-        Endpoint::parse(Operation::Connect, text)
+    #[test]
+    fn an_address_is_no_larger_than_the_standard_librarys() {
+        // Every connection keeps one.
+        assert_eq!(size_of::<Address>(), size_of::<SocketAddr>());
     }
 
     #[test]
-    fn reads_names_and_addresses_with_ports() {
-        assert_eq!(parse("127.0.0.1:80").unwrap().literal(), Some("127.0.0.1:80".parse().unwrap()));
-        assert_eq!(parse("[::1]:80").unwrap().literal(), Some("[::1]:80".parse().unwrap()));
-        let named = parse("example.test:7788").unwrap();
-        assert_eq!((named.host, named.port), (Host::Name(String::from("example.test")), 7788));
+    fn a_mapped_address_is_told_as_the_ipv4_address_that_it_is() {
+        let mapped: SocketAddr = "[::ffff:192.0.2.7]:80".parse().expect("an address");
+        assert_eq!(Address::canonical(mapped).to_string(), "192.0.2.7:80");
+        let plain: SocketAddr = "[2001:db8::7]:80".parse().expect("an address");
+        assert_eq!(Address::canonical(plain).to_string(), "[2001:db8::7]:80");
     }
 
     #[test]
-    fn says_what_is_wrong_with_an_address() {
-        let wrong = [
-            ("localhost", "the port is missing"),
-            ("localhost:http", "`http` is not a port number"),
-            ("localhost:65536", "`65536` is not a port number"),
-            ("::1:80", "`::1` is not an IPv6 address"),
-            ("[::1:80", "`[::1` is not an IPv6 address"),
-            (":80", "`` is not a host name"),
-            ("a b:80", "`a b` is not a host name"),
-        ];
-        for (text, problem) in wrong {
-            let message = parse(text).expect_err(text).to_string();
-            assert!(message.starts_with(&format!("connect to {text}: ")), "{message}");
-            assert!(message.contains(problem), "{message}");
-        }
+    fn a_unix_socket_prints_as_it_is_bound() {
+        let path = Address::Unix(UnixName::of_path(Path::new("/run/x.sock")));
+        assert_eq!(path.to_string(), "unix:/run/x.sock");
+        assert_eq!(Address::Unix(UnixName::of_abstract(b"x\n")).to_string(), "unix:@x\\n");
+        assert_eq!(Address::Unix(UnixName::unnamed()).to_string(), "unix:");
+        assert!(path.to_socket_addrs().is_err());
     }
 }

@@ -8,10 +8,10 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use crate::address::{Endpoint, Host};
 use crate::config::{Deadlines, Limits, SocketOptions};
 use crate::conn::{Conn, Profile};
 use crate::connection::Connection;
+use crate::endpoint::{Endpoint, Host};
 use crate::error::{Cause, CloseReason, Error, Operation, Result};
 use crate::resolve;
 use crate::runtime;

@@ -2,7 +2,6 @@
 
 use std::cell::Ref;
 use std::fmt;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -11,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::address::Address;
 use crate::conn::{Conn, Counts, Readable, Room};
 use crate::engine::buffer::Chunk;
 use crate::error::{Cause, CloseReason, Error, Operation, Result};
@@ -51,12 +51,12 @@ pub struct Connection {
 macro_rules! common_methods {
     () => {
         /// The address of the other end.
-        pub fn peer_addr(&self) -> SocketAddr {
-            self.link.peer
+        pub fn peer_addr(&self) -> Address {
+            self.link.peer()
         }
 
         /// The address of this end; `None` if the operating system no longer tells it.
-        pub fn local_addr(&self) -> Option<SocketAddr> {
+        pub fn local_addr(&self) -> Option<Address> {
             self.link.local_addr()
         }
 
@@ -280,7 +280,7 @@ impl Drop for Connection {
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("peer", &self.link.peer).finish_non_exhaustive()
+        f.debug_struct("Connection").field("peer", &self.link.peer()).finish_non_exhaustive()
     }
 }
 
@@ -310,7 +310,7 @@ impl ReadHalf {
 
 impl fmt::Debug for ReadHalf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ReadHalf").field("peer", &self.link.peer).finish_non_exhaustive()
+        f.debug_struct("ReadHalf").field("peer", &self.link.peer()).finish_non_exhaustive()
     }
 }
 
@@ -340,7 +340,7 @@ impl Drop for WriteHalf {
 
 impl fmt::Debug for WriteHalf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WriteHalf").field("peer", &self.link.peer).finish_non_exhaustive()
+        f.debug_struct("WriteHalf").field("peer", &self.link.peer()).finish_non_exhaustive()
     }
 }
 
@@ -365,7 +365,7 @@ macro_rules! operation {
             }
 
             fn late(&$self, after: Duration) -> Error {
-                Error::new($operation, Cause::TimedOut { after }).at($link.peer)
+                Error::new($operation, Cause::TimedOut { after }).at($link.peer())
             }
         }
     };
@@ -433,7 +433,7 @@ impl Future for RecvExact<'_> {
                 Poll::Ready(Ok(None)) => {
                     let (received, wanted) = (this.filled, this.buf.len());
                     Error::new(Operation::Receive, Cause::Ended { received, wanted })
-                        .at(this.reader.link.peer)
+                        .at(this.reader.link.peer())
                 }
                 Poll::Ready(Err(error)) => error,
             };
@@ -647,7 +647,7 @@ impl Late for Closing {
     }
 
     fn late(&self, after: Duration) -> Error {
-        Error::new(Operation::Wait, Cause::TimedOut { after }).at(self.link.peer)
+        Error::new(Operation::Wait, Cause::TimedOut { after }).at(self.link.peer())
     }
 }
 
@@ -668,7 +668,7 @@ impl Future for Closing {
 
 impl fmt::Debug for Closing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Closing").field("peer", &self.link.peer).finish_non_exhaustive()
+        f.debug_struct("Closing").field("peer", &self.link.peer()).finish_non_exhaustive()
     }
 }
 
@@ -696,10 +696,10 @@ impl Future for Draining {
 
 impl fmt::Debug for Draining {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Draining").field("peer", &self.link.peer).finish_non_exhaustive()
+        f.debug_struct("Draining").field("peer", &self.link.peer()).finish_non_exhaustive()
     }
 }
 
 fn closed(link: &Link, operation: Operation, reason: CloseReason) -> Error {
-    Error::new(operation, Cause::Closed(reason)).at(link.peer)
+    Error::new(operation, Cause::Closed(reason)).at(link.peer())
 }

@@ -4,12 +4,12 @@
 //! allocated for a message, and one handler at a time is called on a worker.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::address::Address;
 use crate::conn::{Conn, Counts, Room};
 use crate::error::{Cause, CloseReason, Error, Operation, Result};
 use crate::remote::Remote;
@@ -145,7 +145,7 @@ impl<'a> Connection<'a> {
             Ok(Room::Never) => Cause::TooLarge { bytes: len, bound: conn.send_max(), option: "send_max" },
             Err(reason) => Cause::Closed(reason),
         };
-        Err(Error::new(Operation::Send, cause).at(self.link.peer))
+        Err(Error::new(Operation::Send, cause).at(self.link.peer()))
     }
 
     /// Bytes queued and not yet handed to the kernel.
@@ -180,12 +180,12 @@ impl<'a> Connection<'a> {
     }
 
     /// The address of the other end.
-    pub fn peer_addr(&self) -> SocketAddr {
-        self.link.peer
+    pub fn peer_addr(&self) -> Address {
+        self.link.peer()
     }
 
     /// The address of this end; `None` if the operating system no longer tells it.
-    pub fn local_addr(&self) -> Option<SocketAddr> {
+    pub fn local_addr(&self) -> Option<Address> {
         self.link.local_addr()
     }
 
@@ -202,6 +202,6 @@ impl<'a> Connection<'a> {
 
 impl fmt::Debug for Connection<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("peer", &self.link.peer).finish_non_exhaustive()
+        f.debug_struct("Connection").field("peer", &self.link.peer()).finish_non_exhaustive()
     }
 }

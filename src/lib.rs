@@ -72,6 +72,7 @@ mod client;
 mod config;
 mod conn;
 mod connection;
+mod endpoint;
 mod engine;
 mod error;
 pub mod event;
@@ -81,6 +82,7 @@ mod resolve;
 mod runtime;
 mod server;
 pub mod sim;
+mod sockets;
 mod time;
 mod worker;
 
@@ -88,8 +90,8 @@ mod worker;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing {
-    use crate::address::Endpoint;
     use crate::conn::harness::{Step, drive};
+    use crate::endpoint::Endpoint;
     use crate::error::Operation;
 
     /// Takes a connection core through the steps that `data` spells.
@@ -109,6 +111,7 @@ pub mod fuzzing {
     }
 }
 
+pub use address::{Address, UnixName};
 pub use client::{Client, Connect, Connecting};
 pub use config::{Backend, Deadlines, Limits, SocketOptions};
 pub use conn::Counts;

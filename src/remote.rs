@@ -1,13 +1,13 @@
 //! A handle to one connection for other threads.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 
+use crate::address::Address;
 use crate::engine::Token;
 use crate::error::{Cause, CloseReason, Error, Operation, Result};
 use crate::worker::{Message, Post};
@@ -25,7 +25,7 @@ pub struct Remote {
 pub(crate) struct RemoteState {
     post: Post,
     token: Token,
-    peer: SocketAddr,
+    peer: Address,
     bound: usize,
     /// Bytes sent by remotes that the connection's send queue does not hold yet.
     pub(crate) queued: AtomicUsize,
@@ -33,7 +33,7 @@ pub(crate) struct RemoteState {
 }
 
 impl RemoteState {
-    pub(crate) fn new(post: Post, token: Token, peer: SocketAddr, bound: usize) -> RemoteState {
+    pub(crate) fn new(post: Post, token: Token, peer: Address, bound: usize) -> RemoteState {
         RemoteState { post, token, peer, bound, queued: AtomicUsize::new(0), closed: OnceLock::new() }
     }
 
@@ -61,7 +61,7 @@ impl Remote {
     pub fn send(&self, bytes: impl Into<Bytes>) -> Result<()> {
         let (state, bytes) = (&self.state, bytes.into());
         let len = bytes.len();
-        let failed = |cause| Error::new(Operation::Send, cause).at(state.peer);
+        let failed = |cause| Error::new(Operation::Send, cause).at(&state.peer);
         if let Some(reason) = self.close_reason() {
             return Err(failed(Cause::Closed(reason)));
         }
@@ -97,8 +97,8 @@ impl Remote {
     }
 
     /// The address of the other end.
-    pub fn peer_addr(&self) -> SocketAddr {
-        self.state.peer
+    pub fn peer_addr(&self) -> Address {
+        self.state.peer.clone()
     }
 }
 

@@ -4,15 +4,16 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
-use crate::address;
 use crate::error::Cause;
 
+/// More addresses than this of one name are not tried.
+pub(crate) const ADDRESSES_MAX: usize = 16;
 const THREADS_MAX: usize = 8;
 const KEEP_IDLE: Duration = Duration::from_secs(10);
 
@@ -92,7 +93,7 @@ impl Resolver {
             if Arc::strong_count(&job.answer) == 1 {
                 continue;
             }
-            job.answer(address::resolve(&job.name, job.port));
+            job.answer(resolve(&job.name, job.port));
         }
     }
 
@@ -132,6 +133,25 @@ impl Job {
 /// Nothing panics under these locks.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Asks the operating system for the addresses of a name. Blocks for as long as it likes: never call it on a worker.
+pub(crate) fn resolve(name: &str, port: u16) -> Result<Vec<SocketAddr>, Cause> {
+    let found = (name, port).to_socket_addrs().map_err(|error| {
+        let text = error.to_string().to_lowercase();
+        let problem = text.trim_start_matches("failed to lookup address information: ");
+        Cause::NotFound { problem: format!("cannot resolve {name}: {problem}") }
+    })?;
+    let mut addresses = Vec::new();
+    for address in found {
+        if !addresses.contains(&address) && addresses.len() < ADDRESSES_MAX {
+            addresses.push(address);
+        }
+    }
+    if addresses.is_empty() {
+        return Err(Cause::NotFound { problem: format!("{name} has no addresses") });
+    }
+    Ok(addresses)
 }
 
 #[cfg(test)]

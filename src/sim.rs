@@ -33,8 +33,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::address::{Endpoint, Host};
 use crate::connection::Connection;
+use crate::endpoint::{Endpoint, Host};
 use crate::engine::Engine;
 use crate::engine::Listener;
 use crate::engine::simulated::Network;

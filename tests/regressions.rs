@@ -445,7 +445,8 @@ fn the_addresses_of_a_name_are_tried_in_turn_within_one_deadline() {
     });
     let unknown = simulation.client("10.0.0.3", async { Client::connect("no.test:7").await });
     simulation.run();
-    assert_eq!(outcome.take().unwrap().unwrap(), "10.0.0.1:7".parse().unwrap());
+    let expected: std::net::SocketAddr = "10.0.0.1:7".parse().unwrap();
+    assert_eq!(outcome.take().unwrap().unwrap(), expected);
     let error = unknown.take().unwrap().unwrap_err();
     assert_eq!((error.operation(), error.kind()), ("connect", ErrorKind::System));
     assert_eq!(server.stats().accepted, 1);

@@ -278,7 +278,7 @@ async fn converse(tally: &Tally, rng: &mut fastrand::Rng, conn: &mut Connection,
 /// What the server does with a connection.
 async fn serve(tally: Arc<Tally>, mut conn: Connection, address: SocketAddr) -> Result<()> {
     add(&tally.handlers);
-    let mut rng = fastrand::Rng::with_seed(conn.peer_addr().port().into());
+    let mut rng = fastrand::Rng::with_seed(conn.peer_addr().port().unwrap_or_default().into());
     let mut length = [0; 8];
     conn.recv_exact(&mut length).await?;
     let length = u64::from_be_bytes(length) as usize;

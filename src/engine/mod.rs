@@ -73,6 +73,7 @@ use std::sync::Arc;
 use buffer::{Chunk, Outgoing, PiecePool};
 pub use capability::{Refusal, UringFeatures};
 
+use crate::address::Address;
 use crate::config::{Backend, SocketOptions};
 use crate::time::Time;
 
@@ -128,7 +129,7 @@ pub(crate) enum Completion {
     Accepted {
         listener: ListenerId,
         socket: Socket,
-        peer: SocketAddr,
+        peer: Address,
     },
     AcceptFailed {
         listener: ListenerId,
@@ -310,8 +311,8 @@ impl Engine {
     }
 
     /// The local address of the socket in the slot.
-    pub(crate) fn local_addr(&self, token: Token) -> io::Result<SocketAddr> {
-        backend!(self, engine => engine.local_addr(token))
+    pub(crate) fn local_addr(&self, token: Token) -> io::Result<Address> {
+        backend!(self, engine => engine.local_addr(token)).map(Address::canonical)
     }
 
     pub(crate) fn receive(&mut self, token: Token) {

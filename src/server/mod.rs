@@ -18,13 +18,15 @@ pub(crate) use styles::{async_style, event_style};
 
 use state::lock;
 
-use crate::address::{self, Endpoint, Host};
 use crate::config::{Backend, Deadlines, Limits, SocketOptions};
 use crate::conn::Profile;
 use crate::connection::Connection;
+use crate::endpoint::{Endpoint, Host};
 use crate::engine::{Engine, Listener};
 use crate::error::{Cause, CloseReason, Error, Operation, Result};
 use crate::event::Handler;
+use crate::resolve;
+use crate::sockets;
 use crate::worker::accept::{Acceptor, Attach};
 use crate::worker::{Message, Worker};
 
@@ -223,7 +225,7 @@ impl Server {
         self.backend = self.backend.chosen()?;
         let endpoint = Endpoint::parse(Operation::Listen, &self.address)?;
         let candidates = match &endpoint.host {
-            Host::Name(name) => address::resolve(name, endpoint.port)
+            Host::Name(name) => resolve::resolve(name, endpoint.port)
                 .map_err(|cause| Error::new(Operation::Listen, cause).at(&self.address))?,
             _ => endpoint.literal().into_iter().collect(),
         };
@@ -327,7 +329,7 @@ struct Plan {
 fn listen_on_first(candidates: &[SocketAddr], options: &SocketOptions) -> io::Result<std::net::TcpListener> {
     let mut failure = io::Error::from(io::ErrorKind::AddrNotAvailable);
     for address in candidates {
-        match address::listen(*address, options) {
+        match sockets::listen(*address, options) {
             Ok(listener) => return Ok(listener),
             Err(error) => failure = error,
         }

@@ -44,7 +44,7 @@ impl Running {
             // The connection was closed under the handler's hands: that is no failure of the handler.
             return;
         }
-        event!(debug, peer = %self.link.peer, %error, "handler failed");
+        event!(debug, peer = %self.link.peer(), %error, "handler failed");
         let reason = match error.is_timeout() {
             true => CloseReason::Timeout(Deadline::Handler),
             false => CloseReason::HandlerFailed,

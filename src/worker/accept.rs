@@ -6,7 +6,6 @@
 
 use std::cell::Cell;
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,6 +15,7 @@ use rustix::io::Errno;
 
 use super::link::Link;
 use super::{Alarm, Message, Worker};
+use crate::address::Address;
 use crate::conn::Profile;
 use crate::engine::{Listener, ListenerId, Socket};
 use crate::error::CloseReason;
@@ -106,13 +106,7 @@ impl Acceptor {
     }
 
     /// A connection was accepted here: the worker with the fewest connections gets it.
-    pub(crate) fn accepted(
-        &self,
-        worker: &Rc<Worker>,
-        listener: ListenerId,
-        socket: Socket,
-        peer: SocketAddr,
-    ) {
+    pub(crate) fn accepted(&self, worker: &Rc<Worker>, listener: ListenerId, socket: Socket, peer: Address) {
         debug_assert_eq!(listener, LISTENER, "there is one listener");
         self.pause.set(PAUSE_MIN);
         let target = self.server.least_loaded();
@@ -131,8 +125,8 @@ impl Acceptor {
     }
 
     /// Makes an accepted connection one of this worker's.
-    pub(crate) fn adopt(&self, worker: &Rc<Worker>, socket: Socket, peer: SocketAddr, admission: Admission) {
-        let link = match worker.open(socket, peer, &self.profile) {
+    pub(crate) fn adopt(&self, worker: &Rc<Worker>, socket: Socket, peer: Address, admission: Admission) {
+        let link = match worker.open(socket, peer.clone(), &self.profile) {
             Ok(link) => link,
             Err(error) => {
                 self.server.count_accept_error();

@@ -7,7 +7,6 @@ use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
-use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,6 +17,7 @@ use bytes::{Buf, Bytes};
 use super::tasks::{Waiter, Waiters};
 use super::timer::TimerId;
 use super::{Alarm, Worker};
+use crate::address::Address;
 use crate::conn::{Action, Conn, News, Room};
 use crate::engine::buffer::Chunk;
 use crate::engine::{Engine, Submitted, Token};
@@ -47,7 +47,8 @@ pub(crate) struct Link {
     pub(super) handler: Cell<Option<Box<dyn Handler>>>,
     pub(crate) reader: Waiter,
     timer: Cell<Option<TimerId>>,
-    pub(crate) peer: SocketAddr,
+    /// Whom the socket is connected to.
+    peer: Address,
     /// Whether it is one of a server's connections; then `admission` is there until it is closed.
     pub(crate) is_admitted: Cell<bool>,
     admission: Cell<Option<Admission>>,
@@ -57,7 +58,7 @@ pub(crate) struct Link {
 /// What few connections need; made when one needs any of it.
 #[derive(Default)]
 pub(crate) struct Rare {
-    local: Cell<Option<SocketAddr>>,
+    local: OnceCell<Address>,
     /// Who waits for the connection to stand, for room in the queue, or for an empty one.
     pub(crate) writer: Waiter,
     pub(crate) closer: Waiters,
@@ -88,7 +89,7 @@ pub(super) fn drop_guarded<T>(value: T) {
 }
 
 impl Link {
-    pub(crate) fn new(token: Token, worker: Rc<Worker>, peer: SocketAddr, conn: Conn) -> Rc<Link> {
+    pub(crate) fn new(token: Token, worker: Rc<Worker>, peer: Address, conn: Conn) -> Rc<Link> {
         Rc::new(Link {
             token,
             worker,
@@ -123,13 +124,20 @@ impl Link {
         self.rare.get().map(|rare| &**rare)
     }
 
+    /// The address of the other end.
+    pub(crate) fn peer(&self) -> Address {
+        self.peer.clone()
+    }
+
     /// The address of this end; asked of the engine once.
-    pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
+    pub(crate) fn local_addr(&self) -> Option<Address> {
         let local = &self.rare().local;
-        if local.get().is_none() {
-            local.set(self.worker.engine.borrow().local_addr(self.token).ok());
+        if local.get().is_none()
+            && let Ok(address) = self.worker.engine.borrow().local_addr(self.token)
+        {
+            drop(local.set(address));
         }
-        local.get()
+        local.get().cloned()
     }
 
     /// So many bytes of remotes are no longer on their way to the send queue.
@@ -204,7 +212,7 @@ impl Link {
     pub(crate) fn remote(&self) -> Arc<RemoteState> {
         let new = || {
             let conn = self.conn.borrow();
-            let state = RemoteState::new(self.worker.post.clone(), self.token, self.peer, conn.send_max());
+            let state = RemoteState::new(self.worker.post.clone(), self.token, self.peer(), conn.send_max());
             if let Some(reason) = conn.reason() {
                 state.close(reason);
             }
@@ -331,7 +339,7 @@ impl Worker {
             rare.drainer.wake(&self.tasks);
         }
         let counts = link.conn.borrow().counts();
-        event!(debug, peer = %link.peer, %reason, received = counts.received, sent = counts.sent,
+        event!(debug, peer = %link.peer(), %reason, received = counts.received, sent = counts.sent,
             unsent = counts.unsent, "connection closed");
         if let Some(admission) = link.admission.take() {
             admission.closed(reason, counts);

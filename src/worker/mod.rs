@@ -33,6 +33,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::address::Address;
 use crate::config::{Deadlines, Limits, SocketOptions};
 use crate::conn::{Conn, Profile};
 use crate::engine::buffer::PiecePool;
@@ -65,7 +66,7 @@ pub(crate) enum Message {
     /// Take over an accepted connection.
     Adopt {
         socket: Socket,
-        peer: SocketAddr,
+        peer: Address,
         admission: Admission,
     },
     Send {
@@ -230,7 +231,7 @@ impl Worker {
     pub(crate) fn open(
         self: &Rc<Self>,
         socket: Socket,
-        peer: SocketAddr,
+        peer: Address,
         profile: &Rc<Profile>,
     ) -> io::Result<Rc<Link>> {
         let link = self.link(peer, profile);
@@ -251,7 +252,7 @@ impl Worker {
         profile: &Rc<Profile>,
         options: &SocketOptions,
     ) -> io::Result<Rc<Link>> {
-        let link = self.link(peer, profile);
+        let link = self.link(peer.into(), profile);
         let begun = self.engine.borrow_mut().connect(link.token, peer, options);
         if let Err(error) = begun {
             self.never_opened(&link, &error);
@@ -286,7 +287,7 @@ impl Worker {
         Rc::new(Profile { limits, deadlines, pieces })
     }
 
-    fn link(self: &Rc<Self>, peer: SocketAddr, profile: &Rc<Profile>) -> Rc<Link> {
+    fn link(self: &Rc<Self>, peer: Address, profile: &Rc<Profile>) -> Rc<Link> {
         let conn = Conn::new(profile.clone(), self.now());
         self.slots.insert(|token| Link::new(token, self.clone(), peer, conn))
     }

@@ -34,8 +34,9 @@ use super::buffer::{Chunk, ChunkPool, Outgoing, SLICES_MAX};
 use super::{
     ACCEPT_BUDGET, Completion, Listener, ListenerId, RECEIVE_BUDGET, Share, Socket, Submitted, Token, Waker,
 };
-use crate::address;
+use crate::address::Address;
 use crate::config::SocketOptions;
+use crate::sockets;
 use crate::time::Time;
 
 /// Events fetched by one `wait`.
@@ -180,8 +181,7 @@ impl Readiness {
             }
             match listening.listener.accept() {
                 Ok((stream, peer)) => {
-                    // An IPv4 peer of a dual-stack listener is an IPv4 peer.
-                    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+                    let peer = Address::canonical(peer);
                     listening.queued = true;
                     self.queue.push_front(Source::Listener(index));
                     return Some(Completion::Accepted { listener, socket: Socket::Os(stream), peer });
@@ -212,7 +212,7 @@ impl Readiness {
         options: &SocketOptions,
     ) -> io::Result<()> {
         let stream = TcpStream::connect(peer)?;
-        address::apply(&SockRef::from(&stream), options)?;
+        sockets::apply(&SockRef::from(&stream), options)?;
         self.register(token, stream, true)
     }
 

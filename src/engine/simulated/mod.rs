@@ -378,9 +378,11 @@ impl Simulated {
         }
         let listener = ListenerId(number);
         Some(match state.accept(accepting.listener, self.address) {
-            Ok((endpoint, peer)) => {
-                Completion::Accepted { listener, socket: Socket::Simulated(Box::new(endpoint)), peer }
-            }
+            Ok((endpoint, peer)) => Completion::Accepted {
+                listener,
+                socket: Socket::Simulated(Box::new(endpoint)),
+                peer: peer.into(),
+            },
             Err(errno) => {
                 accepting.paused = true;
                 Completion::AcceptFailed { listener, error: errno.into() }

@@ -11,10 +11,10 @@ use socket2::{Domain, Protocol, SockAddr, SockRef, Type};
 use super::super::kernel::{Completed, Kernel, Key, Request};
 use super::key::Kind;
 use super::{Driver, Source, grow};
-use crate::address;
 use crate::config::SocketOptions;
 use crate::engine::buffer::{Chunk, Outgoing};
 use crate::engine::{Completion, Share, Socket, Token};
+use crate::sockets;
 
 pub(super) struct Connection {
     pub(super) generation: u32,
@@ -92,7 +92,7 @@ impl<K: Kernel> Driver<K> {
     ) -> io::Result<()> {
         let socket = socket2::Socket::new(Domain::for_address(peer), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
-        address::apply(&SockRef::from(&socket), options)?;
+        sockets::apply(&SockRef::from(&socket), options)?;
         let connection = self.put(token, socket.into());
         (connection.is.connecting, connection.requests) = (true, 1);
         let fd = connection.socket.as_raw_fd();

@@ -4,7 +4,6 @@
 //! paused, and does not tell the peer's address. docs/design/uring.md has the comparison.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::io::Errno;
@@ -12,6 +11,7 @@ use rustix::io::Errno;
 use super::super::kernel::{Completed, Kernel, Request};
 use super::key::Kind;
 use super::{Driver, SUBMISSIONS_MAX, Source, grow};
+use crate::address::Address;
 use crate::engine::{ACCEPT_BUDGET, Completion, Listener, ListenerId, Share, Socket, Token};
 
 pub(super) struct Listening {
@@ -104,8 +104,7 @@ impl<K: Kernel> Driver<K> {
             }
             match self.kernel.accept(listening.listener.as_fd()) {
                 Ok((socket, peer)) => {
-                    // An IPv4 peer of a dual-stack listener is an IPv4 peer.
-                    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+                    let peer = Address::canonical(peer);
                     let stream = mio::net::TcpStream::from_std(std::net::TcpStream::from(socket));
                     return Some(Completion::Accepted { listener, socket: Socket::Os(stream), peer });
                 }

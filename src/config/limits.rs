@@ -1,0 +1,88 @@
+//! The bounds of a server and of its connections: [`Limits`].
+
+use crate::error::{Error, Result};
+
+/// The bounds of a server or of one client connection. Memory is a function of these, never of what a peer does.
+///
+/// ```
+/// # use wharf::Limits;
+/// let limits = Limits::default().connections(10_000).receive_buffer(16 * 1024);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    pub(crate) connections: Option<usize>,
+    pub(crate) receive_buffer: usize,
+    pub(crate) send_high: usize,
+    pub(crate) send_low: usize,
+    pub(crate) send_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            connections: None,
+            receive_buffer: 64 * 1024,
+            send_high: 64 * 1024,
+            send_low: 16 * 1024,
+            send_max: 1024 * 1024,
+        }
+    }
+}
+
+impl Limits {
+    /// Sets how many connections a server holds at once. Further ones wait in the listener's backlog.
+    ///
+    /// Default: the process's limit of open descriptors less 64 for everything else.
+    #[must_use]
+    pub fn connections(mut self, connections: usize) -> Limits {
+        self.connections = Some(connections);
+        self
+    }
+
+    /// Sets how many received bytes a connection holds unread before it stops receiving, and the kernel's window stops
+    /// the peer. One read (65 KiB) may overshoot it. Default: 64 KiB.
+    ///
+    /// In event style it is also the longest stretch that a handler may leave unconsumed: a handler that consumes
+    /// nothing of a full buffer can never make progress, and its connection ends with
+    /// [`Bound::ReceiveBuffer`](crate::Bound::ReceiveBuffer).
+    #[must_use]
+    pub fn receive_buffer(mut self, bytes: usize) -> Limits {
+        self.receive_buffer = bytes;
+        self
+    }
+
+    /// Sets the low and high marks of the send queue, in bytes: at `high` queued bytes senders have to wait, at `low`
+    /// they go on. Default: 16 KiB and 64 KiB.
+    #[must_use]
+    pub fn send_marks(mut self, low: usize, high: usize) -> Limits {
+        (self.send_low, self.send_high) = (low, high);
+        self
+    }
+
+    /// Sets the hard bound of the send queue, in bytes: a message up to this size is accepted whole or not at all. It is
+    /// never passed, but by 32 KiB if those counted as sent and the kernel refused them after all. Default: 1 MiB.
+    #[must_use]
+    pub fn send_max(mut self, bytes: usize) -> Limits {
+        self.send_max = bytes;
+        self
+    }
+
+    pub(crate) fn validate(&self) -> Result<()> {
+        if self.connections == Some(0) {
+            return Err(Error::option("connections", "must be at least 1"));
+        }
+        if self.receive_buffer == 0 {
+            return Err(Error::option("receive_buffer", "must be at least 1 byte"));
+        }
+        if self.send_high == 0 || self.send_low >= self.send_high {
+            let marks = format!("must have low < high, not {} and {}", self.send_low, self.send_high);
+            return Err(Error::option("send_marks", marks));
+        }
+        if self.send_max < self.send_high {
+            let bounds =
+                format!("must be at least the high mark ({}), not {}", self.send_high, self.send_max);
+            return Err(Error::option("send_max", bounds));
+        }
+        Ok(())
+    }
+}

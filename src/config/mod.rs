@@ -1,0 +1,42 @@
+//! Every default in one place, and the refusal of options that make no sense.
+
+mod backend;
+mod deadlines;
+mod limits;
+mod sockets;
+
+pub use backend::Backend;
+pub use deadlines::Deadlines;
+pub use limits::Limits;
+pub use sockets::SocketOptions;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid() {
+        assert!(Limits::default().validate().is_ok());
+        assert!(Deadlines::default().validate().is_ok());
+        assert!(SocketOptions::default().validate().is_ok());
+    }
+
+    #[test]
+    fn a_bad_value_is_refused_with_the_name_of_its_option() {
+        let refused = [
+            (Limits::default().connections(0).validate(), "connections"),
+            (Limits::default().receive_buffer(0).validate(), "receive_buffer"),
+            (Limits::default().send_marks(8, 8).validate(), "send_marks"),
+            (Limits::default().send_max(1).validate(), "send_max"),
+            (Deadlines::default().idle(Duration::ZERO).validate(), "idle"),
+            (SocketOptions::default().backlog(0).validate(), "backlog"),
+            (SocketOptions::default().keepalive(Duration::ZERO).validate(), "keepalive"),
+        ];
+        for (result, option) in refused {
+            let message = result.expect_err(option).to_string();
+            assert!(message.contains(&format!("`{option}`")), "{message}");
+        }
+    }
+}
