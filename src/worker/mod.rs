@@ -15,11 +15,13 @@
 //!
 //! A worker without an operating system works the same way: the simulation calls [`Worker::turn`] instead of a thread.
 
-pub(crate) mod accept;
+mod accept;
 mod events;
 pub(crate) mod link;
 pub(crate) mod mailbox;
+pub(crate) mod member;
 mod parking;
+mod registry;
 pub(crate) mod slots;
 pub(crate) mod tasks;
 pub(crate) mod timer;
@@ -39,12 +41,12 @@ use crate::conn::{Conn, Profile};
 use crate::engine::buffer::PiecePool;
 use crate::engine::{Completion, Engine, Listener, ListenerId, Socket, Token};
 use crate::error::CloseReason;
-use crate::server::Admission;
+use crate::server::{Admission, Reply, Whom};
 use crate::time::Time;
 
-use accept::Acceptor;
 use link::Link;
 use mailbox::Mailbox;
+use member::Member;
 use parking::Parking;
 use slots::Slots;
 use tasks::{TaskId, Tasks, Wakeup};
@@ -80,7 +82,24 @@ pub(crate) enum Message {
         token: Token,
     },
     /// There may be room for connections again.
-    ResumeAccept,
+    RoomAgain,
+    /// Make a connected socket one of the server's connections, if the rules allow it.
+    Arrive {
+        socket: Socket,
+        peer: Address,
+    },
+    Suspend,
+    /// Accept again, on these listeners that were opened again too.
+    Resume(Vec<(ListenerId, Listener)>),
+    /// What new connections get.
+    Configure(Box<(Limits, Deadlines)>),
+    /// Tell which connections there are.
+    List {
+        reply: Reply,
+    },
+    Disconnect {
+        whom: Whom,
+    },
     /// Stop accepting; end what has not ended within this time.
     Drain {
         within: Duration,
@@ -91,7 +110,8 @@ pub(crate) enum Message {
 pub(crate) enum Alarm {
     Link(Token),
     Wakeup(Wakeup),
-    ResumeAccept(ListenerId),
+    /// The pause of accepting is over.
+    Accept,
     /// The drain deadline.
     Drain,
 }
@@ -104,7 +124,9 @@ pub(crate) struct Worker {
     pub(crate) timers: RefCell<Wheel<Alarm>>,
     pub(crate) dirty: RefCell<Vec<Rc<Link>>>,
     /// The server that this worker belongs to, if any.
-    pub(crate) acceptor: RefCell<Option<Rc<Acceptor>>>,
+    pub(crate) member: RefCell<Option<Rc<Member>>>,
+    /// Which of the server's workers this is.
+    pub(crate) index: Cell<u16>,
     pieces: Rc<PiecePool>,
     parking: RefCell<Parking>,
     now: Cell<Time>,
@@ -148,7 +170,8 @@ impl Worker {
             slots: Slots::default(),
             timers: RefCell::new(Wheel::new(now)),
             dirty: RefCell::default(),
-            acceptor: RefCell::default(),
+            member: RefCell::default(),
+            index: Cell::default(),
             pieces,
             parking: RefCell::default(),
             now: Cell::new(now),
@@ -261,11 +284,6 @@ impl Worker {
         Ok(link)
     }
 
-    /// Starts to accept on `listener`.
-    pub(crate) fn listen(&self, id: ListenerId, listener: Listener) -> io::Result<()> {
-        self.engine.borrow_mut().listen(id, listener)
-    }
-
     /// Ends everything of this worker that still lives: connections are reset, tasks dropped.
     pub(crate) fn shut(self: &Rc<Self>) {
         let _entered = self.enter();
@@ -326,17 +344,30 @@ impl Worker {
                 with_link(token, &|link| link.command(|conn| conn.reset(CloseReason::LocalReset)));
             }
             Message::Adopt { socket, peer, admission } => {
-                self.with_acceptor(|acceptor| acceptor.adopt(self, socket, peer, admission));
+                self.with_member(|member| member.adopt(self, socket, peer, admission));
             }
-            Message::ResumeAccept => self.with_acceptor(|acceptor| acceptor.resume(self)),
-            Message::Drain { within } => self.with_acceptor(|acceptor| acceptor.drain(self, within)),
+            Message::RoomAgain => self.with_member(|member| member.room_again(self)),
+            Message::Arrive { socket, peer } => {
+                self.with_member(|member| member.let_in(self, None, socket, peer));
+            }
+            Message::Suspend => self.with_member(|member| member.suspend(self)),
+            Message::Resume(listeners) => self.with_member(|member| member.resume(self, listeners)),
+            Message::Configure(settings) => {
+                let profile = self.profile(&settings.0, &settings.1);
+                self.with_member(|member| member.set_profile(profile));
+            }
+            Message::List { reply } => {
+                reply.add(self.list());
+            }
+            Message::Disconnect { whom } => self.disconnect(whom),
+            Message::Drain { within } => self.with_member(|member| member.drain(self, within)),
         }
     }
 
-    fn with_acceptor(&self, f: impl FnOnce(&Rc<Acceptor>)) {
-        let acceptor = self.acceptor.borrow().clone();
-        if let Some(acceptor) = acceptor {
-            f(&acceptor);
+    fn with_member(&self, f: impl FnOnce(&Rc<Member>)) {
+        let member = self.member.borrow().clone();
+        if let Some(member) = member {
+            f(&member);
         }
     }
 
@@ -370,8 +401,8 @@ impl Worker {
                         self.expire(&link);
                     }
                 }
-                Alarm::ResumeAccept(id) => self.with_acceptor(|acceptor| acceptor.retry(self, id)),
-                Alarm::Drain => self.with_acceptor(|acceptor| acceptor.give_up(self)),
+                Alarm::Accept => self.with_member(|member| member.retry_accept(self)),
+                Alarm::Drain => self.with_member(|member| member.give_up(self)),
             }
         }
     }
@@ -422,10 +453,10 @@ impl Worker {
                 Err(error) => conn.failed(&error),
             }),
             Completion::Accepted { listener, socket, peer } => {
-                self.with_acceptor(|acceptor| acceptor.accepted(self, listener, socket, peer));
+                self.with_member(|member| member.accepted(self, listener, socket, peer));
             }
             Completion::AcceptFailed { listener, error } => {
-                self.with_acceptor(|acceptor| acceptor.failed(self, listener, &error));
+                self.with_member(|member| member.accept_failed(self, listener, &error));
             }
             Completion::Woken => {}
         }
