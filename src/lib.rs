@@ -124,7 +124,7 @@ pub use probe::probe;
 pub use remote::Remote;
 pub use runtime::{JoinHandle, Late, Sleep, Within, run, run_on, sleep, spawn, within};
 pub use server::{
-    ConnectionInfo, ConnectionState, DrainReport, Listen, ListenerInfo, Listing, Rule, Server, ServerEvent,
-    ServerHandle, Stats, Whom,
+    ConnectionInfo, ConnectionState, DrainReport, Listen, ListenerInfo, Listing, Phase, Rule, Server,
+    ServerEvent, ServerHandle, Snapshot, Stats, Whom,
 };
 pub use worker::link::ConnectionId;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::descriptors_for_connections;
 use super::registry::{Listing, Whom};
+use super::snapshot::{Phase, Snapshot};
 use super::state::{ListenerState, ServerState, lock};
 use super::stats::Stats;
 use crate::address::Address;
@@ -204,6 +205,24 @@ impl ServerHandle {
     /// What has happened so far.
     pub fn stats(&self) -> Stats {
         self.state.stats()
+    }
+
+    /// What it is about.
+    pub fn phase(&self) -> Phase {
+        if self.is_stopped() {
+            Phase::Stopped
+        } else if self.state.drain_begun.load(Ordering::SeqCst) {
+            Phase::Draining
+        } else if self.is_suspended() {
+            Phase::Suspended
+        } else {
+            Phase::Serving
+        }
+    }
+
+    /// What it is doing at this moment and what it has done so far, to be looked at or printed.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::of(self)
     }
 
     /// Stops accepting at once and lets connections end by themselves for `within`; what is left then is reset.

@@ -58,6 +58,24 @@ pub enum ServerEvent<'a> {
         /// The panic's message.
         message: &'a str,
     },
+    /// A worker does not turn: a handler has kept it for so long already.
+    #[non_exhaustive]
+    WorkerBlocked {
+        /// Which of the workers.
+        worker: usize,
+        /// The time since it turned.
+        lasted: Duration,
+    },
+    /// The handler that had blocked its worker has returned.
+    #[non_exhaustive]
+    HandlerBlocked {
+        /// Names the handler's connection.
+        id: ConnectionId,
+        /// The other end.
+        peer: &'a Address,
+        /// For how long it kept the worker, at least.
+        lasted: Duration,
+    },
     /// Accepting failed in a way that trying again at once will not mend; the server pauses.
     #[non_exhaustive]
     AcceptFailed {
@@ -98,6 +116,12 @@ impl fmt::Display for ServerEvent<'_> {
             ServerEvent::Refused { peer, rule } => write!(f, "{peer}: refused: {rule}"),
             ServerEvent::Panicked { id, peer, message } => {
                 write!(f, "{peer} ({id}): handler panicked: {message}")
+            }
+            ServerEvent::WorkerBlocked { worker, lasted } => {
+                write!(f, "worker {worker} has been blocked by a handler for {lasted:?}")
+            }
+            ServerEvent::HandlerBlocked { id, peer, lasted } => {
+                write!(f, "{peer} ({id}): handler blocked its worker for {lasted:?}")
             }
             ServerEvent::AcceptFailed { error, pause } => {
                 write!(f, "accepting failed, pausing for {pause:?}: {error}")
@@ -163,6 +187,12 @@ fn trace(event: &ServerEvent<'_>) {
         ServerEvent::Refused { peer, rule } => event!(debug, %peer, %rule, "connection refused"),
         ServerEvent::Panicked { id, peer, message } => {
             event!(error, %peer, %id, message, "handler panicked");
+        }
+        ServerEvent::WorkerBlocked { worker, lasted } => {
+            event!(warn, worker, ?lasted, "a handler blocks its worker");
+        }
+        ServerEvent::HandlerBlocked { id, peer, lasted } => {
+            event!(warn, %peer, %id, ?lasted, "handler blocked its worker");
         }
         ServerEvent::AcceptFailed { error, pause } => {
             event!(warn, %error, ?pause, "accepting failed; pausing")

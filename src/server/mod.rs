@@ -5,10 +5,12 @@ mod handle;
 mod hooks;
 mod listen;
 mod registry;
+mod snapshot;
 mod state;
 mod stats;
 mod styles;
 mod threads;
+mod watchdog;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -24,6 +26,7 @@ pub use hooks::ServerEvent;
 pub use listen::Listen;
 pub(crate) use registry::Reply;
 pub use registry::{ConnectionInfo, ConnectionState, Listing, Whom};
+pub use snapshot::{Phase, Snapshot};
 pub(crate) use state::{Admission, ServerState};
 pub use stats::{DrainReport, Stats};
 pub(crate) use styles::{async_style, event_style};
@@ -73,8 +76,19 @@ pub struct Server {
     spin: Duration,
     workers: Option<usize>,
     hooks: Hooks,
+    watchdog: Watchdog,
 }
 
+/// Whether a server has a watchdog, and how patient it is.
+#[derive(Copy, Clone, Debug)]
+enum Watchdog {
+    Asked(Option<Duration>),
+    /// Unless something was asked for.
+    Unless(Duration),
+}
+
+const WATCHDOG: Duration = Duration::from_secs(1);
+const WATCHDOG_MIN: Duration = Duration::from_millis(10);
 /// More than anybody has use for, and few enough for a byte.
 const LISTENERS_MAX: usize = 64;
 /// Nobody gains anything by spinning longer.
@@ -109,6 +123,7 @@ impl Server {
             spin: Duration::ZERO,
             workers: None,
             hooks: Hooks::default(),
+            watchdog: Watchdog::Unless(WATCHDOG),
         }
     }
 
@@ -168,6 +183,16 @@ impl Server {
     /// It is called on the worker where it happens, between messages: it must not block. A panic in it is caught.
     pub fn watch(mut self, watcher: impl Fn(&ServerEvent<'_>) + Send + Sync + 'static) -> Server {
         self.hooks.set_watcher(watcher);
+        self
+    }
+
+    /// Sets for how long a handler may keep its worker before that is reported, with [`ServerEvent::WorkerBlocked`] at the
+    /// time and [`ServerEvent::HandlerBlocked`] when it returns; `None` turns the watchdog off. Default: 1 s.
+    ///
+    /// New connections avoid a worker that is blocked. The watchdog is a thread that looks twice in that time; a server
+    /// with one worker on the calling thread ([`Server::run`]) has none unless this is called.
+    pub fn watchdog(mut self, limit: impl Into<Option<Duration>>) -> Server {
+        self.watchdog = Watchdog::Asked(limit.into());
         self
     }
 
@@ -252,6 +277,10 @@ impl Server {
     fn launch(mut self, attach: &Attach) -> Result<ServerHandle> {
         let (state, listeners) = self.prepare()?;
         threads::start(&self, &state, attach, listeners)?;
+        if let Err(error) = self.watch_workers(&state, true) {
+            drop(ServerHandle { state }.stop().wait());
+            return Err(error);
+        }
         tell_of_start(&state);
         Ok(ServerHandle { state })
     }
@@ -263,11 +292,27 @@ impl Server {
         }
         let (state, listeners) = self.prepare()?;
         let handle = ServerHandle { state };
+        let mut watched = Ok(());
         threads::run(&self, &handle.state, attach, listeners, || {
+            watched = self.watch_workers(&handle.state, self.worker_count() > 1);
+            if watched.is_err() {
+                handle.stop();
+                return;
+            }
             tell_of_start(&handle.state);
             started(&handle);
         })?;
+        watched?;
         handle.wait()
+    }
+
+    /// Starts the watchdog, if there is to be one. `threads` tells whether the server has threads anyway.
+    fn watch_workers(&self, state: &Arc<ServerState>, threads: bool) -> Result<()> {
+        let limit = match self.watchdog {
+            Watchdog::Asked(limit) => limit,
+            Watchdog::Unless(limit) => threads.then_some(limit),
+        };
+        limit.map_or(Ok(()), |limit| watchdog::watch(state, limit))
     }
 
     /// Does everything that can fail before there are threads.
@@ -359,6 +404,7 @@ impl Server {
         listeners: Vec<Listener>,
     ) -> Result<Rc<Member>> {
         worker.index.set(index as u16);
+        worker.watch(state.pulses[index].clone());
         let profile = worker.profile(&self.limits, &self.deadlines);
         let member = Member::new(state.clone(), index, profile, attach.clone());
         *worker.member.borrow_mut() = Some(member.clone());
@@ -372,6 +418,9 @@ impl Server {
         self.deadlines.validate()?;
         self.sockets.validate()?;
         self.listen.iter().try_for_each(Listen::validate)?;
+        if matches!(self.watchdog, Watchdog::Asked(Some(limit)) if limit < WATCHDOG_MIN) {
+            return Err(Error::option("watchdog", "must be at least 10 ms; None turns it off"));
+        }
         if self.listen.len() > LISTENERS_MAX {
             return Err(Error::option("listen", format!("must be at most {LISTENERS_MAX} listeners")));
         }

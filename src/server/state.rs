@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
 use super::admission::{Desk, Rule, Seat, Turnstile, Verdict};
 use super::hooks::{Hooks, ServerEvent};
@@ -14,10 +15,12 @@ use crate::conn::Counts;
 use crate::engine::Engine;
 use crate::error::CloseReason;
 use crate::time::Time;
+use crate::worker::pulse::Pulse;
 use crate::worker::{Message, Post};
 
 /// What the workers of one server share with each other and with its handles.
 pub(crate) struct ServerState {
+    pub(super) started: Instant,
     pub(super) listeners: Vec<ListenerState>,
     /// The options of listeners that have none of their own.
     pub(super) sockets: SocketOptions,
@@ -26,6 +29,8 @@ pub(crate) struct ServerState {
     deadlines: Mutex<Deadlines>,
     /// Connections of each worker, those on their way to it included.
     loads: Vec<AtomicUsize>,
+    /// Whether each worker turns.
+    pub(super) pulses: Vec<Arc<Pulse>>,
     /// The engine of each worker; unset in a simulation.
     backends: Vec<OnceLock<Backend>>,
     posts: OnceLock<Vec<Post>>,
@@ -66,6 +71,8 @@ struct Counters {
     received: AtomicU64,
     sent: AtomicU64,
     unsent: AtomicU64,
+    panics: AtomicU64,
+    stalls: AtomicU64,
     finished: AtomicU64,
     reset: AtomicU64,
     lost: AtomicU64,
@@ -94,12 +101,14 @@ impl ServerState {
         let Founding { listeners, sockets, limits, deadlines, connections_max, workers, simulated, hooks } =
             founding;
         Arc::new(ServerState {
+            started: Instant::now(),
             listeners,
             sockets,
             connections: AtomicUsize::new(0),
             desk: Mutex::new(Reception { desk: Desk::new(limits, connections_max), awaited: false }),
             deadlines: Mutex::new(deadlines),
             loads: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
+            pulses: (0..workers).map(|_| Arc::default()).collect(),
             backends: (0..workers).map(|_| OnceLock::new()).collect(),
             posts: OnceLock::new(),
             counters: Counters::default(),
@@ -161,6 +170,11 @@ impl ServerState {
         (0..self.workers()).map(|worker| self.load(worker)).collect()
     }
 
+    /// The workers that a handler keeps from turning.
+    pub(super) fn blocked_workers(&self) -> Vec<usize> {
+        (0..self.workers()).filter(|worker| self.pulses[*worker].is_blocked()).collect()
+    }
+
     /// Tells the worker that accepts. One that is gone needs to know nothing.
     pub(super) fn tell_first(&self, message: Message) {
         if let Some(first) = self.post(0) {
@@ -175,9 +189,11 @@ impl ServerState {
         }
     }
 
-    /// The worker with the fewest connections.
+    /// The worker with the fewest connections, of those that no handler blocks.
     fn least_loaded(&self) -> usize {
-        (0..self.loads.len()).min_by_key(|worker| self.load(*worker)).unwrap_or(0)
+        (0..self.loads.len())
+            .min_by_key(|worker| (self.pulses[*worker].is_blocked(), self.load(*worker)))
+            .unwrap_or(0)
     }
 
     /// Tells whoever watches the server.
@@ -266,9 +282,28 @@ impl ServerState {
         !self.simulated && !self.listeners[listener].listen.is_given()
     }
 
+    pub(crate) fn count_panic(&self) {
+        self.counters.panics.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_stall(&self) {
+        self.counters.stalls.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(super) fn stats(&self) -> Stats {
-        let Counters { accepted, accept_errors, refused, received, sent, unsent, finished, reset, lost } =
-            &self.counters;
+        let Counters {
+            accepted,
+            accept_errors,
+            refused,
+            received,
+            sent,
+            unsent,
+            panics,
+            stalls,
+            finished,
+            reset,
+            lost,
+        } = &self.counters;
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let mut closes: Vec<_> = lock(&self.closes).iter().map(|(reason, count)| (*reason, *count)).collect();
         closes.sort_by_key(|(reason, count)| (std::cmp::Reverse(*count), reason.to_string()));
@@ -280,6 +315,8 @@ impl ServerState {
             received: count(received),
             sent: count(sent),
             unsent: count(unsent),
+            panics: count(panics),
+            stalls: count(stalls),
             closes,
             drain: DrainReport { finished: count(finished), reset: count(reset), lost: count(lost) },
         }
@@ -325,9 +362,9 @@ impl Admission {
         (self.listener != NO_LISTENER).then_some(self.listener.into())
     }
 
-    /// Tells whoever watches the server.
-    pub(crate) fn tell(&self, event: &ServerEvent<'_>) {
-        self.server.tell(event);
+    /// The server whose place it is.
+    pub(crate) fn server(&self) -> &ServerState {
+        &self.server
     }
 
     /// The connection ended; gives the place back and keeps the books.

@@ -19,6 +19,10 @@ pub struct Stats {
     pub sent: u64,
     /// Bytes that were queued on connections that have ended, and never sent.
     pub unsent: u64,
+    /// Handlers that panicked.
+    pub panics: u64,
+    /// Times that a handler kept its worker for longer than [`Server::watchdog`](crate::Server::watchdog) allows.
+    pub stalls: u64,
     /// Why connections ended and how many for each reason, most frequent first.
     pub closes: Vec<(CloseReason, u64)>,
     /// What became of those who were there when the server began to drain.

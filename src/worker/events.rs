@@ -154,8 +154,9 @@ impl Worker {
             Ok(Flow::Continue | Flow::Consumed(_)) => {}
             Ok(Flow::Close) => link.command(Conn::close),
             Ok(Flow::Reset) => link.command(|conn| conn.reset(CloseReason::LocalReset)),
-            Err(_) => link.command(|conn| conn.reset(CloseReason::HandlerPanicked)),
+            Err(payload) => link.panicked(payload),
         }
+        self.returned(link);
         link.handler.set(Some(handler));
         let mut conn = link.conn.borrow_mut();
         if conn.is_blocked() {

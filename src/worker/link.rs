@@ -138,6 +138,21 @@ impl Link {
         self.admission.set(Some(admission));
     }
 
+    /// Its handler panicked: nobody knows in which state that left what it was to send.
+    pub(crate) fn panicked(self: &Rc<Self>, payload: Box<dyn Any + Send>) {
+        self.command(|conn| conn.reset(CloseReason::HandlerPanicked));
+        let message = payload
+            .downcast_ref::<&str>()
+            .copied()
+            .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+            .unwrap_or("(a panic without a message)");
+        self.worker.with_member(|member| {
+            member.server.count_panic();
+            member.server.tell(&ServerEvent::Panicked { id: self.id(), peer: &self.peer(), message });
+        });
+        drop_guarded(payload);
+    }
+
     /// Names the connection among all of its server's.
     pub(crate) fn id(&self) -> ConnectionId {
         ConnectionId { worker: self.worker.index.get(), token: self.token }
@@ -377,7 +392,7 @@ impl Worker {
         }
         let counts = link.conn.borrow().counts();
         if let Some(admission) = link.admission.take() {
-            admission.tell(&ServerEvent::Closed { id: link.id(), peer: &link.peer, reason, counts });
+            admission.server().tell(&ServerEvent::Closed { id: link.id(), peer: &link.peer, reason, counts });
             admission.closed(reason, counts);
         }
     }

@@ -21,12 +21,13 @@ pub(crate) mod link;
 pub(crate) mod mailbox;
 pub(crate) mod member;
 mod parking;
+pub(crate) mod pulse;
 mod registry;
 pub(crate) mod slots;
 pub(crate) mod tasks;
 pub(crate) mod timer;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -41,13 +42,14 @@ use crate::conn::{Conn, Profile};
 use crate::engine::buffer::PiecePool;
 use crate::engine::{Completion, Engine, Listener, ListenerId, Socket, Token};
 use crate::error::CloseReason;
-use crate::server::{Admission, Reply, Whom};
+use crate::server::{Admission, Reply, ServerEvent, Whom};
 use crate::time::Time;
 
 use link::Link;
 use mailbox::Mailbox;
 use member::Member;
 use parking::Parking;
+use pulse::Pulse;
 use slots::Slots;
 use tasks::{TaskId, Tasks, Wakeup};
 use timer::Wheel;
@@ -129,6 +131,8 @@ pub(crate) struct Worker {
     pub(crate) index: Cell<u16>,
     pieces: Rc<PiecePool>,
     parking: RefCell<Parking>,
+    /// Read by the server's watchdog.
+    pulse: OnceCell<Arc<Pulse>>,
     now: Cell<Time>,
     /// Completions of the last turn.
     completed: Cell<usize>,
@@ -174,6 +178,7 @@ impl Worker {
             index: Cell::default(),
             pieces,
             parking: RefCell::default(),
+            pulse: OnceCell::new(),
             now: Cell::new(now),
             completed: Cell::new(0),
             pass: Cell::new(1),
@@ -210,7 +215,9 @@ impl Worker {
         busy |= self.expire_timers();
         // Whoever drives the worker looks at what has happened before it may sleep on it.
         let sleeps = may_sleep && !busy && !self.has_work() && self.post.prepare_sleep();
+        self.beat(false);
         let waited = if sleeps { self.sleep() } else { self.engine.borrow_mut().wait(Some(Time::ZERO)) };
+        self.beat(true);
         self.post.awake();
         self.now.set(self.clock());
         if let Err(error) = waited {
@@ -233,6 +240,33 @@ impl Worker {
             }
         }
         engine.wait(until)
+    }
+
+    /// Has its turns watched.
+    pub(crate) fn watch(&self, pulse: Arc<Pulse>) {
+        drop(self.pulse.set(pulse));
+    }
+
+    fn beat(&self, works: bool) {
+        if let Some(pulse) = self.pulse.get() {
+            pulse.beat(works);
+        }
+    }
+
+    /// A handler has returned. If the watchdog saw the worker blocked meanwhile, it was this one.
+    #[inline]
+    pub(crate) fn returned(&self, link: &Link) {
+        if self.pulse.get().is_some_and(|pulse| pulse.take_blocked()) {
+            self.was_blocked(link);
+        }
+    }
+
+    #[cold]
+    fn was_blocked(&self, link: &Link) {
+        let lasted = self.clock().since(self.now());
+        self.with_member(|member| {
+            member.server.tell(&ServerEvent::HandlerBlocked { id: link.id(), peer: &link.peer(), lasted });
+        });
     }
 
     /// Sets how long the worker spins before it sleeps; zero is not at all.
