@@ -288,7 +288,7 @@ impl Server {
         let acceptor = Acceptor::new(state.clone(), index, self.profile(&worker), attach);
         *worker.acceptor.borrow_mut() = Some(acceptor.clone());
         if let Some(listener) = listener {
-            let listener = Listener::Os(mio::net::TcpListener::from_std(listener));
+            let listener = Listener::Os(listener.into());
             let failed = |error| Error::os(Operation::Listen, error).at(&self.address);
             acceptor.listen(&worker, listener).map_err(failed)?;
         }

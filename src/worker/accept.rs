@@ -116,7 +116,7 @@ impl Acceptor {
             worker.engine.borrow_mut().pause_accept(LISTENER);
         }
         if target == self.index {
-            return self.adopt(worker, socket, peer, admission);
+            return self.adopt(worker, socket, &peer, admission);
         }
         // A worker that is gone drops the message, and with it the socket and its admission.
         if let Some(post) = self.server.post(target) {
@@ -125,7 +125,7 @@ impl Acceptor {
     }
 
     /// Makes an accepted connection one of this worker's.
-    pub(crate) fn adopt(&self, worker: &Rc<Worker>, socket: Socket, peer: Address, admission: Admission) {
+    pub(crate) fn adopt(&self, worker: &Rc<Worker>, socket: Socket, peer: &Address, admission: Admission) {
         let link = match worker.open(socket, peer.clone(), &self.profile) {
             Ok(link) => link,
             Err(error) => {

@@ -26,7 +26,6 @@ pub(crate) mod timer;
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -248,11 +247,11 @@ impl Worker {
     /// Begins to connect; the link's waiters are told when that is over.
     pub(crate) fn connect(
         self: &Rc<Self>,
-        peer: SocketAddr,
+        peer: &Address,
         profile: &Rc<Profile>,
         options: &SocketOptions,
     ) -> io::Result<Rc<Link>> {
-        let link = self.link(peer.into(), profile);
+        let link = self.link(peer.clone(), profile);
         let begun = self.engine.borrow_mut().connect(link.token, peer, options);
         if let Err(error) = begun {
             self.never_opened(&link, &error);
@@ -326,7 +325,7 @@ impl Worker {
                 with_link(token, &|link| link.command(|conn| conn.reset(CloseReason::LocalReset)));
             }
             Message::Adopt { socket, peer, admission } => {
-                self.with_acceptor(|acceptor| acceptor.adopt(self, socket, peer, admission));
+                self.with_acceptor(|acceptor| acceptor.adopt(self, socket, &peer, admission));
             }
             Message::ResumeAccept => self.with_acceptor(|acceptor| acceptor.resume(self)),
             Message::Drain { within } => self.with_acceptor(|acceptor| acceptor.drain(self, within)),
