@@ -150,7 +150,10 @@ impl Simulation {
         if let Some(address) = endpoint.literal() {
             return Ok(address);
         }
-        let Host::Name(name) = &endpoint.host else { unreachable!("what is no literal is a name") };
+        let Host::Name(name) = &endpoint.host else {
+            let problem = String::from("a simulated network has no Unix sockets");
+            return Err(Error::new(Operation::Listen, Cause::Address { problem }).at(text));
+        };
         let found = self.network.resolve(name).unwrap_or_default();
         let problem = String::from("the simulated network does not know this name");
         let unknown = || Error::new(Operation::Listen, Cause::NotFound { problem }).at(text);

@@ -38,11 +38,12 @@
 //!    `Sent`, `Submitted::Done` or `send_now`, at least once. The token still has to be closed.
 //! 6. **Shutdown** sends FIN behind what was sent; the worker asks for it only when no send is in flight. If bytes that were
 //!    handed over turn out not to be sent, it says so instead, as `Bounced` would.
-//! 7. **Close** takes the socket away, gracefully or with RST (`reset`). In-flight work is cancelled by the engine, and
+//! 7. **Close** takes the socket away, gracefully or with RST (`reset`; a Unix socket has no such thing). In-flight work is cancelled by the engine, and
 //!    `Closed` comes after the last trace of it, with the outgoing bytes if a send was in flight.
 //! 8. **Accepting.** A listener reports `Accepted` until it is paused or closed. `AcceptFailed` names the cause; the
 //!    engine then waits for `resume_accept`, so that no error can make it spin. Accepted sockets are non-blocking,
-//!    close-on-exec, and can move to another worker's engine by `open`.
+//!    close-on-exec, and can move to another worker's engine by `open`. Listeners and sockets of TCP and of Unix stream
+//!    sockets are the same to an engine; a simulated network has TCP only.
 //! 9. **Fairness.** One `wait` and the `next` calls up to its `None` make a turn. In one turn no connection gets more
 //!    than [`RECEIVE_BUDGET`] chunks and no listener more than [`ACCEPT_BUDGET`] sockets; the rest comes in later turns
 //!    without another command. What the kernel receives by itself (multishot, on io_uring) is bounded by bytes instead, 64
@@ -62,11 +63,13 @@ pub(crate) mod buffer;
 mod capability;
 mod readiness;
 pub(crate) mod simulated;
+pub(crate) mod socket;
 #[cfg(target_os = "linux")]
 pub(crate) mod uring;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -96,36 +99,35 @@ pub(crate) struct Token {
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ListenerId(pub(crate) u32);
 
-/// A connected socket that no engine holds yet.
+/// A connected socket that no engine holds yet: a stream socket of any kind, non-blocking.
 #[derive(Debug)]
 pub(crate) enum Socket {
-    Os(mio::net::TcpStream),
+    Os(OwnedFd),
     Simulated(Box<simulated::Endpoint>),
 }
 
 impl Socket {
     /// Takes a connected socket that was made elsewhere.
-    pub(crate) fn adopt(fd: std::os::fd::OwnedFd) -> io::Result<(Socket, Address)> {
-        let stream = std::net::TcpStream::from(fd);
-        stream.set_nonblocking(true)?;
-        let peer = Address::canonical(stream.peer_addr()?);
-        Ok((Socket::Os(mio::net::TcpStream::from_std(stream)), peer))
+    pub(crate) fn adopt(fd: OwnedFd) -> io::Result<(Socket, Address)> {
+        let peer = socket::peer_addr(fd.as_fd())?;
+        socket2::SockRef::from(&fd).set_nonblocking(true)?;
+        Ok((Socket::Os(fd), peer))
     }
 
     /// Closes a socket that no engine holds; with RST if asked.
     pub(crate) fn refuse(self, reset: bool) {
-        if let Socket::Os(stream) = &self
+        if let Socket::Os(fd) = &self
             && reset
         {
-            drop(socket2::SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO)));
+            socket::reset_on_close(fd.as_fd());
         }
     }
 }
 
-/// A listening socket that no engine holds yet.
+/// A listening socket that no engine holds, of any kind of stream; non-blocking.
 #[derive(Debug)]
 pub(crate) enum Listener {
-    Os(mio::net::TcpListener),
+    Os(OwnedFd),
     Simulated(simulated::Listening),
 }
 
@@ -191,7 +193,7 @@ pub(crate) enum Completion {
 pub(crate) enum Waker {
     Readiness(Arc<mio::Waker>),
     #[cfg(target_os = "linux")]
-    Eventfd(Arc<std::os::fd::OwnedFd>),
+    Eventfd(Arc<OwnedFd>),
     /// A simulation turns its workers itself; nobody sleeps.
     Simulated,
 }
@@ -315,7 +317,7 @@ impl Engine {
     pub(crate) fn connect(
         &mut self,
         token: Token,
-        peer: SocketAddr,
+        peer: &Address,
         options: &SocketOptions,
     ) -> io::Result<()> {
         match self {
@@ -337,7 +339,7 @@ impl Engine {
 
     /// The local address of the socket in the slot.
     pub(crate) fn local_addr(&self, token: Token) -> io::Result<Address> {
-        backend!(self, engine => engine.local_addr(token)).map(Address::canonical)
+        backend!(self, engine => engine.local_addr(token))
     }
 
     pub(crate) fn receive(&mut self, token: Token) {

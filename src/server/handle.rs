@@ -171,6 +171,7 @@ impl ServerHandle {
         for (index, state) in self.state.listeners.iter().enumerate() {
             if self.state.can_reopen(index) {
                 let opened = state.listen.open(&self.state.sockets, Some(&state.address))?;
+                *lock(&state.file) = opened.file;
                 reopened.push((ListenerId(index as u32), opened.listener));
             }
         }

@@ -323,7 +323,7 @@ impl Server {
         for listen in &self.listen {
             let opened = listen.open(&self.sockets, None)?;
             listeners.push(opened.listener);
-            states.push(ListenerState::new(listen.clone(), opened.address));
+            states.push(ListenerState::new(listen.clone(), opened.address, opened.file));
         }
         Ok((self.found(plan, states, false), listeners))
     }
@@ -351,7 +351,7 @@ impl Server {
         let plan = self.plan()?;
         let (listeners, addresses): (Vec<_>, Vec<_>) = listeners.into_iter().unzip();
         let states = self.listen.iter().zip(addresses);
-        let states = states.map(|(listen, address)| ListenerState::new(listen.clone(), address.into()));
+        let states = states.map(|(listen, address)| ListenerState::new(listen.clone(), address.into(), None));
         let state = self.found(plan, states.collect(), true);
         let workers: Vec<_> = engines.into_iter().map(Worker::new).collect();
         state.set_posts(workers.iter().map(|worker| worker.post.clone()).collect());

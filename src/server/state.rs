@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::admission::{Desk, Rule, Seat, Turnstile, Verdict};
 use super::hooks::{Hooks, ServerEvent};
-use super::listen::Listen;
+use super::listen::{Listen, SocketFile};
 use super::stats::{DrainReport, Stats};
 use crate::address::Address;
 use crate::config::{Backend, Deadlines, Limits, OverLimit, SocketOptions};
@@ -55,6 +55,7 @@ pub(super) struct ListenerState {
     pub(super) address: Address,
     pub(super) accepted: AtomicU64,
     pub(super) lost: AtomicBool,
+    pub(super) file: Mutex<Option<SocketFile>>,
 }
 
 /// The desk, and whether the acceptor waits for somebody to leave: under one lock, so that neither misses the other.
@@ -91,8 +92,9 @@ pub(super) struct Founding {
 }
 
 impl ListenerState {
-    pub(super) fn new(listen: Listen, address: Address) -> ListenerState {
-        ListenerState { listen, address, accepted: AtomicU64::new(0), lost: AtomicBool::new(false) }
+    pub(super) fn new(listen: Listen, address: Address, file: Option<SocketFile>) -> ListenerState {
+        let (accepted, lost) = (AtomicU64::new(0), AtomicBool::new(false));
+        ListenerState { listen, address, accepted, lost, file: Mutex::new(file) }
     }
 }
 
@@ -275,6 +277,11 @@ impl ServerState {
     pub(crate) fn lose_listener(&self, listener: usize) -> &Address {
         self.listeners[listener].lost.store(true, Ordering::Relaxed);
         &self.listeners[listener].address
+    }
+
+    /// A listener is closed for good: what it has in the file system goes too.
+    pub(crate) fn clear_listener(&self, listener: usize) {
+        drop(lock(&self.listeners[listener].file).take());
     }
 
     /// Whether a listener may be closed when the server is suspended, for it can be opened again.

@@ -322,6 +322,7 @@ impl Member {
             self.take_backlog(worker, listener);
             self.door.set_open(listener, false);
             drop(worker.engine.borrow_mut().unlisten(listener));
+            self.server.clear_listener(listener.0 as usize);
         }
         self.door.state.set(State::Shut);
         drop(self.door.reserve.take());

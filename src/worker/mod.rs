@@ -29,7 +29,6 @@ pub(crate) mod timer;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -305,11 +304,11 @@ impl Worker {
     /// Begins to connect; the link's waiters are told when that is over.
     pub(crate) fn connect(
         self: &Rc<Self>,
-        peer: SocketAddr,
+        peer: &Address,
         profile: &Rc<Profile>,
         options: &SocketOptions,
     ) -> io::Result<Rc<Link>> {
-        let link = self.link(peer.into(), profile);
+        let link = self.link(peer.clone(), profile);
         let begun = self.engine.borrow_mut().connect(link.token, peer, options);
         if let Err(error) = begun {
             self.never_opened(&link, &error);

@@ -20,7 +20,7 @@ mod trace;
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::rc::Rc;
 
 use rustix::io::Errno;
@@ -34,6 +34,7 @@ use super::{
     ACCEPT_BUDGET, Completion, HANDED_MAX, Listener, ListenerId, RECEIVE_BUDGET, Share, Socket, Submitted,
     Token, Waker,
 };
+use crate::address::Address;
 use crate::time::Time;
 
 /// The engine of one worker on one simulated host.
@@ -130,7 +131,11 @@ impl Simulated {
         Ok(())
     }
 
-    pub(crate) fn connect(&mut self, token: Token, peer: SocketAddr) -> io::Result<()> {
+    pub(crate) fn connect(&mut self, token: Token, peer: &Address) -> io::Result<()> {
+        let Some(peer) = peer.socket() else {
+            let problem = "a simulated network has no Unix sockets";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, problem));
+        };
         let end = self.network.state().connect(self.address, peer)?;
         self.occupy(Slot { connecting: true, ..Slot::new(token, end) });
         Ok(())
@@ -146,11 +151,11 @@ impl Simulated {
         state.push_now(self.id, Ready::Slot(token));
     }
 
-    pub(crate) fn local_addr(&self, token: Token) -> io::Result<SocketAddr> {
+    pub(crate) fn local_addr(&self, token: Token) -> io::Result<Address> {
         let slot = self.slots.get(&token.index).filter(|slot| slot.token == token);
         let state = self.network.state();
         let addresses = slot.and_then(|slot| state.addresses(slot.end));
-        Ok(addresses.ok_or(Errno::NOTCONN)?.0)
+        Ok(Address::canonical(addresses.ok_or(Errno::NOTCONN)?.0))
     }
 
     pub(crate) fn receive(&mut self, token: Token) {

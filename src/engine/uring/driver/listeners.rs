@@ -11,7 +11,6 @@ use rustix::io::Errno;
 use super::super::kernel::{Completed, Kernel, Request};
 use super::key::Kind;
 use super::{Driver, SUBMISSIONS_MAX, Source, grow};
-use crate::address::Address;
 use crate::engine::{ACCEPT_BUDGET, Completion, Listener, ListenerId, Share, Socket, Token};
 
 pub(super) struct Listening {
@@ -31,7 +30,7 @@ impl<K: Kernel> Driver<K> {
         grow(&mut self.listeners, index);
         self.listeners_made += 1;
         self.listeners[index] = Some(Listening {
-            listener: OwnedFd::from(std::net::TcpListener::from(listener)),
+            listener,
             generation: self.listeners_made,
             paused: false,
             polling: false,
@@ -104,9 +103,7 @@ impl<K: Kernel> Driver<K> {
             }
             match self.kernel.accept(listening.listener.as_fd()) {
                 Ok((socket, peer)) => {
-                    let peer = Address::canonical(peer);
-                    let stream = mio::net::TcpStream::from_std(std::net::TcpStream::from(socket));
-                    return Some(Completion::Accepted { listener, socket: Socket::Os(stream), peer });
+                    return Some(Completion::Accepted { listener, socket: Socket::Os(socket), peer });
                 }
                 Err(Errno::AGAIN) => listening.ready = false,
                 Err(Errno::INTR) => {}

@@ -173,10 +173,14 @@ impl<K: Kernel> Driver<K> {
         Some(end_of(token, result))
     }
 
-    /// Does what a connection can do without the ring: reports what was held, and reads in bulk.
+    /// Does what a connection can do without the ring: reports that it is connected, or what was held, and reads in bulk.
     pub(super) fn step(&mut self, index: u32) -> Option<Completion> {
         let connection = self.connections[index as usize].as_mut()?;
         let token = Token { index, generation: connection.generation };
+        if connection.is.connecting && connection.requests == 0 {
+            // A Unix socket: connected, and no request that would tell it.
+            return self.finish_connecting(token, Ok(()));
+        }
         if !connection.is.wanted || connection.is.closing {
             return None;
         }

@@ -1179,8 +1179,7 @@ impl World {
 
     fn open_as(&mut self, token: Token) -> (Token, SocketId) {
         let (fd, id) = self.kernel.socket();
-        let stream = mio::net::TcpStream::from_std(std::net::TcpStream::from(fd));
-        self.driver().open(token, Socket::Os(stream)).expect("it opens");
+        self.driver().open(token, Socket::Os(fd)).expect("it opens");
         (token, id)
     }
 
@@ -1202,7 +1201,7 @@ impl World {
     fn connect(&mut self, index: u32) -> (Token, SocketId) {
         let peer: SocketAddr = "127.0.0.1:1".parse().expect("an address");
         let token = token(index, 1);
-        self.driver().connect(token, peer, &SocketOptions::default()).expect("it begins to connect");
+        self.driver().connect(token, &peer.into(), &SocketOptions::default()).expect("it begins to connect");
         let connection = self.driver().connections[index as usize].as_ref().expect("it is there");
         let fd = connection.socket.as_raw_fd();
         (token, self.kernel.made(fd))
@@ -1210,8 +1209,7 @@ impl World {
 
     fn listen(&mut self) -> SocketId {
         let (fd, id) = self.kernel.listener();
-        let listener = mio::net::TcpListener::from_std(std::net::TcpListener::from(fd));
-        self.driver().listen(LISTENER, Listener::Os(listener)).expect("it listens");
+        self.driver().listen(LISTENER, Listener::Os(fd)).expect("it listens");
         id
     }
 
