@@ -1,53 +1,125 @@
-//! Sockets as the options want them: listening ones, and what is set on the connected.
+//! Sockets as the options want them: listening ones, and those that are to be connected.
 
+use std::error::Error as StdError;
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use crate::config::SocketOptions;
-
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const KEEPALIVE_PROBES: u32 = 3;
+use crate::error::plain;
 
 /// Makes a listening socket. What it is set to, its connections inherit, on Linux at least.
 pub(crate) fn listen(address: SocketAddr, options: &SocketOptions) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = new(address)?;
     // A restarted server binds again although old connections are in TIME_WAIT (socket(7), SO_REUSEADDR).
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
-        // `[::]` takes IPv4 as well, whatever the system's default.
-        socket.set_only_v6(false)?;
+        set("only_v6", socket.set_only_v6(options.only_v6))?;
     }
-    apply(&SockRef::from(&socket), options)?;
+    if options.reuse_port {
+        set("reuse_port", socket.set_reuse_port(true))?;
+    }
+    apply(&socket, address, options)?;
     socket.bind(&address.into())?;
     socket.listen(options.backlog.try_into().unwrap_or(i32::MAX))?;
-    socket.set_nonblocking(true)?;
     Ok(socket.into())
 }
 
-/// Sets the options of a connected or listening socket.
-pub(crate) fn apply(socket: &SockRef<'_>, options: &SocketOptions) -> io::Result<()> {
+/// Makes a socket that is to be connected to `peer`. Some options have no effect, or not the whole, on one that is.
+pub(crate) fn unconnected(peer: SocketAddr, options: &SocketOptions) -> io::Result<Socket> {
+    let socket = new(peer)?;
+    apply(&socket, peer, options)?;
+    Ok(socket)
+}
+
+fn new(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// Sets the options that listeners and connections have in common.
+fn apply(socket: &Socket, address: SocketAddr, options: &SocketOptions) -> io::Result<()> {
     if options.nodelay {
-        socket.set_tcp_nodelay(true)?;
+        set("nodelay", socket.set_tcp_nodelay(true))?;
     }
     if let Some(after) = options.keepalive {
         let keepalive = TcpKeepalive::new()
             .with_time(after)
-            .with_interval(KEEPALIVE_INTERVAL)
-            .with_retries(KEEPALIVE_PROBES);
-        socket.set_tcp_keepalive(&keepalive)?;
-    }
-    #[cfg(target_os = "linux")]
-    if options.user_timeout.is_some() {
-        socket.set_tcp_user_timeout(options.user_timeout)?;
+            .with_interval(options.keepalive_interval)
+            .with_retries(options.keepalive_count);
+        set("keepalive", socket.set_tcp_keepalive(&keepalive))?;
     }
     if let Some(bytes) = options.receive_buffer {
-        socket.set_recv_buffer_size(bytes)?;
+        set("receive_buffer", socket.set_recv_buffer_size(bytes))?;
     }
     if let Some(bytes) = options.send_buffer {
-        socket.set_send_buffer_size(bytes)?;
+        set("send_buffer", socket.set_send_buffer_size(bytes))?;
+    }
+    if options.linger.is_some() {
+        set("linger", socket.set_linger(options.linger))?;
+    }
+    if let Some(code_point) = options.dscp {
+        set("dscp", set_dscp(socket, address, code_point))?;
+    }
+    apply_linux(socket, options)
+}
+
+#[cfg(target_os = "linux")]
+fn apply_linux(socket: &Socket, options: &SocketOptions) -> io::Result<()> {
+    if options.user_timeout.is_some() {
+        set("user_timeout", socket.set_tcp_user_timeout(options.user_timeout))?;
+    }
+    if let Some(device) = &options.device {
+        set("device", socket.bind_device(Some(device.as_bytes())))?;
+    }
+    if let Some(mark) = options.mark {
+        set("mark", socket.set_mark(mark))?;
     }
     Ok(())
+}
+
+/// What only Linux has was refused before, or is ignored.
+#[cfg(not(target_os = "linux"))]
+fn apply_linux(_: &Socket, _: &SocketOptions) -> io::Result<()> {
+    Ok(())
+}
+
+/// The code point is the upper six bits of the byte; the lower two are the kernel's (ECN, RFC 3168).
+fn set_dscp(socket: &Socket, address: SocketAddr, code_point: u8) -> io::Result<()> {
+    let byte = u32::from(code_point) << 2;
+    if address.is_ipv6() {
+        socket.set_tclass_v6(byte)?;
+    }
+    // A dual-stack socket of Linux has both: this one is for its IPv4 connections.
+    if address.is_ipv4() || cfg!(target_os = "linux") {
+        socket.set_tos_v4(byte)?;
+    }
+    Ok(())
+}
+
+/// Names the option that could not be set.
+fn set(name: &'static str, result: io::Result<()>) -> io::Result<()> {
+    result.map_err(|error| io::Error::new(error.kind(), OptionRefused { name, error }))
+}
+
+/// The system refused a socket option.
+#[derive(Debug)]
+pub(crate) struct OptionRefused {
+    name: &'static str,
+    error: io::Error,
+}
+
+impl fmt::Display for OptionRefused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "option `{}`: {}", self.name, plain(&self.error))
+    }
+}
+
+impl StdError for OptionRefused {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(&self.error)
+    }
 }

@@ -211,9 +211,12 @@ impl Readiness {
         peer: SocketAddr,
         options: &SocketOptions,
     ) -> io::Result<()> {
-        let stream = TcpStream::connect(peer)?;
-        sockets::apply(&SockRef::from(&stream), options)?;
-        self.register(token, stream, true)
+        let socket = sockets::unconnected(peer, options)?;
+        let under_way = Some(Errno::INPROGRESS.raw_os_error());
+        match socket.connect(&peer.into()) {
+            Err(error) if error.raw_os_error() != under_way => Err(error),
+            _ => self.register(token, TcpStream::from_std(socket.into()), true),
+        }
     }
 
     fn register(&mut self, token: Token, mut stream: TcpStream, connecting: bool) -> io::Result<()> {

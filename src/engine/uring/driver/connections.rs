@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::io::Errno;
-use socket2::{Domain, Protocol, SockAddr, SockRef, Type};
+use socket2::{SockAddr, SockRef};
 
 use super::super::kernel::{Completed, Kernel, Key, Request};
 use super::key::Kind;
@@ -90,9 +90,7 @@ impl<K: Kernel> Driver<K> {
         peer: SocketAddr,
         options: &SocketOptions,
     ) -> io::Result<()> {
-        let socket = socket2::Socket::new(Domain::for_address(peer), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_nonblocking(true)?;
-        sockets::apply(&SockRef::from(&socket), options)?;
+        let socket = sockets::unconnected(peer, options)?;
         let connection = self.put(token, socket.into());
         (connection.is.connecting, connection.requests) = (true, 1);
         let fd = connection.socket.as_raw_fd();
