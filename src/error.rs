@@ -50,6 +50,7 @@ pub(crate) enum Operation {
     Wait,
     Run,
     Handle,
+    Parse,
 }
 
 #[derive(Debug)]
@@ -110,7 +111,8 @@ impl Error {
             Cause::Option { .. } | Cause::Variable { .. } | Cause::Address { .. } => ErrorKind::Caller,
             Cause::Misuse(_) | Cause::Other(_) => ErrorKind::Caller,
             Cause::Closed(reason) => match reason {
-                CloseReason::Peer | CloseReason::PeerReset | CloseReason::Network(_) => ErrorKind::Peer,
+                CloseReason::Peer | CloseReason::PeerReset => ErrorKind::Peer,
+                CloseReason::Network(_) | CloseReason::Proxy(_) => ErrorKind::Peer,
                 CloseReason::Timeout(_) => ErrorKind::Timeout,
                 CloseReason::Limit(_) => ErrorKind::Limit,
                 _ => ErrorKind::Caller,
@@ -227,6 +229,7 @@ impl Operation {
             Operation::Wait => "wait",
             Operation::Run => "run",
             Operation::Handle => "handle",
+            Operation::Parse => "parse",
         }
     }
 
@@ -236,7 +239,7 @@ impl Operation {
             Operation::Listen => " on",
             Operation::Receive => " from",
             Operation::Connect | Operation::Send | Operation::Flush | Operation::Finish => " to",
-            Operation::Start | Operation::Wait | Operation::Run | Operation::Handle => "",
+            Operation::Start | Operation::Wait | Operation::Run | Operation::Handle | Operation::Parse => "",
         }
     }
 }
@@ -306,6 +309,8 @@ pub enum CloseReason {
     Limit(Bound),
     /// The network failed: unreachable, down, or unanswered for too long.
     Network(io::ErrorKind),
+    /// The PROXY header that has to come first did not, or not from a proxy that is trusted; the connection was reset.
+    Proxy(ProxyFault),
     /// The handler returned an error; what it had queued was still sent.
     HandlerFailed,
     /// The handler panicked; the connection was reset.
@@ -326,6 +331,8 @@ pub enum Deadline {
     Age,
     /// The handler's own deadline, set with `set_deadline`; or the handler ended with a timeout of an operation.
     Handler,
+    /// The PROXY header was not there, or not whole, within [`ProxyProtocol::within`](crate::ProxyProtocol::within).
+    ProxyHeader,
 }
 
 /// The bounds whose passing ends a connection.
@@ -334,6 +341,32 @@ pub enum Deadline {
 pub enum Bound {
     /// An event handler left more unconsumed than [`Limits::receive_buffer`](crate::Limits::receive_buffer) holds.
     ReceiveBuffer,
+}
+
+/// Why a connection on which a PROXY header has to come first was refused.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ProxyFault {
+    /// The peer is in none of the networks that are trusted to tell other addresses than its own.
+    Untrusted,
+    /// The first bytes are not those of a header, of version 1 or 2.
+    Missing,
+    /// A version other than 1 and 2.
+    Version,
+    /// A command other than LOCAL and PROXY.
+    Command,
+    /// An address family or a protocol that is not assigned, or that of datagrams.
+    Family,
+    /// A line that is not of version 1's form.
+    Line,
+    /// An address or a port that is none.
+    Address,
+    /// A length that leaves no room for the addresses.
+    Length,
+    /// A header longer than a header may be: 107 bytes in version 1, 2064 in version 2.
+    TooLong,
+    /// A value behind the addresses that reaches over the header's end.
+    Tlv,
 }
 
 impl CloseReason {
@@ -360,6 +393,7 @@ impl fmt::Display for CloseReason {
             CloseReason::Timeout(deadline) => write!(f, "{deadline} deadline passed"),
             CloseReason::Limit(bound) => write!(f, "{bound} limit passed"),
             CloseReason::Network(kind) => write!(f, "{kind}"),
+            CloseReason::Proxy(fault) => write!(f, "PROXY protocol: {fault}"),
             CloseReason::HandlerFailed => f.write_str("handler failed"),
             CloseReason::HandlerPanicked => f.write_str("handler panicked"),
             CloseReason::Shutdown => f.write_str("server shut down"),
@@ -374,6 +408,7 @@ impl fmt::Display for Deadline {
             Deadline::Write => "write",
             Deadline::Age => "age",
             Deadline::Handler => "handler's",
+            Deadline::ProxyHeader => "PROXY header",
         })
     }
 }
@@ -382,6 +417,23 @@ impl fmt::Display for Bound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Bound::ReceiveBuffer => "receive buffer",
+        })
+    }
+}
+
+impl fmt::Display for ProxyFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ProxyFault::Untrusted => "the peer is not trusted",
+            ProxyFault::Missing => "there is no header",
+            ProxyFault::Version => "unassigned version",
+            ProxyFault::Command => "unassigned command",
+            ProxyFault::Family => "unfit address family",
+            ProxyFault::Line => "malformed line",
+            ProxyFault::Address => "malformed address",
+            ProxyFault::Length => "too short for its addresses",
+            ProxyFault::TooLong => "header too long",
+            ProxyFault::Tlv => "a value reaches over the header's end",
         })
     }
 }
