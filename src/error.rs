@@ -51,6 +51,7 @@ pub(crate) enum Operation {
     Run,
     Handle,
     Adopt,
+    Parse,
 }
 
 #[derive(Debug)]
@@ -111,7 +112,8 @@ impl Error {
             Cause::Option { .. } | Cause::Variable { .. } | Cause::Address { .. } => ErrorKind::Caller,
             Cause::Misuse(_) | Cause::Other(_) => ErrorKind::Caller,
             Cause::Closed(reason) => match reason {
-                CloseReason::Peer | CloseReason::PeerReset | CloseReason::Network(_) => ErrorKind::Peer,
+                CloseReason::Peer | CloseReason::PeerReset => ErrorKind::Peer,
+                CloseReason::Network(_) | CloseReason::Proxy(_) => ErrorKind::Peer,
                 CloseReason::Timeout(_) => ErrorKind::Timeout,
                 CloseReason::Limit(_) => ErrorKind::Limit,
                 _ => ErrorKind::Caller,
@@ -229,6 +231,7 @@ impl Operation {
             Operation::Run => "run",
             Operation::Handle => "handle",
             Operation::Adopt => "adopt",
+            Operation::Parse => "parse",
         }
     }
 
@@ -238,7 +241,12 @@ impl Operation {
             Operation::Listen => " on",
             Operation::Receive => " from",
             Operation::Connect | Operation::Send | Operation::Flush | Operation::Finish => " to",
-            Operation::Start | Operation::Wait | Operation::Run | Operation::Handle | Operation::Adopt => "",
+            Operation::Start
+            | Operation::Wait
+            | Operation::Run
+            | Operation::Handle
+            | Operation::Adopt
+            | Operation::Parse => "",
         }
     }
 }
@@ -308,6 +316,8 @@ pub enum CloseReason {
     Limit(Bound),
     /// The network failed: unreachable, down, or unanswered for too long.
     Network(io::ErrorKind),
+    /// The PROXY header that has to come first did not, or not from a proxy that is trusted; the connection was reset.
+    Proxy(ProxyFault),
     /// The handler returned an error; what it had queued was still sent.
     HandlerFailed,
     /// The handler panicked; the connection was reset.
@@ -331,6 +341,8 @@ pub enum Deadline {
     Age,
     /// The handler's own deadline, set with `set_deadline`; or the handler ended with a timeout of an operation.
     Handler,
+    /// The PROXY header was not there, or not whole, within [`ProxyProtocol::within`](crate::ProxyProtocol::within).
+    ProxyHeader,
 }
 
 /// The bounds whose passing ends a connection.
@@ -339,6 +351,32 @@ pub enum Deadline {
 pub enum Bound {
     /// An event handler left more unconsumed than [`Limits::receive_buffer`](crate::Limits::receive_buffer) holds.
     ReceiveBuffer,
+}
+
+/// Why a connection on which a PROXY header has to come first was refused.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ProxyFault {
+    /// The peer is in none of the networks that are trusted to tell other addresses than its own.
+    Untrusted,
+    /// The first bytes are not those of a header, of version 1 or 2.
+    Missing,
+    /// A version other than 1 and 2.
+    Version,
+    /// A command other than LOCAL and PROXY.
+    Command,
+    /// An address family or a protocol that is not assigned, or that of datagrams.
+    Family,
+    /// A line that is not of version 1's form.
+    Line,
+    /// An address or a port that is none.
+    Address,
+    /// A length that leaves no room for the addresses.
+    Length,
+    /// A header longer than a header may be: 107 bytes in version 1, 2064 in version 2.
+    TooLong,
+    /// A value behind the addresses that reaches over the header's end.
+    Tlv,
 }
 
 impl CloseReason {
@@ -365,6 +403,7 @@ impl fmt::Display for CloseReason {
             CloseReason::Timeout(deadline) => write!(f, "{deadline} deadline passed"),
             CloseReason::Limit(bound) => write!(f, "{bound} limit passed"),
             CloseReason::Network(kind) => write!(f, "{kind}"),
+            CloseReason::Proxy(fault) => write!(f, "PROXY protocol: {fault}"),
             CloseReason::HandlerFailed => f.write_str("handler failed"),
             CloseReason::HandlerPanicked => f.write_str("handler panicked"),
             CloseReason::Disconnected => f.write_str("disconnected by the server"),
@@ -380,6 +419,7 @@ impl fmt::Display for Deadline {
             Deadline::Write => "write",
             Deadline::Age => "age",
             Deadline::Handler => "handler's",
+            Deadline::ProxyHeader => "PROXY header",
         })
     }
 }
@@ -388,6 +428,23 @@ impl fmt::Display for Bound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Bound::ReceiveBuffer => "receive buffer",
+        })
+    }
+}
+
+impl fmt::Display for ProxyFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ProxyFault::Untrusted => "the peer is not trusted",
+            ProxyFault::Missing => "there is no header",
+            ProxyFault::Version => "unassigned version",
+            ProxyFault::Command => "unassigned command",
+            ProxyFault::Family => "unfit address family",
+            ProxyFault::Line => "malformed line",
+            ProxyFault::Address => "malformed address",
+            ProxyFault::Length => "too short for its addresses",
+            ProxyFault::TooLong => "header too long",
+            ProxyFault::Tlv => "a value reaches over the header's end",
         })
     }
 }

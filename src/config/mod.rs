@@ -3,11 +3,13 @@
 mod backend;
 mod deadlines;
 mod limits;
+mod proxy;
 mod sockets;
 
 pub use backend::Backend;
 pub use deadlines::Deadlines;
 pub use limits::{AcceptRate, Limits, OverLimit};
+pub use proxy::ProxyProtocol;
 pub use sockets::SocketOptions;
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
-use socket2::{Domain, Protocol, SockAddr, SockRef, Type};
+use socket2::{Domain, SockAddr, SockRef};
 
 use crate::address::{Address, UnixName};
 use crate::config::SocketOptions;
@@ -59,20 +59,9 @@ fn accept_raw(listener: &SockRef<'_>) -> io::Result<(socket2::Socket, SockAddr)>
 /// Makes the socket for a connection to `peer`, and the address to connect it to.
 pub(super) fn for_peer(peer: &Address, options: &SocketOptions) -> io::Result<(OwnedFd, SockAddr)> {
     let address = sock_addr(peer)?;
-    let protocol = peer.socket().map(|_| Protocol::TCP);
-    let socket = socket2::Socket::new(address.domain(), STREAM, protocol)?;
-    if cfg!(not(target_os = "linux")) {
-        socket.set_nonblocking(true)?;
-    }
-    sockets::apply(&SockRef::from(&socket), options, address.domain())?;
+    let socket = sockets::unconnected(address.domain(), options)?;
     Ok((socket.into(), address))
 }
-
-/// The type of a socket, which on Linux can be made non-blocking in the same call.
-#[cfg(target_os = "linux")]
-const STREAM: Type = Type::STREAM.nonblocking();
-#[cfg(not(target_os = "linux"))]
-const STREAM: Type = Type::STREAM;
 
 /// Begins to connect; that it is over, the socket tells by becoming writable.
 pub(super) fn connect(socket: BorrowedFd<'_>, address: &SockAddr) -> io::Result<()> {

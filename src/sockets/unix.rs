@@ -1,36 +1,15 @@
-//! Sockets as the options want them: listening ones, and what is set on the connected.
+//! Listening Unix sockets, whose files outlive them.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
-use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use crate::address::{Address, UnixName};
 use crate::config::SocketOptions;
 use crate::engine::socket;
-
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const KEEPALIVE_PROBES: u32 = 3;
-
-/// Makes a listening socket. What it is set to, its connections inherit, on Linux at least.
-pub(crate) fn listen(address: SocketAddr, options: &SocketOptions) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // A restarted server binds again although old connections are in TIME_WAIT (socket(7), SO_REUSEADDR).
-    socket.set_reuse_address(true)?;
-    if address.is_ipv6() {
-        // `[::]` takes IPv4 as well, whatever the system's default.
-        socket.set_only_v6(false)?;
-    }
-    apply(&SockRef::from(&socket), options, Domain::for_address(address))?;
-    socket.bind(&address.into())?;
-    socket.listen(options.backlog.try_into().unwrap_or(i32::MAX))?;
-    socket.set_nonblocking(true)?;
-    Ok(socket.into())
-}
 
 /// Makes a listening Unix socket. A file that a server left behind, on which nobody listens any more, is replaced; nothing
 /// else ever is.
@@ -39,7 +18,7 @@ pub(crate) fn listen(address: SocketAddr, options: &SocketOptions) -> io::Result
 pub(crate) fn listen_unix(name: &UnixName, options: &SocketOptions) -> io::Result<OwnedFd> {
     let address = socket::sock_addr(&Address::Unix(name.clone()))?;
     let listener = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    apply(&SockRef::from(&listener), options, Domain::UNIX)?;
+    super::apply(&SockRef::from(&listener), Domain::UNIX, options)?;
     if let Err(error) = listener.bind(&address) {
         let Some(path) = name.path().filter(|_| error.kind() == io::ErrorKind::AddrInUse) else {
             return Err(error);
@@ -67,38 +46,6 @@ fn is_abandoned(path: &Path, address: &SockAddr) -> io::Result<bool> {
     // A full backlog must not make this wait.
     visitor.set_nonblocking(true)?;
     Ok(visitor.connect(address).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused))
-}
-
-/// Sets the options of a connected or listening socket; a Unix socket has none of TCP's.
-pub(crate) fn apply(socket: &SockRef<'_>, options: &SocketOptions, domain: Domain) -> io::Result<()> {
-    if domain != Domain::UNIX {
-        apply_tcp(socket, options)?;
-    }
-    if let Some(bytes) = options.receive_buffer {
-        socket.set_recv_buffer_size(bytes)?;
-    }
-    if let Some(bytes) = options.send_buffer {
-        socket.set_send_buffer_size(bytes)?;
-    }
-    Ok(())
-}
-
-fn apply_tcp(socket: &SockRef<'_>, options: &SocketOptions) -> io::Result<()> {
-    if options.nodelay {
-        socket.set_tcp_nodelay(true)?;
-    }
-    if let Some(after) = options.keepalive {
-        let keepalive = TcpKeepalive::new()
-            .with_time(after)
-            .with_interval(KEEPALIVE_INTERVAL)
-            .with_retries(KEEPALIVE_PROBES);
-        socket.set_tcp_keepalive(&keepalive)?;
-    }
-    #[cfg(target_os = "linux")]
-    if options.user_timeout.is_some() {
-        socket.set_tcp_user_timeout(options.user_timeout)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
