@@ -1,11 +1,13 @@
 //! Every default in one place, and the refusal of options that make no sense.
 
+mod access;
 mod backend;
 mod deadlines;
 mod limits;
 mod proxy;
 mod sockets;
 
+pub use access::Access;
 pub use backend::Backend;
 pub use deadlines::Deadlines;
 pub use limits::{AcceptRate, Limits, OverLimit};

@@ -8,13 +8,18 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use crate::address::Address;
-use crate::config::{AcceptRate, Limits, OverLimit};
+use crate::config::{AcceptRate, Access, Limits, OverLimit};
 use crate::time::Time;
 
 /// The rule that keeps a connection out.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Rule {
+    /// The peer's network may not connect, see [`Access`](crate::Access).
+    Network,
+    /// The peer is not trusted to speak for others, on a listener behind proxies (see
+    /// [`ProxyProtocol`](crate::ProxyProtocol)).
+    Untrusted,
     /// The peer's address already has [`Limits::per_address`] connections.
     PerAddress,
     /// The server holds [`Limits::connections`].
@@ -23,14 +28,12 @@ pub enum Rule {
     Rate,
     /// The process has no descriptors, or the system no memory, for another connection.
     Descriptors,
-    /// The server drains.
-    Draining,
 }
 
 impl Rule {
     /// All rules, in the order in which they are asked.
-    pub(crate) const ALL: [Rule; 5] =
-        [Rule::PerAddress, Rule::Connections, Rule::Rate, Rule::Descriptors, Rule::Draining];
+    pub(crate) const ALL: [Rule; 6] =
+        [Rule::Network, Rule::Untrusted, Rule::PerAddress, Rule::Connections, Rule::Rate, Rule::Descriptors];
 
     pub(super) fn index(self) -> usize {
         Rule::ALL.iter().position(|each| *each == self).unwrap_or_default()
@@ -40,11 +43,12 @@ impl Rule {
 impl std::fmt::Display for Rule {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
+            Rule::Network => "network",
+            Rule::Untrusted => "not a trusted proxy",
             Rule::PerAddress => "connections per address",
             Rule::Connections => "connections in total",
             Rule::Rate => "accept rate",
             Rule::Descriptors => "out of descriptors or memory",
-            Rule::Draining => "draining",
         })
     }
 }
@@ -74,6 +78,7 @@ pub(super) struct Seat(u32);
 /// The rules in force and who is here.
 #[derive(Debug)]
 pub(super) struct Desk {
+    access: Access,
     rules: Limits,
     connections_max: usize,
     connections: usize,
@@ -82,9 +87,14 @@ pub(super) struct Desk {
 }
 
 impl Desk {
-    pub(super) fn new(rules: Limits, connections_max: usize) -> Desk {
-        let bucket = Bucket::default();
-        Desk { rules, connections_max, connections: 0, bucket, addresses: Addresses::default() }
+    pub(super) fn new(access: Access, rules: Limits, connections_max: usize) -> Desk {
+        let (bucket, addresses) = (Bucket::default(), Addresses::default());
+        Desk { access, rules, connections_max, connections: 0, bucket, addresses }
+    }
+
+    /// From now on these networks may come in. Who is here stays.
+    pub(super) fn set_access(&mut self, access: Access) {
+        self.access = access;
     }
 
     /// From now on these rules hold. Who is here stays, also where that is more than they allow.
@@ -105,14 +115,12 @@ impl Desk {
         self.connections_max
     }
 
-    /// Decides about a connection that was accepted.
-    pub(super) fn admit(&mut self, peer: &Address, now: Time) -> Verdict {
-        let key = peer.ip().map(|ip| key(ip, self.rules.ipv6_prefix));
-        if let (Some(key), Some(max)) = (key, self.rules.per_address)
-            && self.addresses.count(key) >= max
-        {
-            return Verdict::Refuse(Rule::PerAddress);
-        }
+    /// Decides about a connection that was accepted. `peer` is who it is for, if that is known already: a proxy tells later.
+    pub(super) fn admit(&mut self, peer: Option<&Address>, now: Time) -> Verdict {
+        let key = match self.check(peer) {
+            Ok(key) => key,
+            Err(rule) => return Verdict::Refuse(rule),
+        };
         if self.connections >= self.connections_max {
             return Verdict::Refuse(Rule::Connections);
         }
@@ -131,14 +139,22 @@ impl Desk {
         self.addresses.leave(seat);
     }
 
-    /// A connection that is here turns out to be somebody else's: the proxy told whose. Its place moves there, if there is one.
-    pub(super) fn reseat(&mut self, seat: Seat, ip: IpAddr) -> Result<Seat, Rule> {
-        let key = key(ip, self.rules.ipv6_prefix);
-        if self.rules.per_address.is_some_and(|max| self.addresses.count(key) >= max) {
-            return Err(Rule::PerAddress);
+    /// The proxy has told whom a connection that is here is for: it gets a place of that address, if there is one.
+    pub(super) fn seat(&mut self, peer: &Address) -> Result<Seat, Rule> {
+        let key = self.check(Some(peer))?;
+        Ok(key.map_or(Seat::default(), |key| self.addresses.enter(key)))
+    }
+
+    /// What concerns the peer's address: whether it may be here, once more.
+    fn check(&self, peer: Option<&Address>) -> Result<Option<u128>, Rule> {
+        if peer.is_some_and(|peer| !self.access.admits(peer)) {
+            return Err(Rule::Network);
         }
-        self.addresses.leave(seat);
-        Ok(self.addresses.enter(key))
+        let key = peer.and_then(Address::ip).map(|ip| key(ip, self.rules.ipv6_prefix));
+        match (key, self.rules.per_address) {
+            (Some(key), Some(max)) if self.addresses.count(key) >= max => Err(Rule::PerAddress),
+            _ => Ok(key),
+        }
     }
 
     /// Whether to take the next one from the backlog. Whoever refuses at the door always does.
@@ -275,6 +291,10 @@ mod tests {
         Address::from(std::net::SocketAddr::new(text.parse().expect("an address"), 7))
     }
 
+    fn desk(rules: Limits, connections_max: usize) -> Desk {
+        Desk::new(Access::default(), rules, connections_max)
+    }
+
     fn ms(ms: u64) -> Time {
         Time::ZERO.after(Duration::from_millis(ms))
     }
@@ -288,52 +308,52 @@ mod tests {
 
     #[test]
     fn an_address_has_so_many_places_and_gets_them_back() {
-        let mut desk = Desk::new(Limits::default().per_address(2), 100);
-        let first = seat(desk.admit(&at("192.0.2.1"), Time::ZERO));
-        seat(desk.admit(&at("192.0.2.1"), Time::ZERO));
-        assert_eq!(desk.admit(&at("192.0.2.1"), Time::ZERO), Verdict::Refuse(Rule::PerAddress));
-        seat(desk.admit(&at("192.0.2.2"), Time::ZERO));
+        let mut desk = desk(Limits::default().per_address(2), 100);
+        let first = seat(desk.admit(Some(&at("192.0.2.1")), Time::ZERO));
+        seat(desk.admit(Some(&at("192.0.2.1")), Time::ZERO));
+        assert_eq!(desk.admit(Some(&at("192.0.2.1")), Time::ZERO), Verdict::Refuse(Rule::PerAddress));
+        seat(desk.admit(Some(&at("192.0.2.2")), Time::ZERO));
         desk.leave(first);
-        seat(desk.admit(&at("192.0.2.1"), Time::ZERO));
+        seat(desk.admit(Some(&at("192.0.2.1")), Time::ZERO));
     }
 
     #[test]
     fn an_ipv6_prefix_is_one_address_and_a_mapped_one_is_ipv4() {
-        let mut desk = Desk::new(Limits::default().per_address(1), 100);
-        seat(desk.admit(&at("2001:db8::1"), Time::ZERO));
-        assert_eq!(desk.admit(&at("2001:db8::ffff:1"), Time::ZERO), Verdict::Refuse(Rule::PerAddress));
-        seat(desk.admit(&at("2001:db8:0:1::1"), Time::ZERO));
-        seat(desk.admit(&at("192.0.2.1"), Time::ZERO));
-        assert_eq!(desk.admit(&at("::ffff:192.0.2.1"), Time::ZERO), Verdict::Refuse(Rule::PerAddress));
+        let mut desk = desk(Limits::default().per_address(1), 100);
+        seat(desk.admit(Some(&at("2001:db8::1")), Time::ZERO));
+        assert_eq!(desk.admit(Some(&at("2001:db8::ffff:1")), Time::ZERO), Verdict::Refuse(Rule::PerAddress));
+        seat(desk.admit(Some(&at("2001:db8:0:1::1")), Time::ZERO));
+        seat(desk.admit(Some(&at("192.0.2.1")), Time::ZERO));
+        assert_eq!(desk.admit(Some(&at("::ffff:192.0.2.1")), Time::ZERO), Verdict::Refuse(Rule::PerAddress));
     }
 
     #[test]
     fn a_changed_prefix_counts_those_who_come() {
-        let mut desk = Desk::new(Limits::default().per_address(1), 100);
-        let old = seat(desk.admit(&at("2001:db8::1"), Time::ZERO));
+        let mut desk = desk(Limits::default().per_address(1), 100);
+        let old = seat(desk.admit(Some(&at("2001:db8::1")), Time::ZERO));
         desk.set_rules(Limits::default().per_address(1).ipv6_prefix(128), 100);
-        let new = seat(desk.admit(&at("2001:db8::1"), Time::ZERO));
+        let new = seat(desk.admit(Some(&at("2001:db8::1")), Time::ZERO));
         desk.leave(old);
-        assert_eq!(desk.admit(&at("2001:db8::1"), Time::ZERO), Verdict::Refuse(Rule::PerAddress));
+        assert_eq!(desk.admit(Some(&at("2001:db8::1")), Time::ZERO), Verdict::Refuse(Rule::PerAddress));
         desk.leave(new);
-        seat(desk.admit(&at("2001:db8::1"), Time::ZERO));
+        seat(desk.admit(Some(&at("2001:db8::1")), Time::ZERO));
     }
 
     #[test]
     fn a_peer_without_an_address_takes_a_place_of_the_server_only() {
         let unix = Address::Unix(crate::address::UnixName::unnamed());
-        let mut desk = Desk::new(Limits::default().per_address(1), 2);
-        let first = seat(desk.admit(&unix, Time::ZERO));
-        seat(desk.admit(&unix, Time::ZERO));
-        assert_eq!(desk.admit(&unix, Time::ZERO), Verdict::Refuse(Rule::Connections));
+        let mut desk = desk(Limits::default().per_address(1), 2);
+        let first = seat(desk.admit(Some(&unix), Time::ZERO));
+        seat(desk.admit(Some(&unix), Time::ZERO));
+        assert_eq!(desk.admit(Some(&unix), Time::ZERO), Verdict::Refuse(Rule::Connections));
         desk.leave(first);
-        seat(desk.admit(&unix, Time::ZERO));
+        seat(desk.admit(Some(&unix), Time::ZERO));
     }
 
     #[test]
     fn lower_limits_send_nobody_home() {
-        let mut desk = Desk::new(Limits::default(), 3);
-        let seats: Vec<_> = (0..3).map(|_| seat(desk.admit(&at("192.0.2.1"), Time::ZERO))).collect();
+        let mut desk = desk(Limits::default(), 3);
+        let seats: Vec<_> = (0..3).map(|_| seat(desk.admit(Some(&at("192.0.2.1")), Time::ZERO))).collect();
         desk.set_rules(Limits::default(), 1);
         assert_eq!(desk.turnstile(Time::ZERO), Turnstile::Full);
         seats.into_iter().for_each(|seat| desk.leave(seat));
@@ -342,31 +362,39 @@ mod tests {
 
     #[test]
     fn the_queue_moves_when_the_rate_allows() {
-        let mut desk = Desk::new(Limits::default().accept_rate(AcceptRate::new(10).burst(2)), 100);
-        seat(desk.admit(&at("192.0.2.1"), ms(1000)));
+        let mut desk = desk(Limits::default().accept_rate(AcceptRate::new(10).burst(2)), 100);
+        seat(desk.admit(Some(&at("192.0.2.1")), ms(1000)));
         assert_eq!(desk.turnstile(ms(1000)), Turnstile::Open);
-        seat(desk.admit(&at("192.0.2.1"), ms(1000)));
+        seat(desk.admit(Some(&at("192.0.2.1")), ms(1000)));
         assert_eq!(desk.turnstile(ms(1000)), Turnstile::Until(ms(1100)));
-        assert_eq!(desk.admit(&at("192.0.2.1"), ms(1099)), Verdict::Refuse(Rule::Rate));
-        seat(desk.admit(&at("192.0.2.1"), ms(1100)));
+        assert_eq!(desk.admit(Some(&at("192.0.2.1")), ms(1099)), Verdict::Refuse(Rule::Rate));
+        seat(desk.admit(Some(&at("192.0.2.1")), ms(1100)));
     }
 
     #[test]
-    fn a_proxied_connection_moves_to_the_place_of_whom_it_is_for() {
-        let mut desk = Desk::new(Limits::default().per_address(1), 100);
+    fn a_proxied_connection_takes_a_place_of_whom_it_is_for() {
+        let mut desk = desk(Limits::default().per_address(1), 100);
         let seats: Vec<_> = ["192.0.2.1", "192.0.2.2"]
             .iter()
             .map(|ip| {
-                let proxy = seat(desk.admit(&at("10.0.0.1"), Time::ZERO));
-                desk.reseat(proxy, ip.parse().expect("an address")).expect("a place")
+                assert_eq!(desk.admit(None, Time::ZERO), Verdict::Admit(Seat::default()));
+                desk.seat(&at(ip)).expect("a place")
             })
             .collect();
-        let third = seat(desk.admit(&at("10.0.0.1"), Time::ZERO));
-        let again = desk.reseat(third, "192.0.2.1".parse().expect("an address"));
-        assert_eq!(again, Err(Rule::PerAddress));
-        desk.leave(third);
+        assert_eq!(desk.admit(None, Time::ZERO), Verdict::Admit(Seat::default()));
+        assert_eq!(desk.seat(&at("192.0.2.1")), Err(Rule::PerAddress));
+        desk.leave(Seat::default());
         seats.into_iter().for_each(|seat| desk.leave(seat));
         assert!(desk.addresses.by_key.is_empty());
+        assert_eq!(desk.connections, 0);
+    }
+
+    #[test]
+    fn a_network_that_is_denied_takes_no_place() {
+        let mut desk = desk(Limits::default(), 1);
+        desk.set_access(Access::default().deny(["192.0.2.0/24".parse().expect("a network")]));
+        assert_eq!(desk.admit(Some(&at("192.0.2.1")), Time::ZERO), Verdict::Refuse(Rule::Network));
+        seat(desk.admit(Some(&at("198.51.100.1")), Time::ZERO));
     }
 
     proptest! {
@@ -397,13 +425,13 @@ mod tests {
 
         #[test]
         fn every_place_is_given_back(steps in prop::collection::vec((any::<bool>(), 0u8..4), 1..200)) {
-            let mut desk = Desk::new(Limits::default().per_address(3), 8);
+            let mut desk = desk(Limits::default().per_address(3), 8);
             let mut here: Vec<(u8, Seat)> = Vec::new();
             for (come, who) in steps {
                 if come {
                     let peer = at(&format!("192.0.2.{who}"));
                     let of_address = here.iter().filter(|(each, _)| *each == who).count();
-                    match desk.admit(&peer, Time::ZERO) {
+                    match desk.admit(Some(&peer), Time::ZERO) {
                         Verdict::Admit(seat) => {
                             prop_assert!(of_address < 3 && here.len() < 8);
                             here.push((who, seat));

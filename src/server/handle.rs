@@ -13,7 +13,7 @@ use super::snapshot::{Phase, Snapshot};
 use super::state::{ListenerState, ServerState, lock};
 use super::stats::Stats;
 use crate::address::Address;
-use crate::config::{Backend, Deadlines, Limits};
+use crate::config::{Access, Backend, Deadlines, Limits};
 use crate::engine::{ListenerId, Socket};
 use crate::error::{Cause, Error, Operation, Result};
 use crate::worker::Message;
@@ -83,6 +83,12 @@ impl ServerHandle {
         self.configure();
         self.state.tell_first(Message::RoomAgain);
         Ok(())
+    }
+
+    /// Replaces the networks that may connect, for whoever comes next. Who is here stays; [`ServerHandle::disconnect`] sends
+    /// away.
+    pub fn set_access(&self, access: Access) {
+        self.state.set_access(access);
     }
 
     /// Replaces the deadlines of the running server, for new connections.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use socket2::SockRef;
 
 use crate::address::{Address, UnixName};
-use crate::config::SocketOptions;
+use crate::config::{ProxyProtocol, SocketOptions};
 use crate::endpoint::{Endpoint, Host};
 use crate::engine::{Listener, socket};
 use crate::error::{Error, Operation, Result};
@@ -39,6 +39,7 @@ pub struct Listen {
     source: Source,
     sockets: Option<SocketOptions>,
     mode: Option<u32>,
+    proxy: Option<ProxyProtocol>,
 }
 
 #[derive(Clone, Debug)]
@@ -62,14 +63,14 @@ impl Listen {
     /// Port 0 takes a free port. `[::]` takes IPv4 too. The file of a Unix socket that nobody listens on any more is
     /// replaced; it is removed when the server drains.
     pub fn at(address: impl fmt::Display) -> Listen {
-        Listen { source: Source::Text(address.to_string()), sockets: None, mode: None }
+        Listen { source: Source::Text(address.to_string()), sockets: None, mode: None, proxy: None }
     }
 
     /// A socket that listens already: of a service manager, of a parent process, or made by this program.
     ///
     /// It is duplicated at each start, so the same description can start again. Options of its own are not changed.
     pub fn given(socket: impl Into<OwnedFd>) -> Listen {
-        Listen { source: Source::Given(Arc::new(socket.into())), sockets: None, mode: None }
+        Listen { source: Source::Given(Arc::new(socket.into())), sockets: None, mode: None, proxy: None }
     }
 
     /// Sets the options of this listener's sockets. Default: the server's.
@@ -88,8 +89,23 @@ impl Listen {
         self
     }
 
+    /// Has connections say whom they are for: they come through proxies that speak the PROXY protocol. Default: they do
+    /// not.
+    ///
+    /// Limits per address and [`Access`](crate::Access) then concern whom the proxy speaks for.
+    #[must_use]
+    pub fn proxy_protocol(mut self, proxies: ProxyProtocol) -> Listen {
+        self.proxy = Some(proxies);
+        self
+    }
+
+    pub(super) fn proxy(&self) -> Option<&ProxyProtocol> {
+        self.proxy.as_ref()
+    }
+
     pub(super) fn validate(&self) -> Result<()> {
-        self.sockets.as_ref().map_or(Ok(()), SocketOptions::validate)
+        self.sockets.as_ref().map_or(Ok(()), SocketOptions::validate)?;
+        self.proxy.as_ref().map_or(Ok(()), ProxyProtocol::validate)
     }
 
     /// Whether nobody but whoever gave it could open it again.

@@ -34,7 +34,7 @@ pub(crate) use styles::{async_style, event_style};
 use hooks::Hooks;
 use state::{Founding, ListenerState};
 
-use crate::config::{Backend, Deadlines, Limits, SocketOptions};
+use crate::config::{Access, Backend, Deadlines, Limits, SocketOptions};
 use crate::connection::Connection;
 use crate::engine::{Engine, Listener};
 use crate::error::{Cause, Error, Operation, Result};
@@ -69,6 +69,7 @@ const DESCRIPTOR_RESERVE: usize = 64;
 #[must_use = "a server does nothing until it is started"]
 pub struct Server {
     listen: Vec<Listen>,
+    access: Access,
     limits: Limits,
     deadlines: Deadlines,
     sockets: SocketOptions,
@@ -116,6 +117,7 @@ impl Server {
     pub fn on(listen: impl Into<Listen>) -> Server {
         Server {
             listen: vec![listen.into()],
+            access: Access::default(),
             limits: Limits::default(),
             deadlines: Deadlines::default(),
             sockets: SocketOptions::default(),
@@ -130,6 +132,12 @@ impl Server {
     /// Adds a listener; [`Connection::listener`] tells a handler through which it was reached. At most 64.
     pub fn listen(mut self, listen: impl Into<Listen>) -> Server {
         self.listen.push(listen.into());
+        self
+    }
+
+    /// Sets which networks may connect. Default: all.
+    pub fn access(mut self, access: Access) -> Server {
+        self.access = access;
         self
     }
 
@@ -332,6 +340,7 @@ impl Server {
         ServerState::new(Founding {
             listeners,
             sockets: self.sockets.clone(),
+            access: self.access.clone(),
             limits: self.limits.clone(),
             deadlines: self.deadlines.clone(),
             connections_max: plan.connections,

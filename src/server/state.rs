@@ -10,7 +10,7 @@ use super::hooks::{Hooks, ServerEvent};
 use super::listen::{Listen, SocketFile};
 use super::stats::{DrainReport, Stats};
 use crate::address::Address;
-use crate::config::{Backend, Deadlines, Limits, OverLimit, SocketOptions};
+use crate::config::{Access, Backend, Deadlines, Limits, OverLimit, ProxyProtocol, SocketOptions};
 use crate::conn::Counts;
 use crate::engine::Engine;
 use crate::error::CloseReason;
@@ -83,6 +83,7 @@ struct Counters {
 pub(super) struct Founding {
     pub(super) listeners: Vec<ListenerState>,
     pub(super) sockets: SocketOptions,
+    pub(super) access: Access,
     pub(super) limits: Limits,
     pub(super) deadlines: Deadlines,
     pub(super) connections_max: usize,
@@ -100,14 +101,23 @@ impl ListenerState {
 
 impl ServerState {
     pub(super) fn new(founding: Founding) -> Arc<ServerState> {
-        let Founding { listeners, sockets, limits, deadlines, connections_max, workers, simulated, hooks } =
-            founding;
+        let Founding {
+            listeners,
+            sockets,
+            access,
+            limits,
+            deadlines,
+            connections_max,
+            workers,
+            simulated,
+            hooks,
+        } = founding;
         Arc::new(ServerState {
             started: Instant::now(),
             listeners,
             sockets,
             connections: AtomicUsize::new(0),
-            desk: Mutex::new(Reception { desk: Desk::new(limits, connections_max), awaited: false }),
+            desk: Mutex::new(Reception { desk: Desk::new(access, limits, connections_max), awaited: false }),
             deadlines: Mutex::new(deadlines),
             loads: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
             pulses: (0..workers).map(|_| Arc::default()).collect(),
@@ -222,7 +232,9 @@ impl ServerState {
         peer: &Address,
         now: Time,
     ) -> Result<Admission, Rule> {
-        match lock(&self.desk).desk.admit(peer, now) {
+        // Whom a proxy speaks for is not known before it has said so.
+        let behind_proxy = self.proxy(listener).is_some();
+        match lock(&self.desk).desk.admit((!behind_proxy).then_some(peer), now) {
             Verdict::Admit(seat) => Ok(Admission::new(self.clone(), seat, listener)),
             Verdict::Refuse(rule) => Err(rule),
         }
@@ -253,6 +265,10 @@ impl ServerState {
         lock(&self.desk).desk.rules().clone()
     }
 
+    pub(super) fn set_access(&self, access: Access) {
+        lock(&self.desk).desk.set_access(access);
+    }
+
     pub(super) fn set_limits(&self, limits: Limits, connections_max: usize) {
         lock(&self.desk).desk.set_rules(limits, connections_max);
     }
@@ -263,6 +279,11 @@ impl ServerState {
 
     pub(super) fn set_deadlines(&self, deadlines: Deadlines) {
         *lock(&self.deadlines) = deadlines;
+    }
+
+    /// How connections through a listener say whom they are for, if a proxy does.
+    pub(crate) fn proxy(&self, listener: Option<usize>) -> Option<&ProxyProtocol> {
+        self.listeners[listener?].listen.proxy()
     }
 
     pub(crate) fn count_refusal(&self, rule: Rule) {
@@ -362,6 +383,13 @@ impl Admission {
     /// The worker that is to have the connection.
     pub(crate) fn worker(&self) -> usize {
         self.worker.into()
+    }
+
+    /// The proxy has told whom the connection is for.
+    pub(crate) fn seat(&mut self, peer: &Address) -> Result<(), Rule> {
+        debug_assert_eq!(self.seat, Seat::default(), "it had no place of an address so far");
+        self.seat = lock(&self.server.desk).desk.seat(peer)?;
+        Ok(())
     }
 
     /// Which of the server's listeners it came through.

@@ -171,6 +171,9 @@ impl Member {
         peer: Address,
     ) {
         let listener = listener.map(|listener| listener.0 as usize);
+        if self.server.proxy(listener).is_some_and(|proxies| !proxies.trusts(&peer)) {
+            return self.refuse(socket, &peer, Rule::Untrusted);
+        }
         match self.server.admit(listener, &peer, worker.now()) {
             Ok(admission) => self.give(worker, socket, peer, admission),
             Err(rule) => self.refuse(socket, &peer, rule),
