@@ -180,7 +180,7 @@ impl Acceptor {
     /// comes late is refused at once and can go elsewhere.
     pub(crate) fn drain(&self, worker: &Rc<Worker>, within: Duration) {
         if self.accepting.replace(Accepting::No) != Accepting::No {
-            worker.engine.borrow_mut().unlisten(LISTENER);
+            drop(worker.engine.borrow_mut().unlisten(LISTENER));
             event!(info, ?within, "draining");
         }
         // The others learn it from here, behind the last connection that this worker handed to them.
