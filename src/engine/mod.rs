@@ -8,6 +8,7 @@
 //! ```text
 //!   worker                                engine
 //!   listen, open, connect        ------>
+//!   accept_now, unlisten         ------>  a connection that waits; the listener itself
 //!   receive / pause              ------>  (interest; nothing is returned)
 //!   send(outgoing)               ------>  Submitted::Done, or later a Sent completion
 //!   send_now(bytes)              ------>  how many of them the kernel took
@@ -44,6 +45,10 @@
 //!    engine then waits for `resume_accept`, so that no error can make it spin. Accepted sockets are non-blocking,
 //!    close-on-exec, and can move to another worker's engine by `open`. Listeners and sockets of TCP and of Unix stream
 //!    sockets are the same to an engine; a simulated network has TCP only.
+//!    `accept_now` takes one connection that waits out of turn: past the budget, and from a paused listener. It never waits,
+//!    an error of it pauses nothing, and it leaves no descriptor behind that [`Socket::refuse`] or a drop would not close at
+//!    once. It serves to empty a backlog before the listener is closed, and to turn clients away with a descriptor kept in
+//!    reserve. `unlisten` gives the listener back with who waits in it, to be closed, kept, or given to another engine.
 //! 9. **Fairness.** One `wait` and the `next` calls up to its `None` make a turn. In one turn no connection gets more
 //!    than [`RECEIVE_BUDGET`] chunks and no listener more than [`ACCEPT_BUDGET`] sockets; the rest comes in later turns
 //!    without another command. What the kernel receives by itself (multishot, on io_uring) is bounded by bytes instead, 64
@@ -61,6 +66,7 @@
 mod alarm;
 pub(crate) mod buffer;
 mod capability;
+mod listening;
 mod readiness;
 pub(crate) mod simulated;
 pub(crate) mod socket;
@@ -114,12 +120,12 @@ impl Socket {
         Ok((Socket::Os(fd), peer))
     }
 
-    /// Closes a socket that no engine holds; with RST if asked.
+    /// Closes it; with `reset` the peer gets RST.
     pub(crate) fn refuse(self, reset: bool) {
-        if let Socket::Os(fd) = &self
-            && reset
-        {
-            socket::reset_on_close(fd.as_fd());
+        match self {
+            Socket::Os(socket) if reset => socket::reset_on_close(socket.as_fd()),
+            Socket::Os(_) => {}
+            Socket::Simulated(endpoint) => endpoint.refuse(reset),
         }
     }
 }
@@ -198,6 +204,13 @@ pub(crate) enum Waker {
     Simulated,
 }
 
+/// What may have something to do in a turn.
+#[derive(Copy, Clone)]
+enum Source {
+    Connection(u32),
+    Listener(u32),
+}
+
 /// What one connection or listener has had of the current turn (rule 9 of the contract).
 #[derive(Default)]
 struct Share {
@@ -215,6 +228,13 @@ impl Share {
         let left = usize::from(self.used) < budget;
         self.used += u8::from(left);
         left
+    }
+}
+
+/// Makes room for the index in a table of slots.
+fn grow<T>(table: &mut Vec<Option<T>>, index: usize) {
+    if table.len() <= index {
+        table.resize_with(index + 1, || None);
     }
 }
 
@@ -297,15 +317,15 @@ impl Engine {
         backend!(self, engine => engine.resume_accept(id));
     }
 
-    /// Accepts one connection at once, past the turn's budget and also while the listener is paused.
+    /// Accepts one connection at once, past the turn's budget and also while the listener is paused; `None` if none waits.
     pub(crate) fn accept_now(&mut self, id: ListenerId) -> io::Result<Option<(Socket, Address)>> {
-        let _ = id;
-        Ok(None)
+        backend!(self, engine => engine.accept_now(id))
     }
 
-    /// Closes the listener: later connects are refused, and nothing more is accepted.
-    pub(crate) fn unlisten(&mut self, id: ListenerId) {
-        backend!(self, engine => engine.unlisten(id));
+    /// Gives the listener back: nothing more is accepted. To drop it is to close it; who waits in it then is reset.
+    #[must_use = "dropping a listener closes it"]
+    pub(crate) fn unlisten(&mut self, id: ListenerId) -> Option<Listener> {
+        backend!(self, engine => engine.unlisten(id))
     }
 
     /// Takes a connected socket into the slot `token`. On error the slot stays free and the socket is closed.

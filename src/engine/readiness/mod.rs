@@ -23,8 +23,9 @@ use rustix::io::Errno;
 
 use super::alarm::Alarm;
 use super::buffer::{Chunk, ChunkPool, Outgoing, SLICES_MAX};
+use super::listening::{Listening, Next};
 use super::{
-    ACCEPT_BUDGET, Completion, Listener, ListenerId, RECEIVE_BUDGET, Share, Socket, Submitted, Token, Waker,
+    Completion, Listener, ListenerId, RECEIVE_BUDGET, Share, Socket, Source, Submitted, Token, Waker, grow,
     socket,
 };
 use crate::address::Address;
@@ -56,12 +57,6 @@ pub(crate) struct Readiness {
     turn: u64,
 }
 
-#[derive(Copy, Clone)]
-enum Source {
-    Connection(u32),
-    Listener(u32),
-}
-
 struct Connection {
     generation: u32,
     socket: OwnedFd,
@@ -81,14 +76,6 @@ struct Connection {
     failed: bool,
     queued: bool,
     outgoing: Option<Box<Outgoing>>,
-    share: Share,
-}
-
-struct Listening {
-    listener: OwnedFd,
-    paused: bool,
-    ready: bool,
-    queued: bool,
     share: Share,
 }
 
@@ -137,9 +124,7 @@ impl Readiness {
             Interest::READABLE,
         )?;
         grow(&mut self.listeners, index);
-        let share = Share::default();
-        self.listeners[index] =
-            Some(Listening { listener, paused: false, ready: false, queued: false, share });
+        self.listeners[index] = Some(Listening::new(listener));
         Ok(())
     }
 
@@ -156,36 +141,35 @@ impl Readiness {
         }
     }
 
-    pub(crate) fn unlisten(&mut self, id: ListenerId) {
-        if let Some(listening) = self.listeners.get_mut(id.0 as usize) {
-            *listening = None;
+    pub(crate) fn unlisten(&mut self, id: ListenerId) -> Option<Listener> {
+        let listening = self.listeners.get_mut(id.0 as usize)?.take()?;
+        // Fails only for what was never registered.
+        drop(self.poll.registry().deregister(&mut SourceFd(&listening.listener.as_raw_fd())));
+        Some(Listener::Os(listening.listener))
+    }
+
+    pub(crate) fn accept_now(&mut self, id: ListenerId) -> io::Result<Option<(Socket, Address)>> {
+        match self.listeners.get_mut(id.0 as usize) {
+            Some(Some(listening)) => listening.accept_now(socket::accept),
+            _ => Ok(None),
         }
     }
 
     fn accept(&mut self, index: u32) -> Option<Completion> {
         let listening = self.listeners[index as usize].as_mut()?;
-        let listener = ListenerId(index);
         listening.queued = false;
-        while listening.ready && !listening.paused {
-            if !listening.share.take(self.turn, ACCEPT_BUDGET) {
+        match listening.accept(ListenerId(index), self.turn, socket::accept) {
+            Next::Report(completion) => {
+                listening.queued = true;
+                self.queue.push_front(Source::Listener(index));
+                Some(completion)
+            }
+            Next::Later => {
                 self.later.push(Source::Listener(index));
-                return None;
+                None
             }
-            match socket::accept(listening.listener.as_fd()) {
-                Ok((socket, peer)) => {
-                    listening.queued = true;
-                    self.queue.push_front(Source::Listener(index));
-                    return Some(Completion::Accepted { listener, socket: Socket::Os(socket), peer });
-                }
-                Err(Errno::AGAIN) => listening.ready = false,
-                Err(Errno::INTR) => {}
-                Err(error) => {
-                    listening.paused = true;
-                    return Some(Completion::AcceptFailed { listener, error: error.into() });
-                }
-            }
+            Next::Rest => None,
         }
-        None
     }
 }
 
@@ -572,11 +556,5 @@ impl Connection {
                 Err(error) => return Some(Err(error.into())),
             }
         }
-    }
-}
-
-fn grow<T>(table: &mut Vec<Option<T>>, index: usize) {
-    if table.len() <= index {
-        table.resize_with(index + 1, || None);
     }
 }

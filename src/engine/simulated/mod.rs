@@ -114,10 +114,19 @@ impl Simulated {
         }
     }
 
-    pub(crate) fn unlisten(&mut self, id: ListenerId) {
-        if let Some(accepting) = self.listeners.remove(&id.0) {
-            self.network.state().unlisten(accepting.listener);
+    pub(crate) fn unlisten(&mut self, id: ListenerId) -> Option<Listener> {
+        let accepting = self.listeners.remove(&id.0)?;
+        self.network.state().release_listener(accepting.listener).map(Listener::Simulated)
+    }
+
+    pub(crate) fn accept_now(&mut self, id: ListenerId) -> io::Result<Option<(Socket, Address)>> {
+        let Some(accepting) = self.listeners.get(&id.0) else { return Ok(None) };
+        let mut state = self.network.state();
+        if !state.has_queued(accepting.listener) {
+            return Ok(None);
         }
+        let (endpoint, peer) = state.accept(accepting.listener, self.address)?;
+        Ok(Some((Socket::Simulated(Box::new(endpoint)), peer.into())))
     }
 
     /// Takes an accepted socket. Its descriptor is counted since the accept, so this cannot run out of them.

@@ -551,11 +551,55 @@ fn closing_a_listener_resets_what_it_has_queued() {
     server.pause_accept(LISTENER);
     client.connect(token(0), &address.into()).expect("there are ports");
     settle(&network, [&mut client, &mut server]);
-    server.unlisten(LISTENER);
+    drop(server.unlisten(LISTENER));
     client.connect(token(1), &address.into()).expect("there are ports");
     let seen = settle(&network, [&mut client, &mut server]);
     assert_eq!(failures(&seen), [(0, Errno::CONNRESET.raw_os_error())]);
     assert_eq!(connect_results(&seen), [Some(Errno::CONNREFUSED.raw_os_error())]);
+}
+
+#[test]
+fn who_waits_can_be_accepted_at_once_while_paused_and_refused() {
+    let network = Network::new(1, Faults::none());
+    let (mut server, mut client) = (network.host(SERVER), network.host(CLIENT));
+    let address = listen(&network, &mut server);
+    server.pause_accept(LISTENER);
+    for index in 0..2 {
+        client.connect(token(index), &address.into()).expect("there are ports");
+        client.receive(token(index));
+    }
+    settle(&network, [&mut client, &mut server]);
+    for reset in [false, true] {
+        let (socket, peer) = server.accept_now(LISTENER).expect("it accepts").expect("somebody waits");
+        assert_eq!(peer.ip(), Some(CLIENT));
+        socket.refuse(reset);
+    }
+    assert!(server.accept_now(LISTENER).expect("it can be asked").is_none(), "nobody waits any more");
+    let seen = settle(&network, [&mut client, &mut server]);
+    let ended = seen.iter().filter(|(_, c)| matches!(c, Completion::ReceiveEnded { .. }));
+    assert_eq!(ended.count(), 1);
+    assert_eq!(failures(&seen), [(0, Errno::CONNRESET.raw_os_error())]);
+}
+
+#[test]
+fn a_listener_that_is_given_back_keeps_who_waits_and_serves_another_engine() {
+    let network = Network::new(1, Faults::none());
+    let (mut first, mut client) = (network.host(SERVER), network.host(CLIENT));
+    let mut second = network.host(SERVER);
+    let address = listen(&network, &mut first);
+    first.pause_accept(LISTENER);
+    client.connect(token(0), &address.into()).expect("there are ports");
+    settle(&network, [&mut client, &mut first]);
+    let listener = first.unlisten(LISTENER).expect("it was there");
+    assert!(first.unlisten(LISTENER).is_none(), "only once");
+    client.connect(token(1), &address.into()).expect("there are ports");
+    let seen = settle(&network, [&mut client, &mut first]);
+    assert!(endpoints(seen).endpoints.is_empty(), "nothing is accepted any more");
+    second.listen(ListenerId(0), listener).expect("it is simulated");
+    let seen = settle(&network, [&mut client, &mut first, &mut second]);
+    assert_eq!(endpoints(seen).endpoints.len(), 2);
+    drop((first, second, client));
+    assert_eq!(network.open_sockets(), 0);
 }
 
 #[test]

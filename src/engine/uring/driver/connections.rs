@@ -8,12 +8,12 @@ use rustix::io::Errno;
 use socket2::SockAddr;
 
 use super::super::kernel::{Completed, Kernel, Key, Request};
+use super::Driver;
 use super::key::Kind;
-use super::{Driver, Source, grow};
 use crate::address::Address;
 use crate::config::SocketOptions;
 use crate::engine::buffer::{Chunk, Outgoing};
-use crate::engine::{Completion, Share, Socket, Token, socket};
+use crate::engine::{Completion, Share, Socket, Source, Token, grow, socket};
 
 pub(super) struct Connection {
     pub(super) generation: u32,

@@ -217,7 +217,7 @@ impl Harness {
     }
 
     fn listeners(&mut self, amount: usize) {
-        match (amount % 6, self.listening) {
+        match (amount % 7, self.listening) {
             (0, None) => {
                 let (fd, id) = self.kernel.listener();
                 self.driver.listen(LISTENER, Listener::Os(fd)).expect("it listens");
@@ -232,8 +232,14 @@ impl Harness {
                 self.accept_paused = false;
             }
             (3, Some(_)) if amount > 200 => {
-                self.driver.unlisten(LISTENER);
+                assert!(self.driver.unlisten(LISTENER).is_some());
                 self.listening = None;
+            }
+            (6, _) => {
+                let waited = self.listening.map(|id| self.kernel.waiting(id));
+                let accepted = self.driver.accept_now(LISTENER);
+                let is_told = accepted.as_ref().is_ok_and(Option::is_none);
+                assert!(is_told || waited > Some(0), "nobody is made up");
             }
             (4, Some(id)) => self.kernel.knocks(id, Some([Errno::MFILE, Errno::INTR][amount / 6 % 2])),
             (_, Some(id)) => (0..amount).for_each(|_| self.kernel.knocks(id, None)),

@@ -16,10 +16,10 @@ use rustix::event::PollFlags;
 use rustix::io::Errno;
 
 use super::super::kernel::{Completed, Kernel, Request};
+use super::Driver;
 use super::key::Kind;
-use super::{Driver, Source};
 use crate::engine::buffer::Chunk;
-use crate::engine::{Completion, RECEIVE_BUDGET, Token};
+use crate::engine::{Completion, RECEIVE_BUDGET, Source, Token};
 
 /// The most bytes that one multishot receive delivers: a connection's share of a turn, after which it has to ask again.
 const CAP: u32 = 64 * 1024;
