@@ -18,7 +18,7 @@ pub(crate) use styles::{async_style, event_style};
 
 use state::lock;
 
-use crate::config::{Backend, Deadlines, Limits, SocketOptions};
+use crate::config::{Backend, Deadlines, Limits, ProxyProtocol, SocketOptions};
 use crate::conn::Profile;
 use crate::connection::Connection;
 use crate::endpoint::{Endpoint, Host};
@@ -60,6 +60,7 @@ pub struct Server {
     limits: Limits,
     deadlines: Deadlines,
     sockets: SocketOptions,
+    proxies: Option<ProxyProtocol>,
     backend: Backend,
     spin: Duration,
     workers: Option<usize>,
@@ -79,6 +80,7 @@ impl Server {
             limits: Limits::default(),
             deadlines: Deadlines::default(),
             sockets: SocketOptions::default(),
+            proxies: None,
             backend: Backend::Auto,
             spin: Duration::ZERO,
             workers: None,
@@ -100,6 +102,13 @@ impl Server {
     /// Sets the options of its sockets.
     pub fn sockets(mut self, options: SocketOptions) -> Server {
         self.sockets = options;
+        self
+    }
+
+    /// Sets that connections come through proxies, which tell whom they speak for in a header (the PROXY protocol). Default:
+    /// they come straight from their peers.
+    pub fn proxy_protocol(mut self, proxies: ProxyProtocol) -> Server {
+        self.proxies = Some(proxies);
         self
     }
 
@@ -249,7 +258,13 @@ impl Server {
         state.set_posts(workers.iter().map(|worker| worker.post.clone()).collect());
         let mut listener = Some(listener);
         for (index, worker) in workers.iter().enumerate() {
-            let acceptor = Acceptor::new(state.clone(), index, self.profile(worker), attach.clone());
+            let acceptor = Acceptor::new(
+                state.clone(),
+                index,
+                self.profile(worker),
+                attach.clone(),
+                self.proxies.clone(),
+            );
             if let Some(listener) = listener.take() {
                 acceptor.listen(worker, listener).map_err(|error| Error::os(Operation::Listen, error))?;
             }
@@ -285,7 +300,8 @@ impl Server {
         state.note_backend(index, &engine);
         let worker = Worker::new(engine);
         worker.spin_before_sleep(self.spin);
-        let acceptor = Acceptor::new(state.clone(), index, self.profile(&worker), attach);
+        let acceptor =
+            Acceptor::new(state.clone(), index, self.profile(&worker), attach, self.proxies.clone());
         *worker.acceptor.borrow_mut() = Some(acceptor.clone());
         if let Some(listener) = listener {
             let listener = Listener::Os(mio::net::TcpListener::from_std(listener));
@@ -304,6 +320,7 @@ impl Server {
         self.limits.validate()?;
         self.deadlines.validate()?;
         self.sockets.validate()?;
+        self.proxies.as_ref().map_or(Ok(()), ProxyProtocol::validate)?;
         if self.spin > SPIN_MAX {
             return Err(Error::option("spin", "must be at most 10 ms"));
         }

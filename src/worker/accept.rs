@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use super::link::Link;
 use super::{Alarm, Message, Worker};
 use crate::address::Address;
+use crate::config::ProxyProtocol;
 use crate::conn::Profile;
 use crate::engine::{Listener, ListenerId, Socket};
 use crate::error::CloseReason;
@@ -35,6 +36,8 @@ pub(crate) struct Acceptor {
     index: usize,
     profile: Rc<Profile>,
     attach: Attach,
+    /// The proxies that connections come through, if they do.
+    proxies: Option<ProxyProtocol>,
     accepting: Cell<Accepting>,
     /// How long to pause after the next accept error.
     pause: Cell<Duration>,
@@ -85,12 +88,14 @@ impl Acceptor {
         index: usize,
         profile: Rc<Profile>,
         attach: Attach,
+        proxies: Option<ProxyProtocol>,
     ) -> Rc<Acceptor> {
         Rc::new(Acceptor {
             server,
             index,
             profile,
             attach,
+            proxies,
             accepting: Cell::new(Accepting::No),
             pause: Cell::new(PAUSE_MIN),
             drain: Cell::new(Drain::No),
@@ -116,7 +121,7 @@ impl Acceptor {
             worker.engine.borrow_mut().pause_accept(LISTENER);
         }
         if target == self.index {
-            return self.adopt(worker, socket, peer, admission);
+            return self.adopt(worker, socket, &peer, admission);
         }
         // A worker that is gone drops the message, and with it the socket and its admission.
         if let Some(post) = self.server.post(target) {
@@ -125,7 +130,7 @@ impl Acceptor {
     }
 
     /// Makes an accepted connection one of this worker's.
-    pub(crate) fn adopt(&self, worker: &Rc<Worker>, socket: Socket, peer: Address, admission: Admission) {
+    pub(crate) fn adopt(&self, worker: &Rc<Worker>, socket: Socket, peer: &Address, admission: Admission) {
         let link = match worker.open(socket, peer.clone(), &self.profile) {
             Ok(link) => link,
             Err(error) => {
@@ -137,7 +142,22 @@ impl Acceptor {
         };
         event!(debug, %peer, worker = self.index, "connection accepted");
         link.admit(admission);
-        (self.attach)(worker, &link, HandlerCount::new(&self.handlers));
+        let count = HandlerCount::new(&self.handlers);
+        match &self.proxies {
+            None => (self.attach)(worker, &link, count),
+            Some(proxies) => {
+                let attach = self.attach.clone();
+                let begin = Box::new(move |worker: &Rc<Worker>, link: &Rc<Link>| {
+                    attach(worker, link, count);
+                    worker.with_acceptor(|acceptor| {
+                        if acceptor.is_draining() {
+                            worker.tell_draining(link);
+                        }
+                    });
+                });
+                worker.await_proxy_header(&link, proxies, begin);
+            }
+        }
         if self.drain.get() != Drain::No {
             worker.tell_draining(&link);
         }

@@ -20,6 +20,7 @@ mod events;
 pub(crate) mod link;
 pub(crate) mod mailbox;
 mod parking;
+pub(crate) mod preface;
 pub(crate) mod slots;
 pub(crate) mod tasks;
 pub(crate) mod timer;
@@ -90,6 +91,8 @@ pub(crate) enum Message {
 /// What a timer was set for.
 pub(crate) enum Alarm {
     Link(Token),
+    /// What has to come before a connection's handler has not come in time.
+    Preface(Token),
     Wakeup(Wakeup),
     ResumeAccept(ListenerId),
     /// The drain deadline.
@@ -326,7 +329,7 @@ impl Worker {
                 with_link(token, &|link| link.command(|conn| conn.reset(CloseReason::LocalReset)));
             }
             Message::Adopt { socket, peer, admission } => {
-                self.with_acceptor(|acceptor| acceptor.adopt(self, socket, peer, admission));
+                self.with_acceptor(|acceptor| acceptor.adopt(self, socket, &peer, admission));
             }
             Message::ResumeAccept => self.with_acceptor(|acceptor| acceptor.resume(self)),
             Message::Drain { within } => self.with_acceptor(|acceptor| acceptor.drain(self, within)),
@@ -368,6 +371,11 @@ impl Worker {
                 Alarm::Link(token) => {
                     if let Some(link) = self.slots.get(token) {
                         self.expire(&link);
+                    }
+                }
+                Alarm::Preface(token) => {
+                    if let Some(link) = self.slots.get(token) {
+                        self.expire_preface(&link);
                     }
                 }
                 Alarm::ResumeAccept(id) => self.with_acceptor(|acceptor| acceptor.retry(self, id)),
