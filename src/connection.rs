@@ -14,6 +14,7 @@ use crate::address::Address;
 use crate::conn::{Conn, Counts, Readable, Room};
 use crate::engine::buffer::Chunk;
 use crate::error::{Cause, CloseReason, Error, Operation, Result};
+use crate::proxy::Proxied;
 use crate::remote::Remote;
 use crate::runtime::{Late, Within};
 use crate::worker::link::{ConnectionId, Link};
@@ -50,9 +51,15 @@ pub struct Connection {
 /// What both the whole connection and a half of it can do.
 macro_rules! common_methods {
     () => {
-        /// The address of the other end.
+        /// The address of the other end; behind a proxy that tells it, the one that the proxy tells.
         pub fn peer_addr(&self) -> Address {
             self.link.peer()
+        }
+
+        /// What the proxy told that the connection came through. `None` if the server expects no proxies
+        /// ([`Server::proxy_protocol`](crate::Server::proxy_protocol)), and on a client.
+        pub fn proxied(&self) -> Option<&Proxied> {
+            self.link.proxied()
         }
 
         /// The address of this end; `None` if the operating system no longer tells it.

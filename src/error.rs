@@ -325,6 +325,8 @@ pub enum CloseReason {
     /// [`ServerHandle::disconnect`](crate::ServerHandle::disconnect) sent it away; what was queued was still sent if it could
     /// be in time.
     Disconnected,
+    /// The connection was refused after all, when its proxy had told whom it is for.
+    Refused(Rule),
     /// The server stopped, or its drain deadline passed, before the connection ended.
     Shutdown,
 }
@@ -357,8 +359,6 @@ pub enum Bound {
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ProxyFault {
-    /// The peer is in none of the networks that are trusted to tell other addresses than its own.
-    Untrusted,
     /// The first bytes are not those of a header, of version 1 or 2.
     Missing,
     /// A version other than 1 and 2.
@@ -377,6 +377,48 @@ pub enum ProxyFault {
     TooLong,
     /// A value behind the addresses that reaches over the header's end.
     Tlv,
+}
+
+/// The rule that keeps a connection out.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Rule {
+    /// The peer's network may not connect, see [`Access`](crate::Access).
+    Network,
+    /// The peer is not trusted to speak for others, on a listener behind proxies (see
+    /// [`ProxyProtocol`](crate::ProxyProtocol)).
+    Untrusted,
+    /// The peer's address already has [`Limits::per_address`](crate::Limits::per_address) connections.
+    PerAddress,
+    /// The server holds [`Limits::connections`](crate::Limits::connections).
+    Connections,
+    /// Connections came faster than [`Limits::accept_rate`](crate::Limits::accept_rate).
+    Rate,
+    /// The process has no descriptors, or the system no memory, for another connection.
+    Descriptors,
+}
+
+impl Rule {
+    /// All rules, in the order in which they are asked.
+    pub(crate) const ALL: [Rule; 6] =
+        [Rule::Network, Rule::Untrusted, Rule::PerAddress, Rule::Connections, Rule::Rate, Rule::Descriptors];
+
+    pub(crate) fn index(self) -> usize {
+        Rule::ALL.iter().position(|each| *each == self).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Rule::Network => "network",
+            Rule::Untrusted => "not a trusted proxy",
+            Rule::PerAddress => "connections per address",
+            Rule::Connections => "connections in total",
+            Rule::Rate => "accept rate",
+            Rule::Descriptors => "out of descriptors or memory",
+        })
+    }
 }
 
 impl CloseReason {
@@ -407,6 +449,7 @@ impl fmt::Display for CloseReason {
             CloseReason::HandlerFailed => f.write_str("handler failed"),
             CloseReason::HandlerPanicked => f.write_str("handler panicked"),
             CloseReason::Disconnected => f.write_str("disconnected by the server"),
+            CloseReason::Refused(rule) => write!(f, "refused: {rule}"),
             CloseReason::Shutdown => f.write_str("server shut down"),
         }
     }
@@ -435,7 +478,6 @@ impl fmt::Display for Bound {
 impl fmt::Display for ProxyFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            ProxyFault::Untrusted => "the peer is not trusted",
             ProxyFault::Missing => "there is no header",
             ProxyFault::Version => "unassigned version",
             ProxyFault::Command => "unassigned command",

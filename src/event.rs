@@ -12,6 +12,7 @@ use bytes::Bytes;
 use crate::address::Address;
 use crate::conn::{Conn, Counts, Room};
 use crate::error::{Cause, CloseReason, Error, Operation, Result};
+use crate::proxy::Proxied;
 use crate::remote::Remote;
 use crate::worker::link::{ConnectionId, Link};
 
@@ -179,9 +180,15 @@ impl<'a> Connection<'a> {
         self.link.command(|conn| conn.set_deadline(at));
     }
 
-    /// The address of the other end.
+    /// The address of the other end; behind a proxy that tells it, the one that the proxy tells.
     pub fn peer_addr(&self) -> Address {
         self.link.peer()
+    }
+
+    /// What the proxy told that the connection came through. `None` if the server expects no proxies
+    /// ([`Server::proxy_protocol`](crate::Server::proxy_protocol)), and on a client.
+    pub fn proxied(&self) -> Option<&Proxied> {
+        self.link.proxied()
     }
 
     /// The address of this end; `None` if the operating system no longer tells it.

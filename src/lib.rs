@@ -126,14 +126,14 @@ pub use connection::{
     Closing, Connection, Draining, Flush, ReadHalf, Recv, RecvChunk, RecvExact, Send, SendOwned, WriteHalf,
 };
 pub use engine::buffer::Chunk;
-pub use error::{Bound, CloseReason, Deadline, Error, ErrorKind, ProxyFault, Result};
+pub use error::{Bound, CloseReason, Deadline, Error, ErrorKind, ProxyFault, Result, Rule};
 pub use network::Network;
 pub use probe::probe;
 pub use proxy::Proxied;
 pub use remote::Remote;
 pub use runtime::{JoinHandle, Late, Sleep, Within, run, run_on, sleep, spawn, within};
 pub use server::{
-    ConnectionInfo, ConnectionState, DrainReport, Listen, ListenerInfo, Listing, Phase, Rule, Server,
-    ServerEvent, ServerHandle, Snapshot, Stats, Whom,
+    ConnectionInfo, ConnectionState, DrainReport, Listen, ListenerInfo, Listing, Phase, Server, ServerEvent,
+    ServerHandle, Snapshot, Stats, Whom,
 };
 pub use worker::link::ConnectionId;

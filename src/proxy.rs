@@ -284,8 +284,10 @@ mod tests {
         body
     }
 
+    type Ends = Option<(String, String)>;
+
     /// Valid headers, and their ends as text.
-    fn valid() -> Vec<(Vec<u8>, Option<(String, String)>)> {
+    fn valid() -> Vec<(Vec<u8>, Ends)> {
         let ends = |source: &str, destination: &str| Some((source.to_owned(), destination.to_owned()));
         let worst = format!("PROXY UNKNOWN {0} {0} 65535 65535\r\n", ["ffff"; 8].join(":"));
         assert_eq!(worst.len(), V1_MAX);

@@ -16,6 +16,15 @@ use crate::network::Network;
 /// `proxied` is all of it. Connections without a header, with a malformed one, or one that comes too late are reset, with
 /// [`CloseReason::Proxy`](crate::CloseReason::Proxy) or
 /// [`Deadline::ProxyHeader`](crate::Deadline::ProxyHeader) as the reason.
+///
+/// ```
+/// use wharf::{Network, ProxyProtocol, Server};
+///
+/// let balancers: Network = "10.1.0.0/16".parse()?;
+/// let server = Server::bind("0.0.0.0:7788").proxy_protocol(ProxyProtocol::from([balancers]));
+/// # drop(server);
+/// # Ok::<(), wharf::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProxyProtocol {
     networks: Vec<Network>,

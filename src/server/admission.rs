@@ -9,49 +9,8 @@ use std::time::Duration;
 
 use crate::address::Address;
 use crate::config::{AcceptRate, Access, Limits, OverLimit};
+use crate::error::Rule;
 use crate::time::Time;
-
-/// The rule that keeps a connection out.
-#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum Rule {
-    /// The peer's network may not connect, see [`Access`](crate::Access).
-    Network,
-    /// The peer is not trusted to speak for others, on a listener behind proxies (see
-    /// [`ProxyProtocol`](crate::ProxyProtocol)).
-    Untrusted,
-    /// The peer's address already has [`Limits::per_address`] connections.
-    PerAddress,
-    /// The server holds [`Limits::connections`].
-    Connections,
-    /// Connections came faster than [`Limits::accept_rate`].
-    Rate,
-    /// The process has no descriptors, or the system no memory, for another connection.
-    Descriptors,
-}
-
-impl Rule {
-    /// All rules, in the order in which they are asked.
-    pub(crate) const ALL: [Rule; 6] =
-        [Rule::Network, Rule::Untrusted, Rule::PerAddress, Rule::Connections, Rule::Rate, Rule::Descriptors];
-
-    pub(super) fn index(self) -> usize {
-        Rule::ALL.iter().position(|each| *each == self).unwrap_or_default()
-    }
-}
-
-impl std::fmt::Display for Rule {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Rule::Network => "network",
-            Rule::Untrusted => "not a trusted proxy",
-            Rule::PerAddress => "connections per address",
-            Rule::Connections => "connections in total",
-            Rule::Rate => "accept rate",
-            Rule::Descriptors => "out of descriptors or memory",
-        })
-    }
-}
 
 /// What becomes of a new connection.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]

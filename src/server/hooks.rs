@@ -7,11 +7,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::Stats;
-use super::admission::Rule;
 use super::state::lock;
 use crate::address::Address;
 use crate::conn::Counts;
-use crate::error::CloseReason;
+use crate::error::{CloseReason, Rule};
 use crate::worker::link::ConnectionId;
 
 /// Something that has happened to a server, as [`Server::watch`](crate::Server::watch) tells it.

@@ -19,7 +19,6 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-pub use admission::Rule;
 pub(crate) use admission::Turnstile;
 pub use handle::{ListenerInfo, ServerHandle};
 pub use hooks::ServerEvent;
@@ -34,7 +33,7 @@ pub(crate) use styles::{async_style, event_style};
 use hooks::Hooks;
 use state::{Founding, ListenerState};
 
-use crate::config::{Access, Backend, Deadlines, Limits, SocketOptions};
+use crate::config::{Access, Backend, Deadlines, Limits, ProxyProtocol, SocketOptions};
 use crate::connection::Connection;
 use crate::engine::{Engine, Listener};
 use crate::error::{Cause, Error, Operation, Result};
@@ -69,6 +68,7 @@ const DESCRIPTOR_RESERVE: usize = 64;
 #[must_use = "a server does nothing until it is started"]
 pub struct Server {
     listen: Vec<Listen>,
+    proxies: Option<ProxyProtocol>,
     access: Access,
     limits: Limits,
     deadlines: Deadlines,
@@ -117,6 +117,7 @@ impl Server {
     pub fn on(listen: impl Into<Listen>) -> Server {
         Server {
             listen: vec![listen.into()],
+            proxies: None,
             access: Access::default(),
             limits: Limits::default(),
             deadlines: Deadlines::default(),
@@ -132,6 +133,13 @@ impl Server {
     /// Adds a listener; [`Connection::listener`] tells a handler through which it was reached. At most 64.
     pub fn listen(mut self, listen: impl Into<Listen>) -> Server {
         self.listen.push(listen.into());
+        self
+    }
+
+    /// Sets that connections come through proxies, which tell whom they speak for in a header (the PROXY protocol), on all
+    /// listeners that are not told otherwise ([`Listen::proxy_protocol`]). Default: they come straight from their peers.
+    pub fn proxy_protocol(mut self, proxies: ProxyProtocol) -> Server {
+        self.proxies = Some(proxies);
         self
     }
 
@@ -339,6 +347,7 @@ impl Server {
     fn found(&self, plan: Plan, listeners: Vec<ListenerState>, simulated: bool) -> Arc<ServerState> {
         ServerState::new(Founding {
             listeners,
+            proxies: self.proxies.clone(),
             sockets: self.sockets.clone(),
             access: self.access.clone(),
             limits: self.limits.clone(),
@@ -427,6 +436,7 @@ impl Server {
         self.deadlines.validate()?;
         self.sockets.validate()?;
         self.listen.iter().try_for_each(Listen::validate)?;
+        self.proxies.as_ref().map_or(Ok(()), ProxyProtocol::validate)?;
         if matches!(self.watchdog, Watchdog::Asked(Some(limit)) if limit < WATCHDOG_MIN) {
             return Err(Error::option("watchdog", "must be at least 10 ms; None turns it off"));
         }

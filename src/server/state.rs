@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
-use super::admission::{Desk, Rule, Seat, Turnstile, Verdict};
+use super::admission::{Desk, Seat, Turnstile, Verdict};
 use super::hooks::{Hooks, ServerEvent};
 use super::listen::{Listen, SocketFile};
 use super::stats::{DrainReport, Stats};
@@ -13,7 +13,7 @@ use crate::address::Address;
 use crate::config::{Access, Backend, Deadlines, Limits, OverLimit, ProxyProtocol, SocketOptions};
 use crate::conn::Counts;
 use crate::engine::Engine;
-use crate::error::CloseReason;
+use crate::error::{CloseReason, Rule};
 use crate::time::Time;
 use crate::worker::pulse::Pulse;
 use crate::worker::{Message, Post};
@@ -22,7 +22,8 @@ use crate::worker::{Message, Post};
 pub(crate) struct ServerState {
     pub(super) started: Instant,
     pub(super) listeners: Vec<ListenerState>,
-    /// The options of listeners that have none of their own.
+    /// What holds for listeners that are not told otherwise.
+    proxies: Option<ProxyProtocol>,
     pub(super) sockets: SocketOptions,
     pub(super) connections: AtomicUsize,
     desk: Mutex<Reception>,
@@ -82,6 +83,7 @@ struct Counters {
 /// What a new server's state is made from.
 pub(super) struct Founding {
     pub(super) listeners: Vec<ListenerState>,
+    pub(super) proxies: Option<ProxyProtocol>,
     pub(super) sockets: SocketOptions,
     pub(super) access: Access,
     pub(super) limits: Limits,
@@ -103,6 +105,7 @@ impl ServerState {
     pub(super) fn new(founding: Founding) -> Arc<ServerState> {
         let Founding {
             listeners,
+            proxies,
             sockets,
             access,
             limits,
@@ -115,6 +118,7 @@ impl ServerState {
         Arc::new(ServerState {
             started: Instant::now(),
             listeners,
+            proxies,
             sockets,
             connections: AtomicUsize::new(0),
             desk: Mutex::new(Reception { desk: Desk::new(access, limits, connections_max), awaited: false }),
@@ -283,7 +287,7 @@ impl ServerState {
 
     /// How connections through a listener say whom they are for, if a proxy does.
     pub(crate) fn proxy(&self, listener: Option<usize>) -> Option<&ProxyProtocol> {
-        self.listeners[listener?].listen.proxy()
+        self.listeners[listener?].listen.proxy().or(self.proxies.as_ref())
     }
 
     pub(crate) fn count_refusal(&self, rule: Rule) {

@@ -1,7 +1,6 @@
 //! What a server has done so far, in figures: [`Stats`].
 
-use super::admission::Rule;
-use crate::error::CloseReason;
+use crate::error::{CloseReason, Rule};
 
 /// What a server has done: connections, bytes, who was refused, and why connections ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -17,7 +17,8 @@ use super::{Alarm, Worker};
 use crate::address::Address;
 use crate::config::OverLimit;
 use crate::engine::{Listener, ListenerId, Socket};
-use crate::server::{Rule, ServerEvent, Turnstile};
+use crate::error::Rule;
+use crate::server::{ServerEvent, Turnstile};
 use crate::time::Time;
 
 const PAUSE_MIN: Duration = Duration::from_millis(10);
@@ -153,7 +154,13 @@ impl Door {
 
 impl Member {
     /// A listener has accepted a connection.
-    pub(crate) fn accepted(&self, worker: &Rc<Worker>, listener: ListenerId, socket: Socket, peer: Address) {
+    pub(crate) fn accepted(
+        self: &Rc<Self>,
+        worker: &Rc<Worker>,
+        listener: ListenerId,
+        socket: Socket,
+        peer: Address,
+    ) {
         self.door.pause.set(Backoff::default());
         self.door.accidents.set(0);
         self.let_in(worker, Some(listener), socket, peer);
@@ -164,7 +171,7 @@ impl Member {
 
     /// Lets a connection in, if the rules allow it.
     pub(crate) fn let_in(
-        &self,
+        self: &Rc<Self>,
         worker: &Rc<Worker>,
         listener: Option<ListenerId>,
         socket: Socket,
@@ -209,7 +216,12 @@ impl Member {
     }
 
     /// Accepting failed. The engine waits until it is told to go on.
-    pub(crate) fn accept_failed(&self, worker: &Rc<Worker>, listener: ListenerId, error: &io::Error) {
+    pub(crate) fn accept_failed(
+        self: &Rc<Self>,
+        worker: &Rc<Worker>,
+        listener: ListenerId,
+        error: &io::Error,
+    ) {
         self.server.count_accept_error();
         match Trouble::of(error) {
             Trouble::Gone => return self.lose(worker, listener, error),
@@ -283,7 +295,7 @@ impl Member {
     }
 
     /// Accepts nobody until it is resumed. Who is connected already comes in first.
-    pub(crate) fn suspend(&self, worker: &Rc<Worker>) {
+    pub(crate) fn suspend(self: &Rc<Self>, worker: &Rc<Worker>) {
         if matches!(self.door.state.get(), State::Shut | State::Suspended) {
             return;
         }
@@ -317,7 +329,7 @@ impl Member {
     }
 
     /// Closes all listeners for good, after those who are connected already came in. Says whether it was open.
-    pub(super) fn shut_door(&self, worker: &Rc<Worker>) -> bool {
+    pub(super) fn shut_door(self: &Rc<Self>, worker: &Rc<Worker>) -> bool {
         if self.door.state.get() == State::Shut {
             return false;
         }
@@ -334,7 +346,7 @@ impl Member {
 
     /// Accepts whom the kernel has connected already: closing the listener would reset them. Whom the rules would
     /// leave in the queue is reset by that.
-    fn take_backlog(&self, worker: &Rc<Worker>, listener: ListenerId) {
+    fn take_backlog(self: &Rc<Self>, worker: &Rc<Worker>, listener: ListenerId) {
         for _ in 0..BACKLOG_MAX {
             if self.server.turnstile(worker.now()) != Turnstile::Open || !self.door.is_open(listener) {
                 return;

@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::{Buf, Bytes};
 
+use super::preface::Preface;
 use super::tasks::{Waiter, Waiters};
 use super::timer::TimerId;
 use super::{Alarm, Worker};
@@ -21,8 +22,9 @@ use crate::address::Address;
 use crate::conn::{Action, Conn, News, Room};
 use crate::engine::buffer::Chunk;
 use crate::engine::{Engine, Submitted, Token};
-use crate::error::CloseReason;
+use crate::error::{CloseReason, Rule};
 use crate::event::Handler;
+use crate::proxy::Proxied;
 use crate::remote::RemoteState;
 use crate::server::{Admission, ServerEvent};
 use crate::time::Time;
@@ -38,6 +40,7 @@ pub(crate) struct Link {
     pub(crate) worker: Rc<Worker>,
     pub(crate) conn: RefCell<Conn>,
     dirty: Cell<bool>,
+    /// Received bytes are offered to `handler`, or to the preface as long as there is one.
     pub(super) is_event: Cell<bool>,
     /// The handler has been told that the peer ended.
     pub(super) end_told: Cell<bool>,
@@ -47,7 +50,7 @@ pub(crate) struct Link {
     pub(super) handler: Cell<Option<Box<dyn Handler>>>,
     pub(crate) reader: Waiter,
     timer: Cell<Option<TimerId>>,
-    /// Whom the socket is connected to.
+    /// Whom the socket is connected to, be it a proxy.
     peer: Address,
     /// Whether it is one of a server's connections; then `admission` is there until it is closed.
     pub(crate) is_admitted: Cell<bool>,
@@ -91,11 +94,14 @@ pub(crate) struct Rare {
     arrivals: RefCell<VecDeque<Bytes>>,
     /// Another thread has closed the connection; that waits for the arrivals before it.
     close_behind: Cell<bool>,
+    /// What has to come before the handler begins.
+    pub(super) preface: RefCell<Option<Box<Preface>>>,
+    pub(super) proxied: OnceCell<Box<Proxied>>,
 }
 
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Link").field("token", &self.token).field("peer", &self.peer).finish_non_exhaustive()
+        f.debug_struct("Link").field("token", &self.token).field("peer", &self.peer()).finish_non_exhaustive()
     }
 }
 
@@ -158,6 +164,14 @@ impl Link {
         ConnectionId { worker: self.worker.index.get(), token: self.token }
     }
 
+    /// Its proxy has told whom it is for: it gets a place of that peer's.
+    pub(super) fn seat(&self) -> Result<(), Rule> {
+        let Some(mut admission) = self.admission.take() else { return Ok(()) };
+        let seated = admission.seat(&self.peer());
+        self.admission.set(Some(admission));
+        seated
+    }
+
     /// Which of the server's listeners it came through.
     pub(crate) fn listener(&self) -> Option<usize> {
         let admission = self.admission.take();
@@ -176,9 +190,14 @@ impl Link {
         self.rare.get().map(|rare| &**rare)
     }
 
-    /// The address of the other end.
+    /// The address of the other end; of a connection that a proxy has passed on, the one that the proxy tells.
     pub(crate) fn peer(&self) -> Address {
-        self.peer.clone()
+        self.proxied().and_then(Proxied::source).unwrap_or(&self.peer).clone()
+    }
+
+    /// What a proxy has told, if one had to.
+    pub(crate) fn proxied(&self) -> Option<&Proxied> {
+        self.used_rare()?.proxied.get().map(|proxied| &**proxied)
     }
 
     /// The address of this end; asked of the engine once.

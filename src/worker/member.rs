@@ -86,7 +86,13 @@ impl Member {
     }
 
     /// Gives a connection that was let in to the worker whose it is to be.
-    pub(super) fn give(&self, worker: &Rc<Worker>, socket: Socket, peer: Address, admission: Admission) {
+    pub(super) fn give(
+        self: &Rc<Self>,
+        worker: &Rc<Worker>,
+        socket: Socket,
+        peer: Address,
+        admission: Admission,
+    ) {
         let target = admission.worker();
         if target == self.index {
             return self.adopt(worker, socket, peer, admission);
@@ -98,7 +104,13 @@ impl Member {
     }
 
     /// Makes a connection that was let in one of this worker's.
-    pub(crate) fn adopt(&self, worker: &Rc<Worker>, socket: Socket, peer: Address, admission: Admission) {
+    pub(crate) fn adopt(
+        self: &Rc<Self>,
+        worker: &Rc<Worker>,
+        socket: Socket,
+        peer: Address,
+        admission: Admission,
+    ) {
         let profile = self.profile.borrow().clone();
         let link = match worker.open(socket, peer.clone(), &profile) {
             Ok(link) => link,
@@ -109,20 +121,41 @@ impl Member {
                 return;
             }
         };
-        self.server.tell(&ServerEvent::Opened { id: link.id(), peer: &peer });
+        let proxies = self.server.proxy(admission.listener());
         link.admit(admission);
-        (self.attach)(worker, &link, HandlerCount::new(&self.handlers));
-        if self.drain.get() != Drain::No {
-            worker.tell_draining(&link);
+        let count = HandlerCount::new(&self.handlers);
+        match proxies {
+            None => self.begin(worker, &link, count),
+            Some(proxies) => {
+                let member = self.clone();
+                let begin = move |worker: &Rc<Worker>, link: &Rc<Link>| match link.seat() {
+                    Ok(()) => member.begin(worker, link, count),
+                    Err(rule) => {
+                        member.server.count_refusal(rule);
+                        member.server.tell(&ServerEvent::Refused { peer: &link.peer(), rule });
+                        link.command(|conn| conn.reset(CloseReason::Refused(rule)));
+                    }
+                };
+                worker.await_proxy_header(&link, proxies, Box::new(begin));
+            }
         }
         if self.drain.get() == Drain::GaveUp {
             link.command(|conn| conn.reset(CloseReason::Shutdown));
         }
     }
 
+    /// Puts the handler on a connection.
+    fn begin(&self, worker: &Rc<Worker>, link: &Rc<Link>, count: HandlerCount) {
+        self.server.tell(&ServerEvent::Opened { id: link.id(), peer: &link.peer() });
+        (self.attach)(worker, link, count);
+        if self.drain.get() != Drain::No {
+            worker.tell_draining(link);
+        }
+    }
+
     /// Stops accepting, tells every handler, and sets the deadline. The listeners go first, so that a client that
     /// comes late is refused at once and can go elsewhere.
-    pub(crate) fn drain(&self, worker: &Rc<Worker>, within: Duration) {
+    pub(crate) fn drain(self: &Rc<Self>, worker: &Rc<Worker>, within: Duration) {
         if self.index == 0 {
             self.server.drain_begun.store(true, Ordering::SeqCst);
             if self.shut_door(worker) {

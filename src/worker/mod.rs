@@ -21,6 +21,7 @@ pub(crate) mod link;
 pub(crate) mod mailbox;
 pub(crate) mod member;
 mod parking;
+pub(crate) mod preface;
 pub(crate) mod pulse;
 mod registry;
 pub(crate) mod slots;
@@ -111,6 +112,8 @@ pub(crate) enum Message {
 pub(crate) enum Alarm {
     Link(Token),
     Wakeup(Wakeup),
+    /// What has to come before a connection's handler has not come in time.
+    Preface(Token),
     /// The pause of accepting is over.
     Accept,
     /// The drain deadline.
@@ -432,6 +435,11 @@ impl Worker {
                 Alarm::Link(token) => {
                     if let Some(link) = self.slots.get(token) {
                         self.expire(&link);
+                    }
+                }
+                Alarm::Preface(token) => {
+                    if let Some(link) = self.slots.get(token) {
+                        self.expire_preface(&link);
                     }
                 }
                 Alarm::Accept => self.with_member(|member| member.retry_accept(self)),
