@@ -424,7 +424,8 @@ impl Future for RecvExact<'_> {
         let this = self.get_mut();
         while this.filled < this.buf.len() {
             let rest = &mut this.buf[this.filled..];
-            let failure = match this.reader.poll(cx, |conn| conn.read(rest)) {
+            this.reader.begun = this.filled;
+            let failure = match this.reader.poll(cx, |conn| conn.read_part(rest)) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(Some(n))) => {
                     this.filled += n;
@@ -471,11 +472,13 @@ struct Reader<'a> {
     link: &'a Rc<Link>,
     /// It was told that there is nothing yet, and the peer's silence counts.
     waiting: bool,
+    /// So many bytes of a message have come, and the rest of it is awaited.
+    begun: usize,
 }
 
 impl<'a> Reader<'a> {
     fn new(link: &'a Rc<Link>) -> Reader<'a> {
-        Reader { link, waiting: false }
+        Reader { link, waiting: false, begun: 0 }
     }
 
     /// Takes what is there with `take`; `None` after the peer's end.
@@ -497,6 +500,9 @@ impl<'a> Reader<'a> {
             Ok(Readable::NotYet) => {
                 self.waiting = true;
                 conn.await_reading(link.worker.now());
+                if self.begun > 0 {
+                    conn.await_rest(self.begun, link.worker.now());
+                }
                 let urgent = conn.take_urgent_deadline();
                 drop(conn);
                 link.reader.register(&link.worker.tasks, cx);

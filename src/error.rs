@@ -318,8 +318,14 @@ pub enum CloseReason {
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Deadline {
+    /// A read was awaited and the peer's first byte did not come for
+    /// [`Deadlines::first_byte`](crate::Deadlines::first_byte).
+    FirstByte,
     /// A read was awaited and no byte came for [`Deadlines::idle`](crate::Deadlines::idle).
     Idle,
+    /// A message had begun, and the rest of it came slower than
+    /// [`Deadlines::receive_rate`](crate::Deadlines::receive_rate).
+    ReceiveRate,
     /// Bytes were queued and none went out for [`Deadlines::write`](crate::Deadlines::write).
     Write,
     /// The connection reached [`Deadlines::age`](crate::Deadlines::age).
@@ -370,7 +376,9 @@ impl fmt::Display for CloseReason {
 impl fmt::Display for Deadline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Deadline::FirstByte => "first byte",
             Deadline::Idle => "idle",
+            Deadline::ReceiveRate => "receive rate",
             Deadline::Write => "write",
             Deadline::Age => "age",
             Deadline::Handler => "handler's",

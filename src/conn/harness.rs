@@ -49,6 +49,10 @@ pub(crate) enum Step {
     Await,
     Read(u16),
     TakeChunk,
+    /// A handler is offered what is there and consumes so many bytes of it.
+    Offer(u16),
+    /// Read a part of a message of so many bytes more; if that is all that is there, wait for the rest.
+    ReadPart(u16),
     /// Read so many bytes and put the last of them back.
     PutBack(u16),
     Send(u16),
@@ -66,7 +70,7 @@ impl Step {
     /// Reads a step from two bytes, for the fuzzer.
     pub(crate) fn from_bytes(kind: u8, amount: u8) -> Step {
         let n = u16::from(amount) * 4;
-        match kind % 23 {
+        match kind % 25 {
             0 => Step::Connected,
             1 => Step::Receive(n),
             2 => Step::PeerEnds,
@@ -89,6 +93,8 @@ impl Step {
             19 => Step::SendsPastQueue(n),
             20 => Step::Hands(n),
             21 => Step::Submits,
+            22 => Step::Offer(n),
+            23 => Step::ReadPart(n),
             _ => Step::Pass(n),
         }
     }
@@ -211,6 +217,8 @@ impl Harness {
                     self.check_read(&chunk);
                 }
             }
+            Step::Offer(n) => self.offer(usize::from(n)),
+            Step::ReadPart(n) => self.read_part(usize::from(n)),
             Step::PutBack(n) => {
                 let bytes = self.read(usize::from(n));
                 let back = bytes.len() / 2;
@@ -317,6 +325,28 @@ impl Harness {
         buf.truncate(n);
         self.check_read(&buf);
         buf
+    }
+
+    fn offer(&mut self, n: usize) {
+        if let Some(mut chunk) = self.conn.take_joined() {
+            let n = n.min(chunk.len());
+            self.check_read(&chunk[..n]);
+            if n < chunk.len() {
+                chunk.advance(n);
+                self.conn.leave(chunk, n, self.now);
+            }
+            self.conn.offered();
+        }
+    }
+
+    fn read_part(&mut self, n: usize) {
+        let mut buf = vec![0; n];
+        let read = self.conn.read_part(&mut buf);
+        self.check_read(&buf[..read]);
+        if 0 < read && read < n && self.conn.readable() == Ok(Readable::NotYet) {
+            self.conn.await_reading(self.now);
+            self.conn.await_rest(read, self.now);
+        }
     }
 
     fn check_read(&mut self, bytes: &[u8]) {

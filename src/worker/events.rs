@@ -24,9 +24,11 @@ impl Worker {
     }
 
     pub(super) fn tell_handler(self: &Rc<Self>, link: &Rc<Link>, news: News) {
-        if news.unblocked() {
-            link.conn.borrow_mut().await_reading(self.now());
+        let mut conn = link.conn.borrow_mut();
+        if news.unblocked() && !conn.is_blocked() {
+            conn.await_reading(self.now());
         }
+        drop(conn);
         // What came before comes first: a handler that refills its queue at once would never see it otherwise.
         if news.unblocked() || news.readable() {
             self.offer_unread(link);
@@ -53,7 +55,9 @@ impl Worker {
             }
             let Some(chunk) = conn.take_joined() else { return };
             drop(conn);
-            if !self.offer_joined(link, chunk) {
+            let again = self.offer_joined(link, chunk);
+            link.conn.borrow_mut().offered();
+            if !again {
                 return;
             }
         }
@@ -97,7 +101,7 @@ impl Worker {
             return false;
         }
         chunk.advance(consumed);
-        conn.keep(chunk);
+        conn.leave(chunk, consumed, self.now());
         if conn.is_blocked() {
             return false;
         }
@@ -159,8 +163,7 @@ impl Worker {
         link.handler.set(Some(handler));
         let mut conn = link.conn.borrow_mut();
         if conn.is_blocked() {
-            // It is this side that makes the peer wait.
-            conn.stop_awaiting();
+            conn.make_wait();
         }
     }
 }

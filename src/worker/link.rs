@@ -398,6 +398,9 @@ impl Worker {
         while let Some(bytes) = arrivals.front() {
             let room = conn.room(bytes.len());
             if room.is_ok_and(|room| room != Room::Yes) {
+                if link.is_event.get() {
+                    conn.make_wait();
+                }
                 return;
             }
             let Some(bytes) = arrivals.pop_front() else { return };
