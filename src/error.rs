@@ -340,6 +340,9 @@ pub enum Deadline {
 pub enum Bound {
     /// An event handler left more unconsumed than [`Limits::receive_buffer`](crate::Limits::receive_buffer) holds.
     ReceiveBuffer,
+    /// A message had no room in the send queue, and [`Limits::when_full`](crate::Limits::when_full) is
+    /// [`Disconnect`](crate::WhenFull::Disconnect).
+    SendQueue,
 }
 
 impl CloseReason {
@@ -390,6 +393,7 @@ impl fmt::Display for Bound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Bound::ReceiveBuffer => "receive buffer",
+            Bound::SendQueue => "send queue",
         })
     }
 }

@@ -113,7 +113,7 @@ pub mod fuzzing {
 
 pub use address::{Address, UnixName};
 pub use client::{Client, Connect, Connecting};
-pub use config::{Backend, Deadlines, Limits, ReceiveRate, SocketOptions};
+pub use config::{Backend, Deadlines, Limits, ReceiveRate, SocketOptions, WhenFull};
 pub use conn::Counts;
 pub use connection::{
     Closing, Connection, Draining, Flush, ReadHalf, Recv, RecvChunk, RecvExact, Send, SendOwned, WriteHalf,

@@ -15,7 +15,7 @@ use std::time::Duration;
 use wharf::event::{self, Flow, Handler};
 use wharf::{
     Bound, Client, CloseReason, Connection, Deadline, Deadlines, ErrorKind, Limits, ReadHalf, ReceiveRate,
-    Result, SocketOptions, WriteHalf,
+    Result, SocketOptions, WhenFull, WriteHalf,
 };
 
 use common::behaviours::*;
@@ -224,6 +224,110 @@ scenario! {
         assert!(notes.look(|noted| noted.pending_max) <= most);
         let stats = world.stop(&server);
         assert!(stats.unsent > 0 && stats.unsent <= most as u64, "{stats:?}");
+    }
+}
+
+scenario! {
+    fn a_full_queue_refuses_a_message_whole_if_that_was_asked_for(world) {
+        let flood = Flood::new(10_000);
+        let outcomes = flood.outcomes.clone();
+        let server = world.serve_with(flood, |server| {
+            let limits = Limits::default().send_marks(16 * 1024, 32 * 1024).send_max(64 * 1024);
+            let limits = limits.when_full(WhenFull::Refuse);
+            server.limits(limits).sockets(SocketOptions::default().send_buffer(16 * 1024))
+        });
+        let address = server.local_addr();
+        let seen = outcomes.clone();
+        world.run(async move {
+            let sockets = SocketOptions::default().receive_buffer(16 * 1024);
+            let mut conn = Client::new(address).sockets(sockets).open().await.unwrap();
+            conn.send(b"!").await.unwrap();
+            until("a send is refused", || seen.lock().unwrap().iter().any(|each| each.is_err())).await;
+            conn.finish().await.unwrap();
+            let received = recv_all(&mut conn).await.unwrap();
+            let accepted = seen.lock().unwrap().iter().filter(|each| each.is_ok()).count();
+            assert_eq!(received.len(), 10_000 * accepted, "whole messages or nothing");
+        });
+        let refused = outcomes.lock().unwrap().iter().filter_map(|each| each.err()).next();
+        assert_eq!(refused, Some((ErrorKind::Limit, None)));
+        let stats = world.stop(&server);
+        assert_eq!((stats.closed(CloseReason::Peer), stats.unsent), (1, 0), "{stats:?}");
+    }
+}
+
+scenario! {
+    fn a_full_queue_disconnects_if_that_was_asked_for(world) {
+        let reason = CloseReason::Limit(Bound::SendQueue);
+        let flood = Flood::new(10_000);
+        let outcomes = flood.outcomes.clone();
+        let server = world.serve_with(flood, |server| {
+            let limits = Limits::default().send_marks(16 * 1024, 32 * 1024).send_max(64 * 1024);
+            let limits = limits.when_full(WhenFull::Disconnect);
+            server.limits(limits).sockets(SocketOptions::default().send_buffer(16 * 1024))
+        });
+        let address = server.local_addr();
+        world.run(async move {
+            let sockets = SocketOptions::default().receive_buffer(16 * 1024);
+            let mut conn = Client::new(address).sockets(sockets).open().await.unwrap();
+            conn.send(b"!").await.unwrap();
+            let error = recv_all(&mut conn).await.unwrap_err();
+            assert_eq!(error.close_reason(), Some(CloseReason::PeerReset), "{error}");
+        });
+        let last = outcomes.lock().unwrap().last().copied();
+        assert_eq!(last, Some(Err((ErrorKind::Limit, Some(reason)))));
+        let stats = world.stop(&server);
+        assert_eq!(stats.closed(reason), 1, "{stats:?}");
+        assert!(stats.unsent > 0, "{stats:?}");
+    }
+}
+
+scenario! {
+    fn a_remote_that_passes_its_bound_disconnects_if_that_was_asked_for(world) {
+        let reason = CloseReason::Limit(Bound::SendQueue);
+        let (behaviour, notes) = Watched::new(Discard);
+        let server = world.serve_with(behaviour, |server| {
+            let limits = Limits::default().send_marks(16 * 1024, 32 * 1024).send_max(64 * 1024);
+            let limits = limits.when_full(WhenFull::Disconnect);
+            server.limits(limits).sockets(SocketOptions::default().send_buffer(16 * 1024))
+        });
+        let address = server.local_addr();
+        world.run(async move {
+            let sockets = SocketOptions::default().receive_buffer(16 * 1024);
+            let _slow = Client::new(address).sockets(sockets).open().await.unwrap();
+            until("the server has it", || notes.connected() == 1).await;
+            let remote = notes.remotes().remove(0);
+            let refused = loop {
+                if let Err(error) = remote.send(vec![b'x'; 10_000]) {
+                    break error;
+                }
+            };
+            assert_eq!(refused.kind(), ErrorKind::Limit, "{refused}");
+            until("it is over", || notes.closed(reason) == 1).await;
+            assert_eq!(remote.close_reason(), Some(reason));
+        });
+        let stats = world.stop(&server);
+        assert_eq!(stats.closed(reason), 1, "{stats:?}");
+    }
+}
+
+scenario! {
+    async fn a_message_that_can_never_be_queued_is_refused_where_nobody_waits(world) {
+        for when_full in [WhenFull::Refuse, WhenFull::Disconnect] {
+            let flood = Flood::new(64 * 1024 + 1);
+            let outcomes = flood.outcomes.clone();
+            let server = world.serve_with(flood, |server| {
+                server.limits(Limits::default().send_max(64 * 1024).when_full(when_full))
+            });
+            let address = server.local_addr();
+            world.run(async move {
+                let mut conn = Client::connect(address).await.unwrap();
+                conn.send(b"!").await.unwrap();
+                conn.finish().await.unwrap();
+                assert_eq!(recv_all(&mut conn).await.unwrap(), b"");
+            });
+            assert_eq!(outcomes.lock().unwrap()[..], [Err((ErrorKind::Limit, None))]);
+            assert_eq!(world.stop(&server).closed(CloseReason::Peer), 1);
+        }
     }
 }
 

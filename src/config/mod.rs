@@ -7,7 +7,7 @@ mod sockets;
 
 pub use backend::Backend;
 pub use deadlines::{Deadlines, ReceiveRate};
-pub use limits::Limits;
+pub use limits::{Limits, WhenFull};
 pub use sockets::SocketOptions;
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{Action, Conn, Profile, Readable, Room};
-use crate::config::{Deadlines, Limits};
+use crate::config::{Deadlines, Limits, WhenFull};
 use crate::engine::buffer::{CHUNK_SIZE, Chunk, Outgoing, PiecePool};
 use crate::error::CloseReason;
 use crate::time::Time;
@@ -102,7 +102,12 @@ impl Step {
 
 /// Drives a connection through `steps`, then to its end, checking everything after each step.
 pub(crate) fn drive(steps: impl IntoIterator<Item = Step>) {
-    let mut harness = Harness::new();
+    drive_with(WhenFull::Wait, steps);
+}
+
+/// The same for a connection that does so when its queue is full.
+pub(crate) fn drive_with(when_full: WhenFull, steps: impl IntoIterator<Item = Step>) {
+    let mut harness = Harness::new(when_full);
     for step in steps {
         harness.step(step);
         harness.settle();
@@ -147,11 +152,12 @@ fn stretch(from: usize, len: usize) -> Vec<u8> {
 }
 
 impl Harness {
-    fn new() -> Harness {
+    fn new(when_full: WhenFull) -> Harness {
         let limits = Limits::default()
             .receive_buffer(RECEIVE_BUFFER)
             .send_marks(SEND_LOW, SEND_HIGH)
-            .send_max(SEND_MAX);
+            .send_max(SEND_MAX)
+            .when_full(when_full);
         let deadlines = Deadlines::default().age(Duration::from_secs(3600));
         Harness {
             conn: Conn::new(Rc::new(Profile { limits, deadlines, pieces: PiecePool::new() }), Time::ZERO),
@@ -356,7 +362,11 @@ impl Harness {
 
     /// Sends a message as a link does: past the queue as far as that is possible, the rest through it.
     fn queue(&mut self, n: usize, push: impl FnOnce(&mut Conn, &[u8])) {
-        if self.conn.room(n) == Ok(Room::Yes) {
+        let room = self.conn.room_or_end(n);
+        if self.conn.when_full() == WhenFull::Disconnect {
+            assert_ne!(room, Ok(Room::Later), "nobody waits");
+        }
+        if room == Ok(Room::Yes) {
             let message = stretch(self.queued, n);
             let over = if self.conn.is_clear() { self.send_past_queue(n) } else { 0 };
             push(&mut self.conn, &message[over..]);

@@ -43,9 +43,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::config::{Deadlines, Limits};
+use crate::config::{Deadlines, Limits, WhenFull};
 use crate::engine::buffer::{Chunk, Outgoing, PiecePool};
-use crate::error::{CloseReason, Deadline};
+use crate::error::{Bound, CloseReason, Deadline};
 use crate::time::Time;
 
 use deadline::{Clock, Expired};
@@ -214,6 +214,10 @@ impl Conn {
 
     pub(crate) fn send_max(&self) -> usize {
         self.profile.limits.send_max
+    }
+
+    pub(crate) fn when_full(&self) -> WhenFull {
+        self.profile.limits.when_full
     }
 
     /// Why the connection ended or is about to, once that is certain.
@@ -397,6 +401,17 @@ impl Conn {
         self.writable()?;
         let room = self.outbox.room(len, &self.profile.limits);
         self.blocked |= room == Room::Later;
+        Ok(room)
+    }
+
+    /// The same for a handler's own message; if there is no room, and that is what ends connections here, it is reset.
+    pub(crate) fn room_or_end(&mut self, len: usize) -> Result<Room, CloseReason> {
+        let room = self.room(len)?;
+        if room == Room::Later && self.when_full() == WhenFull::Disconnect {
+            let reason = CloseReason::Limit(Bound::SendQueue);
+            self.reset(reason);
+            return Err(reason);
+        }
         Ok(room)
     }
 

@@ -78,6 +78,7 @@ pub(crate) enum Message {
     },
     Reset {
         token: Token,
+        reason: CloseReason,
     },
     /// There may be room for connections again.
     ResumeAccept,
@@ -322,8 +323,8 @@ impl Worker {
                 }
             }
             Message::Close { token } => with_link(token, &|link| self.close_behind(link)),
-            Message::Reset { token } => {
-                with_link(token, &|link| link.command(|conn| conn.reset(CloseReason::LocalReset)));
+            Message::Reset { token, reason } => {
+                with_link(token, &|link| link.command(|conn| conn.reset(reason)));
             }
             Message::Adopt { socket, peer, admission } => {
                 self.with_acceptor(|acceptor| acceptor.adopt(self, socket, peer, admission));
