@@ -74,7 +74,7 @@ impl Client {
         self
     }
 
-    /// Sets the deadlines of its connections. By default those of a server, without `idle`.
+    /// Sets the deadlines of its connections. Default: [`Deadlines::for_clients`].
     #[must_use]
     pub fn deadlines(mut self, deadlines: Deadlines) -> Client {
         self.deadlines = deadlines;

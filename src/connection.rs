@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::address::Address;
+use crate::config::WhenFull;
 use crate::conn::{Conn, Counts, Readable, Room};
 use crate::engine::buffer::Chunk;
 use crate::error::{Cause, CloseReason, Error, Operation, Result};
@@ -174,7 +175,9 @@ macro_rules! write_methods {
         /// [`Counts::unsent`], and [`Connection::flush`] waits for the kernel.
         ///
         /// # Errors
-        /// If the connection is closed, broken or finished.
+        /// If the connection is closed, broken or finished. If the queue has no room and
+        /// [`Limits::when_full`](crate::Limits::when_full) says not to wait: nothing of the message is queued then
+        /// ([`Error::kind`] is [`Limit`](crate::ErrorKind::Limit)), nor of one that is larger than the queue may ever be.
         ///
         /// # Cancellation
         /// Cancel safe up to [`Limits::send_max`](crate::Limits::send_max) (1 MiB by default): either all bytes are
@@ -447,7 +450,8 @@ impl Future for RecvExact<'_> {
         let this = self.get_mut();
         while this.filled < this.buf.len() {
             let rest = &mut this.buf[this.filled..];
-            let failure = match this.reader.poll(cx, |conn| conn.read(rest)) {
+            this.reader.begun = this.filled;
+            let failure = match this.reader.poll(cx, |conn| conn.read_part(rest)) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(Some(n))) => {
                     this.filled += n;
@@ -494,11 +498,13 @@ struct Reader<'a> {
     link: &'a Rc<Link>,
     /// It was told that there is nothing yet, and the peer's silence counts.
     waiting: bool,
+    /// So many bytes of a message have come, and the rest of it is awaited.
+    begun: usize,
 }
 
 impl<'a> Reader<'a> {
     fn new(link: &'a Rc<Link>) -> Reader<'a> {
-        Reader { link, waiting: false }
+        Reader { link, waiting: false, begun: 0 }
     }
 
     /// Takes what is there with `take`; `None` after the peer's end.
@@ -520,6 +526,9 @@ impl<'a> Reader<'a> {
             Ok(Readable::NotYet) => {
                 self.waiting = true;
                 conn.await_reading(link.worker.now());
+                if self.begun > 0 {
+                    conn.await_rest(self.begun, link.worker.now());
+                }
                 let urgent = conn.take_urgent_deadline();
                 drop(conn);
                 link.reader.register(&link.worker.tasks, cx);
@@ -598,14 +607,22 @@ fn poll_write<B: AsRef<[u8]>>(
     let mut conn = link.conn.borrow_mut();
     loop {
         let len = bytes.as_ref().len();
-        let part = if len > conn.send_max() { conn.send_high() } else { len };
-        match conn.room(part) {
+        let waits = conn.when_full() == WhenFull::Wait;
+        let part = if waits && len > conn.send_max() { conn.send_high() } else { len };
+        match conn.room_or_end(part) {
             Ok(Room::Yes) => {
                 let left = send(&mut conn, bytes, part);
                 if left == 0 {
                     link.sent(&conn);
                     return Poll::Ready(Ok(()));
                 }
+            }
+            Ok(room) if !waits => {
+                let cause = match room {
+                    Room::Never => Cause::TooLarge { bytes: len, bound: conn.send_max(), option: "send_max" },
+                    _ => Cause::Full { queued: conn.pending(), option: "send_marks" },
+                };
+                return Poll::Ready(Err(Error::new(Operation::Send, cause).at(link.peer())));
             }
             Ok(_) => {
                 drop(conn);

@@ -335,8 +335,14 @@ pub enum CloseReason {
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Deadline {
+    /// A read was awaited and the peer's first byte did not come for
+    /// [`Deadlines::first_byte`](crate::Deadlines::first_byte).
+    FirstByte,
     /// A read was awaited and no byte came for [`Deadlines::idle`](crate::Deadlines::idle).
     Idle,
+    /// A message had begun, and the rest of it came slower than
+    /// [`Deadlines::receive_rate`](crate::Deadlines::receive_rate).
+    ReceiveRate,
     /// Bytes were queued and none went out for [`Deadlines::write`](crate::Deadlines::write).
     Write,
     /// The connection reached [`Deadlines::age`](crate::Deadlines::age).
@@ -353,6 +359,9 @@ pub enum Deadline {
 pub enum Bound {
     /// An event handler left more unconsumed than [`Limits::receive_buffer`](crate::Limits::receive_buffer) holds.
     ReceiveBuffer,
+    /// A message had no room in the send queue, and [`Limits::when_full`](crate::Limits::when_full) is
+    /// [`Disconnect`](crate::WhenFull::Disconnect).
+    SendQueue,
 }
 
 /// Why a connection on which a PROXY header has to come first was refused.
@@ -458,7 +467,9 @@ impl fmt::Display for CloseReason {
 impl fmt::Display for Deadline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Deadline::FirstByte => "first byte",
             Deadline::Idle => "idle",
+            Deadline::ReceiveRate => "receive rate",
             Deadline::Write => "write",
             Deadline::Age => "age",
             Deadline::Handler => "handler's",
@@ -471,6 +482,7 @@ impl fmt::Display for Bound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Bound::ReceiveBuffer => "receive buffer",
+            Bound::SendQueue => "send queue",
         })
     }
 }

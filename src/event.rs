@@ -119,8 +119,9 @@ impl<'a> Connection<'a> {
     ///
     /// # Errors
     /// If the queue is above its high mark ([`Error::kind`] is [`Limit`](crate::ErrorKind::Limit)): then
-    /// [`Handler::writable`] is called when it has fallen to its low mark. If the message is larger than the queue may
-    /// ever be. If the connection is closed or finished.
+    /// [`Handler::writable`] is called when it has fallen to its low mark; with
+    /// [`WhenFull::Disconnect`](crate::WhenFull::Disconnect) the connection is reset instead. If the message is larger than
+    /// the queue may ever be. If the connection is closed or finished.
     pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
         self.queue(bytes.len(), |link, conn| link.send(conn, bytes))
     }
@@ -136,7 +137,7 @@ impl<'a> Connection<'a> {
 
     fn queue(&mut self, len: usize, send: impl FnOnce(&Link, &mut Conn)) -> Result<()> {
         let mut conn = self.link.conn.borrow_mut();
-        let cause = match conn.room(len) {
+        let cause = match conn.room_or_end(len) {
             Ok(Room::Yes) => {
                 send(self.link, &mut conn);
                 self.link.sent(&conn);
@@ -144,7 +145,12 @@ impl<'a> Connection<'a> {
             }
             Ok(Room::Later) => Cause::Full { queued: conn.pending(), option: "send_marks" },
             Ok(Room::Never) => Cause::TooLarge { bytes: len, bound: conn.send_max(), option: "send_max" },
-            Err(reason) => Cause::Closed(reason),
+            Err(reason) => {
+                // It may be this message that ended it.
+                drop(conn);
+                self.link.mark_dirty();
+                Cause::Closed(reason)
+            }
         };
         Err(Error::new(Operation::Send, cause).at(self.link.peer()))
     }

@@ -120,7 +120,10 @@ pub mod fuzzing {
 
 pub use address::{Address, UnixName};
 pub use client::{Client, Connect, Connecting};
-pub use config::{AcceptRate, Access, Backend, Deadlines, Limits, OverLimit, ProxyProtocol, SocketOptions};
+pub use config::{
+    AcceptRate, Access, Backend, Deadlines, Limits, OverLimit, ProxyProtocol, ReceiveRate, SocketOptions,
+    WhenFull,
+};
 pub use conn::Counts;
 pub use connection::{
     Closing, Connection, Draining, Flush, ReadHalf, Recv, RecvChunk, RecvExact, Send, SendOwned, WriteHalf,

@@ -3,13 +3,14 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 
 use crate::address::Address;
+use crate::config::WhenFull;
 use crate::engine::Token;
-use crate::error::{Cause, CloseReason, Error, Operation, Result};
+use crate::error::{Bound, Cause, CloseReason, Error, Operation, Result};
 use crate::worker::{Message, Post};
 
 /// A handle to a connection that any thread can use: send, close, ask. Cheap to clone; does not keep the connection open.
@@ -27,14 +28,32 @@ pub(crate) struct RemoteState {
     token: Token,
     peer: Address,
     bound: usize,
+    when_full: WhenFull,
+    /// The bound was passed, and that is to end the connection.
+    overflowed: AtomicBool,
     /// Bytes sent by remotes that the connection's send queue does not hold yet.
     pub(crate) queued: AtomicUsize,
     closed: OnceLock<CloseReason>,
 }
 
 impl RemoteState {
-    pub(crate) fn new(post: Post, token: Token, peer: Address, bound: usize) -> RemoteState {
-        RemoteState { post, token, peer, bound, queued: AtomicUsize::new(0), closed: OnceLock::new() }
+    pub(crate) fn new(
+        post: Post,
+        token: Token,
+        peer: Address,
+        bound: usize,
+        when_full: WhenFull,
+    ) -> RemoteState {
+        RemoteState {
+            post,
+            token,
+            peer,
+            bound,
+            when_full,
+            overflowed: AtomicBool::new(false),
+            queued: AtomicUsize::new(0),
+            closed: OnceLock::new(),
+        }
     }
 
     /// The connection is closed, or about to: there is no use in sending to it.
@@ -57,7 +76,8 @@ impl Remote {
     /// # Errors
     /// If the connection is closed; or if its remotes have more than
     /// [`Limits::send_max`](crate::Limits::send_max) bytes on the way, which the send queue has not taken yet: the peer
-    /// reads too slowly, and the caller decides whether to wait, to skip, or to [`Remote::reset`] it.
+    /// reads too slowly, and the caller decides whether to wait, to skip, or to [`Remote::reset`] it. With
+    /// [`WhenFull::Disconnect`] it is reset in any case.
     pub fn send(&self, bytes: impl Into<Bytes>) -> Result<()> {
         let (state, bytes) = (&self.state, bytes.into());
         let len = bytes.len();
@@ -70,10 +90,19 @@ impl Remote {
         }
         let fits = |queued: usize| (queued + len <= state.bound).then_some(queued + len);
         if let Err(queued) = state.queued.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits) {
+            self.overflow();
             return Err(failed(Cause::Full { queued, option: "send_max" }));
         }
         let message = Message::Send { token: state.token, bytes };
         state.post.send(message).map_err(|_| failed(Cause::Closed(CloseReason::Shutdown)))
+    }
+
+    /// What was sent is more than may be on its way.
+    fn overflow(&self) {
+        let state = &self.state;
+        if state.when_full == WhenFull::Disconnect && !state.overflowed.swap(true, Ordering::Relaxed) {
+            self.reset_for(CloseReason::Limit(Bound::SendQueue));
+        }
     }
 
     /// Closes the connection gracefully, behind what was sent.
@@ -83,7 +112,11 @@ impl Remote {
 
     /// Throws the connection away (RST).
     pub fn reset(&self) {
-        drop(self.state.post.send(Message::Reset { token: self.state.token }));
+        self.reset_for(CloseReason::LocalReset);
+    }
+
+    fn reset_for(&self, reason: CloseReason) {
+        drop(self.state.post.send(Message::Reset { token: self.state.token, reason }));
     }
 
     /// Bytes that remotes have sent and the connection's send queue has not taken yet.

@@ -7,7 +7,7 @@ mod common;
 
 use std::time::Duration;
 
-use wharf::{Backend, Client, Connection, Deadlines, ErrorKind, Limits, Server, SocketOptions};
+use wharf::{Backend, Client, Connection, Deadlines, ErrorKind, Limits, ReceiveRate, Server, SocketOptions};
 
 /// The error of a server that must not start.
 fn refusal(server: Server) -> wharf::Error {
@@ -113,7 +113,9 @@ fn options_that_make_no_sense_are_named() {
         ("send_marks", local().limits(limits().send_marks(10, 10))),
         ("send_marks", local().limits(limits().send_marks(0, 0))),
         ("send_max", local().limits(limits().send_marks(10, 100).send_max(99))),
+        ("first_byte", local().deadlines(deadlines().first_byte(zero))),
         ("idle", local().deadlines(deadlines().idle(zero))),
+        ("receive_rate", local().deadlines(deadlines().receive_rate(ReceiveRate::new(0)))),
         ("write", local().deadlines(deadlines().write(zero))),
         ("age", local().deadlines(deadlines().age(zero))),
         ("backlog", local().sockets(sockets().backlog(0))),
@@ -227,7 +229,9 @@ fn extreme_numbers_saturate() {
         .send_marks(usize::MAX - 1, usize::MAX)
         .send_max(usize::MAX);
     let max = Duration::MAX;
-    let deadlines = Deadlines::default().idle(max).write(max).age(max).linger(max);
+    let rate = ReceiveRate::new(u32::MAX).grace(max);
+    let deadlines = Deadlines::default().first_byte(max).idle(max).receive_rate(rate);
+    let deadlines = deadlines.write(max).age(max).linger(max);
     let server = local().limits(limits.clone()).deadlines(deadlines.clone());
     let server = server
         .start(|mut conn: Connection| async move {

@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use wharf::event::{self, Flow, Handler};
 use wharf::{
-    Bound, Client, CloseReason, Connection, Deadline, Deadlines, ErrorKind, Limits, ReadHalf, Result,
-    SocketOptions, WriteHalf,
+    Bound, Client, CloseReason, Connection, Deadline, Deadlines, ErrorKind, Limits, ReadHalf, ReceiveRate,
+    Result, SocketOptions, WhenFull, WriteHalf,
 };
 
 use common::behaviours::*;
@@ -228,6 +228,110 @@ scenario! {
 }
 
 scenario! {
+    fn a_full_queue_refuses_a_message_whole_if_that_was_asked_for(world) {
+        let flood = Flood::new(10_000);
+        let outcomes = flood.outcomes.clone();
+        let server = world.serve_with(flood, |server| {
+            let limits = Limits::default().send_marks(16 * 1024, 32 * 1024).send_max(64 * 1024);
+            let limits = limits.when_full(WhenFull::Refuse);
+            server.limits(limits).sockets(SocketOptions::default().send_buffer(16 * 1024))
+        });
+        let address = server.local_addr();
+        let seen = outcomes.clone();
+        world.run(async move {
+            let sockets = SocketOptions::default().receive_buffer(16 * 1024);
+            let mut conn = Client::new(address).sockets(sockets).open().await.unwrap();
+            conn.send(b"!").await.unwrap();
+            until("a send is refused", || seen.lock().unwrap().iter().any(|each| each.is_err())).await;
+            conn.finish().await.unwrap();
+            let received = recv_all(&mut conn).await.unwrap();
+            let accepted = seen.lock().unwrap().iter().filter(|each| each.is_ok()).count();
+            assert_eq!(received.len(), 10_000 * accepted, "whole messages or nothing");
+        });
+        let refused = outcomes.lock().unwrap().iter().filter_map(|each| each.err()).next();
+        assert_eq!(refused, Some((ErrorKind::Limit, None)));
+        let stats = world.stop(&server);
+        assert_eq!((stats.closed(CloseReason::Peer), stats.unsent), (1, 0), "{stats:?}");
+    }
+}
+
+scenario! {
+    fn a_full_queue_disconnects_if_that_was_asked_for(world) {
+        let reason = CloseReason::Limit(Bound::SendQueue);
+        let flood = Flood::new(10_000);
+        let outcomes = flood.outcomes.clone();
+        let server = world.serve_with(flood, |server| {
+            let limits = Limits::default().send_marks(16 * 1024, 32 * 1024).send_max(64 * 1024);
+            let limits = limits.when_full(WhenFull::Disconnect);
+            server.limits(limits).sockets(SocketOptions::default().send_buffer(16 * 1024))
+        });
+        let address = server.local_addr();
+        world.run(async move {
+            let sockets = SocketOptions::default().receive_buffer(16 * 1024);
+            let mut conn = Client::new(address).sockets(sockets).open().await.unwrap();
+            conn.send(b"!").await.unwrap();
+            let error = recv_all(&mut conn).await.unwrap_err();
+            assert_eq!(error.close_reason(), Some(CloseReason::PeerReset), "{error}");
+        });
+        let last = outcomes.lock().unwrap().last().copied();
+        assert_eq!(last, Some(Err((ErrorKind::Limit, Some(reason)))));
+        let stats = world.stop(&server);
+        assert_eq!(stats.closed(reason), 1, "{stats:?}");
+        assert!(stats.unsent > 0, "{stats:?}");
+    }
+}
+
+scenario! {
+    fn a_remote_that_passes_its_bound_disconnects_if_that_was_asked_for(world) {
+        let reason = CloseReason::Limit(Bound::SendQueue);
+        let (behaviour, notes) = Watched::new(Discard);
+        let server = world.serve_with(behaviour, |server| {
+            let limits = Limits::default().send_marks(16 * 1024, 32 * 1024).send_max(64 * 1024);
+            let limits = limits.when_full(WhenFull::Disconnect);
+            server.limits(limits).sockets(SocketOptions::default().send_buffer(16 * 1024))
+        });
+        let address = server.local_addr();
+        world.run(async move {
+            let sockets = SocketOptions::default().receive_buffer(16 * 1024);
+            let _slow = Client::new(address).sockets(sockets).open().await.unwrap();
+            until("the server has it", || notes.connected() == 1).await;
+            let remote = notes.remotes().remove(0);
+            let refused = loop {
+                if let Err(error) = remote.send(vec![b'x'; 10_000]) {
+                    break error;
+                }
+            };
+            assert_eq!(refused.kind(), ErrorKind::Limit, "{refused}");
+            until("it is over", || notes.closed(reason) == 1).await;
+            assert_eq!(remote.close_reason(), Some(reason));
+        });
+        let stats = world.stop(&server);
+        assert_eq!(stats.closed(reason), 1, "{stats:?}");
+    }
+}
+
+scenario! {
+    async fn a_message_that_can_never_be_queued_is_refused_where_nobody_waits(world) {
+        for when_full in [WhenFull::Refuse, WhenFull::Disconnect] {
+            let flood = Flood::new(64 * 1024 + 1);
+            let outcomes = flood.outcomes.clone();
+            let server = world.serve_with(flood, |server| {
+                server.limits(Limits::default().send_max(64 * 1024).when_full(when_full))
+            });
+            let address = server.local_addr();
+            world.run(async move {
+                let mut conn = Client::connect(address).await.unwrap();
+                conn.send(b"!").await.unwrap();
+                conn.finish().await.unwrap();
+                assert_eq!(recv_all(&mut conn).await.unwrap(), b"");
+            });
+            assert_eq!(outcomes.lock().unwrap()[..], [Err((ErrorKind::Limit, None))]);
+            assert_eq!(world.stop(&server).closed(CloseReason::Peer), 1);
+        }
+    }
+}
+
+scenario! {
     fn a_request_that_drips_in_is_ended_by_its_total_deadline(world) {
         let server = world.serve(Request { bytes: 100, within: world.time(10.0) });
         let address = server.local_addr();
@@ -333,6 +437,227 @@ scenario! {
             }
         });
         assert_eq!(world.stop(&server).closed(CloseReason::Timeout(Deadline::Age)), 1);
+    }
+}
+
+scenario! {
+    fn a_peer_that_says_nothing_is_ended_at_the_first_byte_deadline_whatever_is_sent_to_it(world) {
+        let deadlines = Deadlines::default().first_byte(world.time(6.0)).idle(world.time(60.0));
+        let (behaviour, notes) = Watched::new(Echo);
+        let server = world.serve_with(behaviour, |server| server.deadlines(deadlines));
+        let address = server.local_addr();
+        let (began, every) = (world.now(), world.time(1.0));
+        world.run(async move {
+            let mut silent = Client::connect(address).await.unwrap();
+            until("the server has it", || notes.connected() == 1).await;
+            let remote = notes.remotes().remove(0);
+            let ticks = wharf::spawn(async move {
+                while remote.send(&b"tick"[..]).is_ok() {
+                    wharf::sleep(every).await;
+                }
+            });
+            // One that speaks once has the longer time.
+            let mut good = Client::connect(address).await.unwrap();
+            good.send(b"x").await.unwrap();
+            good.recv_exact(&mut [0; 1]).await.unwrap();
+            let received = recv_all(&mut silent).await.unwrap();
+            assert!(received.starts_with(b"tick"));
+            drop(silent);
+            ticks.await.unwrap();
+            good.send(b"still here").await.unwrap();
+            good.recv_exact(&mut [0; 10]).await.unwrap();
+        });
+        let took = world.now() - began;
+        assert!(took >= world.time(6.0) && took < world.time(30.0), "{took:?}");
+        let stats = world.stop(&server);
+        assert_eq!(stats.closed(CloseReason::Timeout(Deadline::FirstByte)), 1, "{stats:?}");
+        assert_eq!(stats.closed(CloseReason::Peer), 1, "{stats:?}");
+    }
+}
+
+scenario! {
+    fn a_server_that_makes_its_peer_wait_does_not_count_that_as_silence(world) {
+        // Before the peer says a word it reads a stream, slowly.
+        let deadlines = Deadlines::default().first_byte(world.time(6.0)).write(world.time(60.0));
+        let server = world.serve_with(Stream { total: 3_000_000, piece: 10_000 }, |server| {
+            let limits = Limits::default().send_marks(16 * 1024, 32 * 1024).send_max(64 * 1024);
+            let sockets = SocketOptions::default().send_buffer(16 * 1024);
+            server.deadlines(deadlines).limits(limits).sockets(sockets)
+        });
+        let address = server.local_addr();
+        let pause = world.time(0.5);
+        world.run(async move {
+            let sockets = SocketOptions::default().receive_buffer(16 * 1024);
+            let client = Client::new(address).sockets(sockets).limits(Limits::default().receive_buffer(1));
+            let mut conn = client.open().await.unwrap();
+            let mut received = 0;
+            for _ in 0..20 {
+                received += conn.recv_chunk().await.unwrap().map_or(0, |chunk| chunk.len());
+                wharf::sleep(pause).await;
+            }
+            received += recv_all(&mut conn).await.unwrap().len();
+            assert_eq!(received, 3_000_000);
+        });
+        assert_eq!(world.stop(&server).closed(CloseReason::Local), 1);
+    }
+}
+
+scenario! {
+    fn a_peer_that_drips_within_the_idle_time_is_ended_by_the_least_rate(world) {
+        let idle = world.time(5.0);
+        let rate = ReceiveRate::new(1000).grace(world.time(12.0));
+        let server = world.serve_with(Frames, |server| {
+            server.deadlines(Deadlines::default().idle(idle).first_byte(idle).receive_rate(rate))
+        });
+        let address = server.local_addr();
+        let every = world.time(3.0);
+        let began = world.now();
+        world.run(async move {
+            let (mut read, mut write) = Client::connect(address).await.unwrap().split();
+            // A whole message first, and the beginning of the next one with it.
+            write.send(&[0, 0, 0, 1, b'x', 0]).await.unwrap();
+            read.recv_exact(&mut [0; 5]).await.unwrap();
+            let drip = wharf::spawn(async move {
+                for byte in [0, 0, 100].into_iter().chain([b'x'; 100]) {
+                    wharf::sleep(every).await;
+                    if write.send(&[byte]).await.is_err() {
+                        return;
+                    }
+                }
+            });
+            assert_eq!(read.recv(&mut [0; 8]).await.unwrap(), 0, "the server ends");
+            drop(drip);
+        });
+        let took = world.now() - began;
+        // The four bytes of a length are a message of their own, for a handler that receives exactly those.
+        assert!(took >= world.time(11.9), "{took:?}");
+        assert!(took < world.time(36.0) + Duration::from_millis(500), "{took:?}");
+        let stats = world.stop(&server);
+        assert_eq!(stats.closed(CloseReason::Timeout(Deadline::ReceiveRate)), 1, "{stats:?}");
+    }
+}
+
+scenario! {
+    fn a_slow_message_above_the_least_rate_is_answered(world) {
+        let rate = ReceiveRate::new(1).grace(world.time(6.0));
+        let deadlines = Deadlines::default().receive_rate(rate);
+        let server = world.serve_with(Frames, |server| server.deadlines(deadlines));
+        let address = server.local_addr();
+        // One in each second where time is virtual: twice the grace goes by.
+        let every = world.time(1.0);
+        world.run(async move {
+            let mut conn = Client::connect(address).await.unwrap();
+            let message = [&[0, 0, 0, 12][..], &[b'x'; 12]].concat();
+            for byte in &message {
+                conn.send(&[*byte]).await.unwrap();
+                wharf::sleep(every).await;
+            }
+            let mut echo = [0; 16];
+            conn.recv_exact(&mut echo).await.unwrap();
+            assert_eq!(echo[..], message[..]);
+        });
+        assert_eq!(world.stop(&server).closed(CloseReason::Peer), 1);
+    }
+}
+
+scenario! {
+    async fn a_message_that_is_received_in_many_attempts_has_no_more_time(world) {
+        #[derive(Clone)]
+        struct Impatient(Duration);
+
+        impl Behaviour for Impatient {
+            type Handler = Discard;
+
+            async fn run(self, mut conn: Connection) -> Result<()> {
+                let mut message = [0; 100];
+                loop {
+                    match conn.recv_exact(&mut message).within(self.0).await {
+                        Err(error) if error.is_timeout() && !error.is_closed() => {}
+                        outcome => return outcome,
+                    }
+                }
+            }
+
+            fn handler(self) -> Discard {
+                Discard
+            }
+        }
+
+        let rate = ReceiveRate::new(1000).grace(world.time(10.0));
+        let deadlines = Deadlines::default().idle(world.time(5.0)).receive_rate(rate);
+        let server = world.serve_with(Impatient(world.time(1.3)), |server| server.deadlines(deadlines));
+        let address = server.local_addr();
+        let every = world.time(2.0);
+        let began = world.now();
+        world.run(async move {
+            let (mut read, mut write) = Client::connect(address).await.unwrap().split();
+            let _drip = wharf::spawn(async move {
+                while write.send(b"x").await.is_ok() {
+                    wharf::sleep(every).await;
+                }
+            });
+            assert_eq!(read.recv(&mut [0; 8]).await.unwrap(), 0, "the server ends");
+        });
+        let took = world.now() - began;
+        assert!(took >= world.time(10.0) && took < world.time(30.0), "{took:?}");
+        assert_eq!(world.stop(&server).closed(CloseReason::Timeout(Deadline::ReceiveRate)), 1);
+    }
+}
+
+scenario! {
+    fn a_peer_that_reads_a_little_before_each_write_deadline_is_ended_all_the_same(world) {
+        let deadlines = Deadlines::default().write(world.time(8.0)).age(world.time(30.0));
+        let server = world.serve_with(Stream { total: usize::MAX, piece: 10_000 }, |server| {
+            let limits = Limits::default().send_marks(16 * 1024, 32 * 1024).send_max(64 * 1024);
+            let sockets = SocketOptions::default().send_buffer(16 * 1024);
+            server.limits(limits).deadlines(deadlines).sockets(sockets)
+        });
+        let address = server.local_addr();
+        let (watched, every, began) = (server.clone(), world.time(4.0), world.now());
+        world.run(async move {
+            let sockets = SocketOptions::default().receive_buffer(16 * 1024);
+            let client = Client::new(address).sockets(sockets).limits(Limits::default().receive_buffer(1));
+            let mut conn = client.open().await.unwrap();
+            until("the server has it", || watched.connections() == 1).await;
+            while watched.connections() > 0 {
+                // What is read makes room for as much again.
+                let _ = conn.recv_chunk().within(every).await;
+                wharf::sleep(every).await;
+            }
+        });
+        let took = world.now() - began;
+        // Then it has the linger time, and its turn to read.
+        assert!(took < world.time(50.0) + Duration::from_secs(4), "{took:?}");
+        let stats = world.stop(&server);
+        let ended = stats.closed(CloseReason::Timeout(Deadline::Age));
+        // A kernel may keep its window closed for longer than that.
+        let stalled = stats.closed(CloseReason::Timeout(Deadline::Write));
+        assert!(ended == 1 || (stalled == 1 && !world.is_simulated()), "{stats:?}");
+    }
+}
+
+scenario! {
+    fn a_connection_ends_at_its_age_in_the_middle_of_a_transfer(world) {
+        let age = world.time(10.0);
+        let server = world.serve_with(Stream { total: usize::MAX, piece: 100_000 }, |server| {
+            server.deadlines(Deadlines::default().age(age))
+        });
+        let address = server.local_addr();
+        let began = world.now();
+        let pause = world.time(0.05);
+        world.run(async move {
+            let mut conn = Client::connect(address).await.unwrap();
+            let mut received = 0;
+            while let Ok(Some(chunk)) = conn.recv_chunk().await {
+                assert_pattern(&chunk, received);
+                received += chunk.len();
+                wharf::sleep(pause).await;
+            }
+        });
+        let took = world.now() - began;
+        assert!(took >= age && took < 2 * age + Duration::from_secs(3), "{took:?}");
+        let stats = world.stop(&server);
+        assert_eq!(stats.closed(CloseReason::Timeout(Deadline::Age)), 1, "{stats:?}");
     }
 }
 

@@ -35,7 +35,7 @@ pub(crate) fn run(args: &Connect) -> Result<(), Failure> {
     // A peer that does not read for a while makes us wait, as in any pipe. One that is gone is found by keepalive.
     let client = Client::new(&args.server)
         .connect_within(args.timeout)
-        .deadlines(Deadlines::default().idle(None).write(None))
+        .deadlines(Deadlines::for_clients().write(None))
         .sockets(SocketOptions::default().user_timeout(None));
     let (received, output) = async_channel::bounded(BUFFERS_MAX);
     let writer = start("stdout", move || write_output(&output))?;

@@ -49,13 +49,15 @@ fn describe(args: &Serve) -> Server {
         Service::Chargen => None,
         _ => args.idle_timeout.0,
     };
+    let mut deadlines = Deadlines::default().idle(idle);
+    if idle.is_none() {
+        deadlines = deadlines.first_byte(None);
+    }
     let limits = Limits::default();
-    server(&args.listen, &args.with).deadlines(Deadlines::default().idle(idle)).limits(
-        match args.max_connections {
-            Some(connections) => limits.connections(connections),
-            None => limits,
-        },
-    )
+    server(&args.listen, &args.with).deadlines(deadlines).limits(match args.max_connections {
+        Some(connections) => limits.connections(connections),
+        None => limits,
+    })
 }
 
 fn log_to_stderr(args: &Serve) {

@@ -19,6 +19,22 @@ pub struct Limits {
     pub(crate) send_high: usize,
     pub(crate) send_low: usize,
     pub(crate) send_max: usize,
+    pub(crate) when_full: WhenFull,
+}
+
+/// What becomes of a message that the send queue has no room for: the peer reads too slowly.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum WhenFull {
+    /// It waits: the sender in async style until there is room, a [`Remote`](crate::Remote)'s message on its way. In event
+    /// style `send` refuses, and `writable` is called when there is room.
+    #[default]
+    Wait,
+    /// It is refused, whole and at once, with an error whose kind is [`Limit`](crate::ErrorKind::Limit). In event style, and
+    /// for remotes, that is the same as `Wait`.
+    Refuse,
+    /// The connection is reset, for [`Bound::SendQueue`](crate::Bound::SendQueue).
+    Disconnect,
 }
 
 impl Default for Limits {
@@ -33,6 +49,7 @@ impl Default for Limits {
             send_high: 64 * 1024,
             send_low: 16 * 1024,
             send_max: 1024 * 1024,
+            when_full: WhenFull::Wait,
         }
     }
 }
@@ -109,6 +126,24 @@ impl Limits {
     #[must_use]
     pub fn send_max(mut self, bytes: usize) -> Limits {
         self.send_max = bytes;
+        self
+    }
+
+    /// Sets what becomes of a message that the send queue has no room for. Default: [`WhenFull::Wait`].
+    ///
+    /// The queue has no room when it is above its high mark, or would be above `send_max`. A
+    /// [`Remote`](crate::Remote) has a bound of its own, for messages that the queue has not taken yet: again `send_max`
+    /// bytes. With [`WhenFull::Disconnect`] a remote that would pass that one resets the connection too, with
+    /// [`WhenFull::Refuse`] as with `Wait` it gets an error.
+    ///
+    /// ```
+    /// # use wharf::{Limits, WhenFull};
+    /// // A feed whose subscribers have to keep up.
+    /// let limits = Limits::default().send_max(256 * 1024).when_full(WhenFull::Disconnect);
+    /// ```
+    #[must_use]
+    pub fn when_full(mut self, when_full: WhenFull) -> Limits {
+        self.when_full = when_full;
         self
     }
 

@@ -9,8 +9,8 @@ mod sockets;
 
 pub use access::Access;
 pub use backend::Backend;
-pub use deadlines::Deadlines;
-pub use limits::{AcceptRate, Limits, OverLimit};
+pub use deadlines::{Deadlines, ReceiveRate};
+pub use limits::{AcceptRate, Limits, OverLimit, WhenFull};
 pub use proxy::ProxyProtocol;
 pub use sockets::SocketOptions;
 
@@ -37,7 +37,9 @@ mod tests {
             (Limits::default().receive_buffer(0).validate(), "receive_buffer"),
             (Limits::default().send_marks(8, 8).validate(), "send_marks"),
             (Limits::default().send_max(1).validate(), "send_max"),
+            (Deadlines::default().first_byte(Duration::ZERO).validate(), "first_byte"),
             (Deadlines::default().idle(Duration::ZERO).validate(), "idle"),
+            (Deadlines::default().receive_rate(ReceiveRate::new(0)).validate(), "receive_rate"),
             (SocketOptions::default().backlog(0).validate(), "backlog"),
             (SocketOptions::default().keepalive(Duration::ZERO).validate(), "keepalive"),
         ];

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{Action, Conn, Profile, Readable, Room};
-use crate::config::{Deadlines, Limits};
+use crate::config::{Deadlines, Limits, WhenFull};
 use crate::engine::buffer::{CHUNK_SIZE, Chunk, Outgoing, PiecePool};
 use crate::error::CloseReason;
 use crate::time::Time;
@@ -49,6 +49,10 @@ pub(crate) enum Step {
     Await,
     Read(u16),
     TakeChunk,
+    /// A handler is offered what is there and consumes so many bytes of it.
+    Offer(u16),
+    /// Read a part of a message of so many bytes more; if that is all that is there, wait for the rest.
+    ReadPart(u16),
     /// Read so many bytes and put the last of them back.
     PutBack(u16),
     Send(u16),
@@ -66,7 +70,7 @@ impl Step {
     /// Reads a step from two bytes, for the fuzzer.
     pub(crate) fn from_bytes(kind: u8, amount: u8) -> Step {
         let n = u16::from(amount) * 4;
-        match kind % 23 {
+        match kind % 25 {
             0 => Step::Connected,
             1 => Step::Receive(n),
             2 => Step::PeerEnds,
@@ -89,6 +93,8 @@ impl Step {
             19 => Step::SendsPastQueue(n),
             20 => Step::Hands(n),
             21 => Step::Submits,
+            22 => Step::Offer(n),
+            23 => Step::ReadPart(n),
             _ => Step::Pass(n),
         }
     }
@@ -96,7 +102,12 @@ impl Step {
 
 /// Drives a connection through `steps`, then to its end, checking everything after each step.
 pub(crate) fn drive(steps: impl IntoIterator<Item = Step>) {
-    let mut harness = Harness::new();
+    drive_with(WhenFull::Wait, steps);
+}
+
+/// The same for a connection that does so when its queue is full.
+pub(crate) fn drive_with(when_full: WhenFull, steps: impl IntoIterator<Item = Step>) {
+    let mut harness = Harness::new(when_full);
     for step in steps {
         harness.step(step);
         harness.settle();
@@ -141,11 +152,12 @@ fn stretch(from: usize, len: usize) -> Vec<u8> {
 }
 
 impl Harness {
-    fn new() -> Harness {
+    fn new(when_full: WhenFull) -> Harness {
         let limits = Limits::default()
             .receive_buffer(RECEIVE_BUFFER)
             .send_marks(SEND_LOW, SEND_HIGH)
-            .send_max(SEND_MAX);
+            .send_max(SEND_MAX)
+            .when_full(when_full);
         let deadlines = Deadlines::default().age(Duration::from_secs(3600));
         Harness {
             conn: Conn::new(Rc::new(Profile { limits, deadlines, pieces: PiecePool::new() }), Time::ZERO),
@@ -211,6 +223,8 @@ impl Harness {
                     self.check_read(&chunk);
                 }
             }
+            Step::Offer(n) => self.offer(usize::from(n)),
+            Step::ReadPart(n) => self.read_part(usize::from(n)),
             Step::PutBack(n) => {
                 let bytes = self.read(usize::from(n));
                 let back = bytes.len() / 2;
@@ -319,6 +333,28 @@ impl Harness {
         buf
     }
 
+    fn offer(&mut self, n: usize) {
+        if let Some(mut chunk) = self.conn.take_joined() {
+            let n = n.min(chunk.len());
+            self.check_read(&chunk[..n]);
+            if n < chunk.len() {
+                chunk.advance(n);
+                self.conn.leave(chunk, n, self.now);
+            }
+            self.conn.offered();
+        }
+    }
+
+    fn read_part(&mut self, n: usize) {
+        let mut buf = vec![0; n];
+        let read = self.conn.read_part(&mut buf);
+        self.check_read(&buf[..read]);
+        if 0 < read && read < n && self.conn.readable() == Ok(Readable::NotYet) {
+            self.conn.await_reading(self.now);
+            self.conn.await_rest(read, self.now);
+        }
+    }
+
     fn check_read(&mut self, bytes: &[u8]) {
         assert_eq!(bytes, stretch(self.read, bytes.len()), "read bytes are in order");
         self.read += bytes.len();
@@ -326,7 +362,11 @@ impl Harness {
 
     /// Sends a message as a link does: past the queue as far as that is possible, the rest through it.
     fn queue(&mut self, n: usize, push: impl FnOnce(&mut Conn, &[u8])) {
-        if self.conn.room(n) == Ok(Room::Yes) {
+        let room = self.conn.room_or_end(n);
+        if self.conn.when_full() == WhenFull::Disconnect {
+            assert_ne!(room, Ok(Room::Later), "nobody waits");
+        }
+        if room == Ok(Room::Yes) {
             let message = stretch(self.queued, n);
             let over = if self.conn.is_clear() { self.send_past_queue(n) } else { 0 };
             push(&mut self.conn, &message[over..]);

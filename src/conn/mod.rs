@@ -43,9 +43,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::config::{Deadlines, Limits};
+use crate::config::{Deadlines, Limits, WhenFull};
 use crate::engine::buffer::{Chunk, Outgoing, PiecePool};
-use crate::error::{CloseReason, Deadline};
+use crate::error::{Bound, CloseReason, Deadline};
 use crate::server::ConnectionState;
 use crate::time::Time;
 
@@ -217,6 +217,10 @@ impl Conn {
         self.profile.limits.send_max
     }
 
+    pub(crate) fn when_full(&self) -> WhenFull {
+        self.profile.limits.when_full
+    }
+
     /// Why the connection ended or is about to, once that is certain.
     pub(crate) fn reason(&self) -> Option<CloseReason> {
         match self.phase {
@@ -319,10 +323,23 @@ impl Conn {
     }
 
     pub(crate) fn read(&mut self, buf: &mut [u8]) -> usize {
+        self.clock.message_over();
         self.inbox.read(buf)
     }
 
+    /// Reads the next part of a message, of which `buf` is what is missing.
+    pub(crate) fn read_part(&mut self, buf: &mut [u8]) -> usize {
+        let was_paused = self.is_paused();
+        let n = self.inbox.read(buf);
+        if n == buf.len() || was_paused {
+            // Complete, or the peer had to wait for this side.
+            self.clock.message_over();
+        }
+        n
+    }
+
     pub(crate) fn take_chunk(&mut self) -> Option<Chunk> {
+        self.clock.message_over();
         self.inbox.take()
     }
 
@@ -335,9 +352,35 @@ impl Conn {
         self.inbox.unread(bytes);
     }
 
-    /// Keeps received bytes that a handler did not consume.
+    /// Keeps received bytes that no handler has seen yet.
     pub(crate) fn keep(&mut self, chunk: Chunk) {
         self.inbox.push(chunk);
+    }
+
+    /// Keeps what a handler left of the bytes that it was offered: the beginning of a message. It is the next one if some
+    /// of them were `consumed`.
+    pub(crate) fn leave(&mut self, chunk: Chunk, consumed: usize, now: Time) {
+        if consumed > 0 {
+            self.clock.message_over();
+        }
+        self.inbox.push(chunk);
+        if !self.blocked {
+            self.await_rest(self.inbox.len(), now);
+        }
+    }
+
+    /// A handler has seen what was left over: if it left nothing again, no message is under way.
+    pub(crate) fn offered(&mut self) {
+        if self.inbox.len() == 0 {
+            self.clock.message_over();
+        }
+    }
+
+    /// Somebody waits for the rest of a message of which `bytes` are here: from now on it must not come too slowly.
+    pub(crate) fn await_rest(&mut self, bytes: usize, now: Time) {
+        if self.phase == Phase::Open && self.reading == Reading::Open {
+            self.clock.message_awaited(bytes, now, &self.profile.deadlines);
+        }
     }
 
     /// Somebody waits for bytes: from now on the peer's silence counts.
@@ -352,6 +395,12 @@ impl Conn {
         self.clock.read_over();
     }
 
+    /// It is this side that makes the peer wait, until the send queue has drained.
+    pub(crate) fn make_wait(&mut self) {
+        self.clock.read_over();
+        self.clock.message_over();
+    }
+
     /// Nobody waits for bytes any more, and none has come.
     pub(crate) fn give_up_awaiting(&mut self, now: Time) {
         self.clock.read_given_up(now);
@@ -363,6 +412,17 @@ impl Conn {
         self.writable()?;
         let room = self.outbox.room(len, &self.profile.limits);
         self.blocked |= room == Room::Later;
+        Ok(room)
+    }
+
+    /// The same for a handler's own message; if there is no room, and that is what ends connections here, it is reset.
+    pub(crate) fn room_or_end(&mut self, len: usize) -> Result<Room, CloseReason> {
+        let room = self.room(len)?;
+        if room == Room::Later && self.when_full() == WhenFull::Disconnect {
+            let reason = CloseReason::Limit(Bound::SendQueue);
+            self.reset(reason);
+            return Err(reason);
+        }
         Ok(room)
     }
 
@@ -514,7 +574,7 @@ impl Conn {
         self.counts.received += bytes as u64;
         let wanted = self.phase == Phase::Open && self.reading == Reading::Open;
         if wanted {
-            self.clock.received(now);
+            self.clock.received(bytes, now, &self.profile.deadlines);
         } else {
             self.counts.discarded += bytes as u64;
         }
@@ -531,6 +591,7 @@ impl Conn {
             self.reading = Reading::Ended;
             self.first_end.get_or_insert(CloseReason::Peer);
             self.clock.read_over();
+            self.clock.message_over();
             self.news.add(News::READABLE);
         }
     }

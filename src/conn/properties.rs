@@ -4,7 +4,8 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::harness::{Step, drive};
+use super::harness::{Step, drive, drive_with};
+use crate::config::WhenFull;
 
 fn step() -> impl Strategy<Value = Step> {
     let n = || 0..=600u16;
@@ -21,6 +22,8 @@ fn step() -> impl Strategy<Value = Step> {
         12 => n().prop_map(Step::Read),
         6 => Just(Step::TakeChunk),
         6 => n().prop_map(Step::PutBack),
+        4 => n().prop_map(Step::Offer),
+        4 => n().prop_map(Step::ReadPart),
         12 => n().prop_map(Step::Send),
         6 => n().prop_map(Step::SendOwned),
         6 => Just(Step::Await),
@@ -44,6 +47,11 @@ proptest! {
     #[test]
     fn any_sequence_keeps_bytes_bounds_and_one_close(steps in vec(step(), 0..200)) {
         drive(steps);
+    }
+
+    #[test]
+    fn so_does_any_sequence_that_ends_with_a_full_queue(steps in vec(step(), 0..100)) {
+        drive_with(WhenFull::Disconnect, steps);
     }
 }
 

@@ -24,9 +24,11 @@ impl Worker {
     }
 
     pub(super) fn tell_handler(self: &Rc<Self>, link: &Rc<Link>, news: News) {
-        if news.unblocked() {
-            link.conn.borrow_mut().await_reading(self.now());
+        let mut conn = link.conn.borrow_mut();
+        if news.unblocked() && !conn.is_blocked() {
+            conn.await_reading(self.now());
         }
+        drop(conn);
         // What came before comes first: a handler that refills its queue at once would never see it otherwise.
         if news.unblocked() || news.readable() {
             self.offer_unread(link);
@@ -53,7 +55,9 @@ impl Worker {
             }
             let Some(chunk) = conn.take_joined() else { return };
             drop(conn);
-            if !self.offer_joined(link, chunk) {
+            let again = self.offer_joined(link, chunk);
+            link.conn.borrow_mut().offered();
+            if !again {
                 return;
             }
         }
@@ -101,8 +105,13 @@ impl Worker {
             return false;
         }
         chunk.advance(consumed);
-        conn.keep(chunk);
-        if conn.is_blocked() || !link.is_event.get() {
+        if !link.is_event.get() {
+            // The preface is over, and the handler reads by itself.
+            conn.keep(chunk);
+            return false;
+        }
+        conn.leave(chunk, consumed, self.now());
+        if conn.is_blocked() {
             return false;
         }
         if conn.is_full() && consumed == 0 {
@@ -166,8 +175,7 @@ impl Worker {
         link.handler.set(Some(handler));
         let mut conn = link.conn.borrow_mut();
         if conn.is_blocked() {
-            // It is this side that makes the peer wait.
-            conn.stop_awaiting();
+            conn.make_wait();
         }
         true
     }

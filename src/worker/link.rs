@@ -283,7 +283,9 @@ impl Link {
     pub(crate) fn remote(&self) -> Arc<RemoteState> {
         let new = || {
             let conn = self.conn.borrow();
-            let state = RemoteState::new(self.worker.post.clone(), self.token, self.peer(), conn.send_max());
+            let (bound, when_full) = (conn.send_max(), conn.when_full());
+            let post = self.worker.post.clone();
+            let state = RemoteState::new(post, self.token, self.peer(), bound, when_full);
             if let Some(reason) = conn.reason() {
                 state.close(reason);
             }
@@ -468,6 +470,9 @@ impl Worker {
         while let Some(bytes) = arrivals.front() {
             let room = conn.room(bytes.len());
             if room.is_ok_and(|room| room != Room::Yes) {
+                if link.is_event.get() {
+                    conn.make_wait();
+                }
                 return;
             }
             let Some(bytes) = arrivals.pop_front() else { return };

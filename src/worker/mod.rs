@@ -82,6 +82,7 @@ pub(crate) enum Message {
     },
     Reset {
         token: Token,
+        reason: CloseReason,
     },
     /// There may be room for connections again.
     RoomAgain,
@@ -376,8 +377,8 @@ impl Worker {
                 }
             }
             Message::Close { token } => with_link(token, &|link| self.close_behind(link)),
-            Message::Reset { token } => {
-                with_link(token, &|link| link.command(|conn| conn.reset(CloseReason::LocalReset)));
+            Message::Reset { token, reason } => {
+                with_link(token, &|link| link.command(|conn| conn.reset(reason)));
             }
             Message::Adopt { socket, peer, admission } => {
                 self.with_member(|member| member.adopt(self, socket, peer, admission));

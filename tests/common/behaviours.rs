@@ -128,6 +128,50 @@ impl Handler for Streaming {
     }
 }
 
+/// Sends so many bytes at once whenever bytes come, and passes on how each send went.
+#[derive(Clone)]
+pub(crate) struct Flood {
+    pub(crate) message: usize,
+    pub(crate) outcomes: Arc<Mutex<Vec<std::result::Result<(), (wharf::ErrorKind, Option<CloseReason>)>>>>,
+}
+
+impl Flood {
+    pub(crate) fn new(message: usize) -> Flood {
+        Flood { message, outcomes: Arc::default() }
+    }
+
+    /// Passes on how a send went; says whether it was refused.
+    fn note(&self, outcome: Result<()>) -> bool {
+        let outcome = outcome.map_err(|error| (error.kind(), error.close_reason()));
+        self.outcomes.lock().expect("nobody panics under this lock").push(outcome);
+        outcome.is_err()
+    }
+}
+
+impl Behaviour for Flood {
+    type Handler = Flood;
+
+    async fn run(self, mut conn: Connection) -> Result<()> {
+        while conn.recv_chunk().await?.is_some() {
+            let message = vec![b'x'; self.message];
+            while !self.note(conn.send(&message).await) {}
+        }
+        Ok(())
+    }
+
+    fn handler(self) -> Flood {
+        self
+    }
+}
+
+impl Handler for Flood {
+    fn received(&mut self, conn: &mut event::Connection<'_>, _: &[u8]) -> Flow {
+        let message = vec![b'x'; self.message];
+        while !self.note(conn.send(&message)) {}
+        Flow::Continue
+    }
+}
+
 /// Answers the first bytes it gets with a reply and closes at once, whatever else has come.
 #[derive(Clone)]
 pub(crate) struct ReplyThenClose(pub(crate) Arc<[u8]>);
