@@ -56,3 +56,27 @@ impl ProxyProtocol {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::path::Path;
+
+    use super::*;
+    use crate::address::UnixName;
+
+    #[test]
+    fn those_in_the_networks_are_trusted_and_those_on_unix_sockets() {
+        let networks = ["10.0.0.0/8", "::1"].map(|text| text.parse().expect("a network"));
+        let proxies = ProxyProtocol::from(networks);
+        let ip = |text: &str| Address::Ip(text.parse::<SocketAddr>().expect("an address"));
+        for peer in [ip("10.1.2.3:4"), ip("[::ffff:10.1.2.3]:4"), ip("[::1]:4")] {
+            assert!(proxies.trusts(&peer), "{peer}");
+        }
+        for peer in [ip("11.1.2.3:4"), ip("[::2]:4"), ip("[::10.1.2.3]:4")] {
+            assert!(!proxies.trusts(&peer), "{peer}");
+        }
+        assert!(proxies.trusts(&Address::Unix(UnixName::of_path(Path::new("/run/x.sock")))));
+        assert!(!ProxyProtocol::from([]).trusts(&ip("10.1.2.3:4")));
+    }
+}

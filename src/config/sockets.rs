@@ -11,7 +11,8 @@ use crate::error::{Error, Result};
 /// client.
 ///
 /// One that the system refuses is an error of the start, or of the connect, with the option's name. One that the platform
-/// does not have is refused too, unless its text says that it is ignored.
+/// does not have is refused too, unless its text says that it is ignored. In a [simulation](crate::sim) they are checked and
+/// have no effect.
 ///
 /// ```
 /// use std::time::Duration;
