@@ -56,8 +56,8 @@ impl SocketOptions {
     /// Sets how long sent bytes may stay unacknowledged before the kernel gives the connection up (TCP_USER_TIMEOUT,
     /// RFC 5482). Default: 30 s.
     ///
-    /// It also ends a peer that keeps its window closed for so long, as [`Deadlines::write`] does: raise both for peers
-    /// that may rightly stall.
+    /// It also ends a peer that keeps its window closed for so long, as [`Deadlines::write`](crate::Deadlines::write) does:
+    /// raise both for peers that may rightly stall.
     ///
     /// # Platform notes
     /// Linux only; ignored elsewhere.
