@@ -92,8 +92,10 @@ mod worker;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing {
+    use crate::address::Address;
     use crate::conn::harness::{Step, drive};
-    use crate::endpoint::Endpoint;
+    use crate::endpoint::{Endpoint, Host};
+    use crate::engine::socket::sock_addr;
     use crate::error::Operation;
 
     /// Takes a connection core through the steps that `data` spells.
@@ -107,9 +109,12 @@ pub mod fuzzing {
         crate::engine::uring::fuzz(data);
     }
 
-    /// Reads `text` as an address.
+    /// Reads `text` as an address. What is read as a Unix socket's name, the kernel takes for one.
     pub fn address(text: &str) {
-        drop(Endpoint::parse(Operation::Connect, text));
+        if let Ok(Endpoint { host: Host::Unix(name), .. }) = Endpoint::parse(Operation::Connect, text) {
+            assert!(name.path().is_none() || name.to_string() == text, "{name}");
+            sock_addr(&Address::Unix(name)).expect("it is neither empty nor too long");
+        }
     }
 
     /// Reads `data` as the beginning of a connection that comes through a proxy.

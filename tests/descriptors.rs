@@ -65,6 +65,7 @@ fn survives(name: &str, backend: Backend) {
     let mut streams: Vec<_> = (0..DESCRIPTORS + 20).map(|_| connect()).collect();
     ping(&mut streams[0]).unwrap();
     let before = processor_time(child.id());
+    // Processor time that is not used can only be seen over some time.
     std::thread::sleep(Duration::from_millis(500));
     let used = processor_time(child.id()) - before;
     assert!(used <= 10, "it waits and does not spin: {used} hundredths of a second in half of one");

@@ -39,16 +39,17 @@
 //!    `Sent`, `Submitted::Done` or `send_now`, at least once. The token still has to be closed.
 //! 6. **Shutdown** sends FIN behind what was sent; the worker asks for it only when no send is in flight. If bytes that were
 //!    handed over turn out not to be sent, it says so instead, as `Bounced` would.
-//! 7. **Close** takes the socket away, gracefully or with RST (`reset`; a Unix socket has no such thing). In-flight work is cancelled by the engine, and
-//!    `Closed` comes after the last trace of it, with the outgoing bytes if a send was in flight.
-//! 8. **Accepting.** A listener reports `Accepted` until it is paused or closed. `AcceptFailed` names the cause; the
+//! 7. **Close** takes the socket away, gracefully or with RST (`reset`; a Unix socket has no such thing). In-flight work is
+//!    cancelled by the engine, and `Closed` comes after the last trace of it, with the outgoing bytes if a send was in
+//!    flight.
+//! 8. **Accepting.** A listener reports `Accepted` until it is paused or given back. `AcceptFailed` names the cause; the
 //!    engine then waits for `resume_accept`, so that no error can make it spin. Accepted sockets are non-blocking,
 //!    close-on-exec, and can move to another worker's engine by `open`. Listeners and sockets of TCP and of Unix stream
 //!    sockets are the same to an engine; a simulated network has TCP only.
 //!    `accept_now` takes one connection that waits out of turn: past the budget, and from a paused listener. It never waits,
-//!    an error of it pauses nothing, and it leaves no descriptor behind that [`Socket::refuse`] or a drop would not close at
-//!    once. It serves to empty a backlog before the listener is closed, and to turn clients away with a descriptor kept in
-//!    reserve. `unlisten` gives the listener back with who waits in it, to be closed, kept, or given to another engine.
+//!    and an error of it pauses nothing. [`Socket::refuse`], or dropping what it gives, closes at once. It serves to empty a
+//!    backlog before the listener is closed, and to turn clients away with a descriptor kept in reserve. `unlisten` gives
+//!    the listener back with who waits in it, to be closed, kept, or given to another engine.
 //! 9. **Fairness.** One `wait` and the `next` calls up to its `None` make a turn. In one turn no connection gets more
 //!    than [`RECEIVE_BUDGET`] chunks and no listener more than [`ACCEPT_BUDGET`] sockets; the rest comes in later turns
 //!    without another command. What the kernel receives by itself (multishot, on io_uring) is bounded by bytes instead, 64

@@ -58,7 +58,8 @@ use timer::Wheel;
 const BATCH: usize = 32;
 /// The same after so many received bytes: more would push each other out of the caches.
 const BATCH_BYTES: usize = 64 * 1024;
-/// How long a worker that failed to wait for its engine pauses before it tries again.
+/// How long a worker that failed to wait for its engine pauses before it tries again. There is nothing to wait for that
+/// would tell of memory, and without a pause it would spin.
 const WAIT_RETRY: Duration = Duration::from_millis(10);
 
 /// How other threads reach a worker.

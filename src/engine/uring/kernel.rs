@@ -92,9 +92,6 @@ pub(crate) trait Kernel {
     /// Submits what is queued and lets finished requests complete; if `sleep`, waits until one has.
     fn enter(&mut self, sleep: bool) -> io::Result<()>;
 
-    /// Whether [`pop`](Kernel::pop) has something.
-    fn has_completed(&self) -> bool;
-
     fn pop(&mut self) -> Option<Completed>;
 
     /// Takes all that have completed.

@@ -178,11 +178,6 @@ impl Kernel for Ring {
         }
     }
 
-    fn has_completed(&self) -> bool {
-        // SAFETY: `&self` excludes the only other user of the queue, `pop`.
-        !unsafe { self.ring.completion_shared() }.is_empty()
-    }
-
     fn pop(&mut self) -> Option<Completed> {
         self.ring.completion().next().map(|entry| completed(&entry))
     }
@@ -214,8 +209,10 @@ impl Kernel for Ring {
     }
 
     fn is_stirring(&self) -> bool {
+        // SAFETY: only the indices are read; `&mut self` is needed for everything that moves the head.
+        let has_completed = !unsafe { self.ring.completion_shared() }.is_empty();
         // SAFETY: only the flags are read; `&mut self` is needed for everything that moves the tail.
-        self.has_completed() || self.has_overflowed() || unsafe { self.ring.submission_shared() }.taskrun()
+        has_completed || self.has_overflowed() || unsafe { self.ring.submission_shared() }.taskrun()
     }
 
     fn receive(&mut self, socket: BorrowedFd<'_>, into: &mut [u8]) -> Result<usize, Errno> {

@@ -343,10 +343,6 @@ impl Kernel for Scripted {
         Ok(())
     }
 
-    fn has_completed(&self) -> bool {
-        !self.state().completed.is_empty()
-    }
-
     fn pop(&mut self) -> Option<Completed> {
         self.state().completed.pop_front()
     }
@@ -375,7 +371,8 @@ impl Kernel for Scripted {
     }
 
     fn is_stirring(&self) -> bool {
-        self.has_completed() || self.has_overflowed()
+        let state = self.state();
+        !state.completed.is_empty() || !state.overflow.is_empty()
     }
 
     fn receive(&mut self, socket: BorrowedFd<'_>, into: &mut [u8]) -> Result<usize, Errno> {

@@ -21,7 +21,7 @@ pub(super) struct Connection {
     /// Requests in flight.
     pub(super) requests: u8,
     pub(super) is: Is,
-    /// Buffers filled to the brim, or light reads, in a row.
+    /// Large receptions in a row; or small reads in a row, in bulk.
     pub(super) run: u8,
     pub(super) share: Share,
     pub(super) outgoing: Option<Box<Outgoing>>,
@@ -180,8 +180,7 @@ impl<K: Kernel> Driver<K> {
 
     /// The connection of this token, unless it is closed or about to be.
     pub(super) fn connection(&mut self, token: Token) -> Option<&mut Connection> {
-        let connection = self.connections.get_mut(token.index as usize)?.as_mut()?;
-        (connection.generation == token.generation && !connection.is.closing).then_some(connection)
+        find(&mut self.connections, token)
     }
 
     /// Lets go of a connection that closes, once nothing of it is in flight.
@@ -228,6 +227,12 @@ impl<K: Kernel> Driver<K> {
         debug_assert!(is_for, "a slot outlives its requests");
         is_for.then_some(connection)
     }
+}
+
+/// What [`Driver::connection`] does, for those who need the rest of the driver meanwhile.
+pub(super) fn find(connections: &mut [Option<Connection>], token: Token) -> Option<&mut Connection> {
+    let connection = connections.get_mut(token.index as usize)?.as_mut()?;
+    (connection.generation == token.generation && !connection.is.closing).then_some(connection)
 }
 
 impl Connection {
