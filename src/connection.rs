@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::address::Address;
-use crate::conn::{Conn, Counts, Readable, Room};
+use crate::conn::{Conn, Counts, Hangup, Readable, Room};
 use crate::engine::buffer::Chunk;
 use crate::error::{Cause, CloseReason, Error, Operation, Result};
 use crate::remote::Remote;
@@ -81,6 +81,30 @@ macro_rules! common_methods {
         /// Cancel safe; it changes nothing.
         pub fn closed(&self) -> Closing {
             Closing { link: self.link.clone() }
+        }
+
+        /// Waits until it is known that the peer sends nothing more, without reading: it has ended its side (FIN), or the
+        /// connection is closed, or about to be.
+        ///
+        /// It is told also while bytes are unread, here or in the kernel, and however many those are: so work for a peer that
+        /// has gone can be given up before its input is read. Whether the peer has gone for good is another matter. One that
+        /// ended its side may go on reading; and one that vanished without a word is told by nothing but deadlines.
+        ///
+        /// ```no_run
+        /// # async fn expensive() -> wharf::Result<Vec<u8>> { todo!() }
+        /// # async fn serve(mut conn: wharf::Connection) -> wharf::Result<()> {
+        /// use futures_lite::FutureExt;
+        ///
+        /// let hangup = conn.hangup();
+        /// let gone = async { hangup.await; Err(wharf::Error::other("the client is gone")) };
+        /// conn.send(&expensive().or(gone).await?).await
+        /// # }
+        /// ```
+        ///
+        /// # Cancellation
+        /// Cancel safe; it changes nothing. It holds no borrow of the connection, so it can be awaited beside an operation.
+        pub fn hangup(&self) -> HangingUp {
+            HangingUp { link: self.link.clone() }
         }
 
         /// Waits until the server begins to drain, or the connection is closed; on a client, only for the latter.
@@ -697,6 +721,49 @@ impl Future for Draining {
 impl fmt::Debug for Draining {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Draining").field("peer", &self.link.peer()).finish_non_exhaustive()
+    }
+}
+
+/// The future of [`Connection::hangup`].
+#[must_use = "futures do nothing unless awaited"]
+pub struct HangingUp {
+    link: Rc<Link>,
+}
+
+impl HangingUp {
+    /// Ends the wait with an error if the peer has not ended `after` this long.
+    pub fn within(self, after: Duration) -> Within<HangingUp> {
+        Within::new(self, after)
+    }
+}
+
+impl Late for HangingUp {
+    type Value = Hangup;
+
+    fn result(hangup: Hangup) -> Result<Hangup> {
+        Ok(hangup)
+    }
+
+    fn late(&self, after: Duration) -> Error {
+        Error::new(Operation::Wait, Cause::TimedOut { after }).at(self.link.peer())
+    }
+}
+
+impl Future for HangingUp {
+    type Output = Hangup;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Hangup> {
+        if let Some(hangup) = self.link.conn.borrow().hangup() {
+            return Poll::Ready(hangup);
+        }
+        self.link.rare().hangup.register(&self.link.worker.tasks, cx);
+        Poll::Pending
+    }
+}
+
+impl fmt::Debug for HangingUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HangingUp").field("peer", &self.link.peer()).finish_non_exhaustive()
     }
 }
 

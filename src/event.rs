@@ -22,7 +22,8 @@ use crate::worker::link::Link;
 /// 1. [`connected`](Handler::connected), once.
 /// 2. [`received`](Handler::received) whenever bytes have come; [`writable`](Handler::writable) when sending is possible
 ///    again after [`Connection::send`] refused; [`draining`](Handler::draining) once, if the server drains.
-/// 3. [`ended`](Handler::ended), if the peer ends its side, after its last byte.
+/// 3. [`hung_up`](Handler::hung_up) at most once, if the peer's end is known before all of its bytes could be offered;
+///    [`ended`](Handler::ended), if the peer ends its side, after its last byte.
 /// 4. [`closed`](Handler::closed), exactly once and last, with the reason.
 ///
 /// Calls never overlap. A handler must not block: it holds up every connection of its worker. One that panics loses its
@@ -74,6 +75,16 @@ pub trait Handler: 'static {
     fn ended(&mut self, conn: &mut Connection<'_>) -> Flow {
         let _ = conn;
         Flow::Close
+    }
+
+    /// The peer has ended its side, and there are bytes of it that were not offered yet, because [`Connection::send`] refuses.
+    ///
+    /// Called at most once, and only then: otherwise [`ended`](Handler::ended) is the first to tell. It still follows, behind
+    /// the last byte. A handler that makes something expensive for a peer that may be gone can stop here. Goes on by default:
+    /// a peer that has ended its side may well wait for the answer.
+    fn hung_up(&mut self, conn: &mut Connection<'_>) -> Flow {
+        let _ = conn;
+        Flow::Continue
     }
 
     /// The server stops accepting and will reset what has not ended at its drain deadline. Goes on by default.

@@ -119,9 +119,10 @@ pub mod fuzzing {
 pub use address::{Address, UnixName};
 pub use client::{Client, Connect, Connecting};
 pub use config::{Backend, Deadlines, Limits, SocketOptions};
-pub use conn::Counts;
+pub use conn::{Counts, Hangup};
 pub use connection::{
-    Closing, Connection, Draining, Flush, ReadHalf, Recv, RecvChunk, RecvExact, Send, SendOwned, WriteHalf,
+    Closing, Connection, Draining, Flush, HangingUp, ReadHalf, Recv, RecvChunk, RecvExact, Send, SendOwned,
+    WriteHalf,
 };
 pub use engine::buffer::Chunk;
 pub use error::{Bound, CloseReason, Deadline, Error, ErrorKind, Result};

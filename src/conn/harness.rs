@@ -31,6 +31,8 @@ pub(crate) enum Step {
     /// So many bytes come, if the engine may report any.
     Receive(u16),
     PeerEnds,
+    /// The peer's end is known while nobody receives.
+    HangsUp,
     Breaks,
     /// The next send takes so many bytes inline.
     SendsInline(u16),
@@ -66,7 +68,7 @@ impl Step {
     /// Reads a step from two bytes, for the fuzzer.
     pub(crate) fn from_bytes(kind: u8, amount: u8) -> Step {
         let n = u16::from(amount) * 4;
-        match kind % 23 {
+        match kind % 24 {
             0 => Step::Connected,
             1 => Step::Receive(n),
             2 => Step::PeerEnds,
@@ -89,6 +91,7 @@ impl Step {
             19 => Step::SendsPastQueue(n),
             20 => Step::Hands(n),
             21 => Step::Submits,
+            22 => Step::HangsUp,
             _ => Step::Pass(n),
         }
     }
@@ -124,6 +127,7 @@ struct Harness {
     fin_sent: bool,
     close_asked: bool,
     closed_told: usize,
+    hangup_told: usize,
     received: usize,
     read: usize,
     queued: usize,
@@ -162,6 +166,7 @@ impl Harness {
             fin_sent: false,
             close_asked: false,
             closed_told: 0,
+            hangup_told: 0,
             received: 0,
             read: 0,
             queued: 0,
@@ -182,6 +187,7 @@ impl Harness {
                 self.peer_ended = true;
                 self.conn.receive_ended();
             }
+            Step::HangsUp if live && !self.armed && !self.peer_ended => self.conn.hung_up(),
             Step::Breaks if !self.close_asked && !self.broken => {
                 self.broken = true;
                 self.conn.failed(&io::ErrorKind::ConnectionReset.into());
@@ -387,6 +393,9 @@ impl Harness {
         let news = self.conn.take_news();
         self.closed_told += usize::from(news.closed());
         assert_eq!(self.closed_told, usize::from(self.conn.is_closed()), "closed is told exactly once");
+        self.hangup_told += usize::from(news.hung_up());
+        let hung_up = usize::from(self.conn.hangup().is_some());
+        assert_eq!(self.hangup_told, hung_up, "the peer's end is told exactly once");
         if self.conn.is_closed() {
             let reason = self.conn.reason().expect("a closed connection has a reason");
             assert_eq!(*self.reason.get_or_insert(reason), reason, "the reason stays");

@@ -8,7 +8,8 @@
 //!
 //! Each direction ends by itself. The peer's FIN makes `reading` **Ended**: what came before it can still be read.
 //! `finish` makes `writing` **Finishing**: the queue drains, then FIN goes out and it is **Finished**. When both are
-//! over there is nothing left to happen, and the socket is released.
+//! over there is nothing left to happen, and the socket is released. While nobody receives, the engine may know of the
+//! peer's FIN before the bytes in front of it are read: that is news (`hung_up`), and changes nothing else.
 //!
 //! The `phase` says how far the whole is:
 //!
@@ -77,6 +78,8 @@ pub(crate) struct Conn {
     profile: Rc<Profile>,
     /// What the engine was told last: whether to receive.
     armed: bool,
+    /// The peer's end is known, or this one's is certain: whoever waited for that was told.
+    hung_up: bool,
     news: News,
     /// Somebody was told to wait until the queue has drained to its low mark.
     blocked: bool,
@@ -137,6 +140,7 @@ impl News {
     const WRITABLE: News = News(2);
     const UNBLOCKED: News = News(4);
     const CLOSED: News = News(8);
+    const HUNG_UP: News = News(16);
 
     fn add(&mut self, news: News) {
         self.0 |= news.0;
@@ -165,6 +169,11 @@ impl News {
     pub(crate) fn closed(self) -> bool {
         self.0 & News::CLOSED.0 != 0
     }
+
+    /// The peer's end is known, or the connection's is certain; once.
+    pub(crate) fn hung_up(self) -> bool {
+        self.0 & News::HUNG_UP.0 != 0
+    }
 }
 
 /// What a read found.
@@ -176,6 +185,16 @@ pub(crate) enum Readable {
     Ended,
     /// Nothing yet.
     NotYet,
+}
+
+/// How it became certain that a peer sends nothing more: what [`Connection::hangup`](crate::Connection::hangup) tells.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Hangup {
+    /// The peer has ended its side (FIN), behind bytes that may still be unread. It may go on reading.
+    Ended,
+    /// The connection is closed, or about to be, for this reason.
+    Closed(CloseReason),
 }
 
 /// Bytes that went through a connection.
@@ -271,6 +290,14 @@ impl Conn {
     pub(crate) fn peer_ended(&self) -> bool {
         self.reading == Reading::Ended
     }
+
+    /// Whether the peer's end is known, or this connection's is certain.
+    pub(crate) fn hangup(&self) -> Option<Hangup> {
+        match self.reason() {
+            Some(reason) => Some(Hangup::Closed(reason)),
+            None => self.hung_up.then_some(Hangup::Ended),
+        }
+    }
 }
 
 // Commands: what handlers ask for.
@@ -285,6 +312,7 @@ impl Conn {
             clock: Clock::new(&profile.deadlines, now),
             profile,
             armed: false,
+            hung_up: false,
             news: News::default(),
             blocked: false,
             flush_awaited: false,
@@ -429,6 +457,7 @@ impl Conn {
                 self.clock.closing();
                 self.news.add(News::READABLE);
                 self.news.add(News::WRITABLE);
+                self.hang_up();
             }
             _ => {}
         }
@@ -515,9 +544,17 @@ impl Conn {
         self.inbox.push(chunk);
     }
 
+    /// The peer has ended, and what came before that is still in the kernel.
+    pub(crate) fn hung_up(&mut self) {
+        if self.reading == Reading::Open {
+            self.hang_up();
+        }
+    }
+
     pub(crate) fn receive_ended(&mut self) {
         if self.reading == Reading::Open {
             self.reading = Reading::Ended;
+            self.hang_up();
             self.first_end.get_or_insert(CloseReason::Peer);
             self.clock.read_over();
             self.news.add(News::READABLE);
@@ -726,6 +763,12 @@ impl Conn {
         }
     }
 
+    fn hang_up(&mut self) {
+        if !std::mem::replace(&mut self.hung_up, true) {
+            self.news.add(News::HUNG_UP);
+        }
+    }
+
     /// What is queued will never be sent.
     fn drop_queue(&mut self) {
         self.counts.unsent += self.outbox.clear(&self.profile.pieces) as u64;
@@ -750,5 +793,6 @@ impl Conn {
         self.phase = Phase::Releasing { reset };
         self.news.add(News::READABLE);
         self.news.add(News::WRITABLE);
+        self.hang_up();
     }
 }

@@ -30,6 +30,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => n().prop_map(Step::CloseAfter),
         1 => n().prop_map(Step::SetDeadline),
         1 => Just(Step::PeerEnds),
+        1 => Just(Step::HangsUp),
         1 => Just(Step::Breaks),
         1 => Just(Step::SendFails),
         1 => Just(Step::Finish),

@@ -15,7 +15,7 @@
 //!   shutdown, close              ------>
 //!   wait(until)                  ------>  one system call, at most, for all of the above
 //!                                <------  next(): Accepted, AcceptFailed, Connected, Received,
-//!                                           ReceiveEnded, Failed, Sent, Closed, Woken
+//!                                           HungUp, ReceiveEnded, Failed, Sent, Bounced, Closed, Woken
 //! ```
 //!
 //! 1. **Slots.** `open` and `connect` bind a token to a socket. From then on the token is the engine's until it has
@@ -24,7 +24,9 @@
 //! 2. **Connecting.** Exactly one `Connected` per `connect`. A token that failed to connect still has to be closed.
 //! 3. **Receiving.** A token starts paused. After `receive` the engine may report any number of `Received`, each with a
 //!    non-empty [`Chunk`], in stream order, until `pause` (which takes effect at once: what the kernel still holds stays
-//!    there), or `ReceiveEnded` (the peer's FIN), or `Failed`. `ReceiveEnded` comes at most once, after all data.
+//!    there), or `ReceiveEnded` (the peer's FIN), or `Failed`. `ReceiveEnded` comes at most once, after all data. While a
+//!    token is paused, and not all of its data was received, `HungUp` tells that the peer has ended: at most once, before
+//!    `ReceiveEnded`, and not at all if that can be told.
 //! 4. **Sending.** At most one send per token is in flight. The bytes move into the engine with [`Outgoing`] and move
 //!    back with the completion, also when the token is closed meanwhile: a buffer that the kernel may read is never
 //!    freed or changed before its final completion. A completion may tell of fewer bytes than were given; the worker
@@ -163,6 +165,10 @@ pub(crate) enum Completion {
     Received {
         token: Token,
         chunk: Chunk,
+    },
+    /// The peer has ended, and nobody receives what came before that.
+    HungUp {
+        token: Token,
     },
     ReceiveEnded {
         token: Token,

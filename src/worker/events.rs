@@ -35,6 +35,9 @@ impl Worker {
             }
             self.tell_end(link);
         }
+        if news.hung_up() || news.readable() {
+            self.tell_hangup(link);
+        }
         let writable = {
             let conn = link.conn.borrow();
             news.unblocked() && conn.is_open() && !conn.is_blocked()
@@ -67,6 +70,18 @@ impl Worker {
         };
         if due && !link.end_told.replace(true) {
             self.call(link, Handler::ended);
+        }
+    }
+
+    /// Tells the peer's end if its last bytes cannot be offered yet.
+    fn tell_hangup(self: &Rc<Self>, link: &Rc<Link>) {
+        let due = {
+            let conn = link.conn.borrow();
+            let is_behind = conn.is_blocked() || conn.is_paused();
+            conn.hangup().is_some() && is_behind && conn.is_open() && !link.end_told.get()
+        };
+        if due && !link.hangup_told.replace(true) {
+            self.call(link, Handler::hung_up);
         }
     }
 

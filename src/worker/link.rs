@@ -41,6 +41,8 @@ pub(crate) struct Link {
     pub(super) is_event: Cell<bool>,
     /// The handler has been told that the peer ended.
     pub(super) end_told: Cell<bool>,
+    /// Or that its end is to come.
+    pub(super) hangup_told: Cell<bool>,
     /// The last pass with a message, and in the lowest bit whether it had several.
     sends: Cell<u32>,
     /// In event style, what the connection's events go to. Away while it is being called.
@@ -63,6 +65,8 @@ pub(crate) struct Rare {
     pub(crate) writer: Waiter,
     pub(crate) closer: Waiters,
     pub(crate) drainer: Waiters,
+    /// Who waits for the peer's end without reading.
+    pub(crate) hangup: Waiters,
     pub(crate) user: RefCell<Option<Box<dyn Any>>>,
     remote: OnceCell<Arc<RemoteState>>,
     /// Messages of other threads that the send queue has no room for yet.
@@ -97,6 +101,7 @@ impl Link {
             dirty: Cell::new(false),
             is_event: Cell::new(false),
             end_told: Cell::new(false),
+            hangup_told: Cell::new(false),
             sends: Cell::new(0),
             handler: Cell::new(None),
             reader: Waiter::default(),
@@ -308,6 +313,11 @@ impl Worker {
             {
                 rare.writer.wake(&self.tasks);
             }
+        }
+        if news.hung_up()
+            && let Some(rare) = link.used_rare()
+        {
+            rare.hangup.wake(&self.tasks);
         }
         if news.closed() {
             self.closed(link);

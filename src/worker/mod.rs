@@ -414,6 +414,7 @@ impl Worker {
             Completion::Bounced { token, unsent } => {
                 self.with_link(token, |conn, now| conn.bounced(unsent, now));
             }
+            Completion::HungUp { token } => self.with_link(token, |conn, _| conn.hung_up()),
             Completion::ReceiveEnded { token } => self.with_link(token, |conn, _| conn.receive_ended()),
             Completion::Failed { token, error } => self.with_link(token, |conn, _| conn.failed(&error)),
             Completion::Closed { token, outgoing } => self.with_link(token, |conn, _| conn.closed(outgoing)),

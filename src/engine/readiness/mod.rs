@@ -72,6 +72,8 @@ struct Connection {
     writable: bool,
     /// The peer's end, or a failure, has been reported.
     ended: bool,
+    /// So has that the peer's end is to come.
+    hung_up: bool,
     /// A failure has been reported.
     failed: bool,
     queued: bool,
@@ -210,6 +212,7 @@ impl Readiness {
             broken: false,
             writable: !connecting,
             ended: false,
+            hung_up: false,
             failed: false,
             queued: false,
             outgoing: None,
@@ -240,7 +243,7 @@ impl Readiness {
     pub(crate) fn pause(&mut self, token: Token) {
         if let Some(connection) = self.connection(token) {
             connection.armed = false;
-            if connection.broken {
+            if connection.broken || connection.read_closed {
                 self.enqueue(Source::Connection(token.index));
             }
         }
@@ -427,7 +430,13 @@ impl Connection {
     }
 
     fn has_work(&self) -> bool {
-        self.may_read() || self.broken || (self.writable && (self.connecting || self.outgoing.is_some()))
+        let may_write = self.writable && (self.connecting || self.outgoing.is_some());
+        self.may_read() || self.broken || may_write || self.may_hang_up()
+    }
+
+    /// Whether the peer's end is known, and no read is going to tell it.
+    fn may_hang_up(&self) -> bool {
+        self.read_closed && !self.armed && !self.ended && !self.hung_up && !self.connecting
     }
 
     fn may_read(&self) -> bool {
@@ -444,7 +453,12 @@ impl Connection {
         {
             return Some(Completion::Sent { token, outgoing, result });
         }
-        self.failure().map(|error| Completion::Failed { token, error })
+        if let Some(error) = self.failure() {
+            return Some(Completion::Failed { token, error });
+        }
+        let hangs_up = self.may_hang_up();
+        self.hung_up |= hangs_up;
+        hangs_up.then_some(Completion::HungUp { token })
     }
 
     /// What broke the connection, if no read is going to find out.

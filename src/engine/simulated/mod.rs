@@ -177,6 +177,8 @@ impl Simulated {
     pub(crate) fn pause(&mut self, token: Token) {
         if let Some(slot) = slot(&mut self.slots, token) {
             slot.receiving = false;
+            // What a read would have told now may have to be told otherwise.
+            self.network.state().push_now(self.id, Ready::Slot(token));
         }
     }
 
@@ -367,6 +369,10 @@ impl Simulated {
                 let Ok::<_, Infallible>(chunk) = self.chunks.fill(read);
                 Completion::Received { token, chunk: chunk.expect("due only with unread bytes") }
             }
+            Due::HungUp => {
+                slot.hung_up = true;
+                Completion::HungUp { token }
+            }
             Due::ReceiveEnded => {
                 slot.ended = true;
                 Completion::ReceiveEnded { token }
@@ -429,6 +435,8 @@ struct Slot {
     receiving: bool,
     /// The peer's FIN was told.
     ended: bool,
+    /// It was told that it is to come.
+    hung_up: bool,
     /// A failure was told, by `Failed` or by `Connected`.
     failed: bool,
     /// The send in flight, which is not over before `sent_at`.
@@ -449,6 +457,7 @@ enum Due {
     Sent,
     Failed(Errno),
     Received,
+    HungUp,
     ReceiveEnded,
     Closed,
 }
@@ -461,6 +470,7 @@ impl Slot {
             connecting: false,
             receiving: false,
             ended: false,
+            hung_up: false,
             failed: false,
             outgoing: None,
             sent_at: Time::ZERO,
@@ -504,8 +514,9 @@ impl Slot {
             Some(errno) if !self.failed => Some(Due::Failed(errno)),
             Some(_) => None,
             None if self.receiving && end.has_unread() => Some(Due::Received),
-            None if self.receiving && end.fin_received() && !self.ended => Some(Due::ReceiveEnded),
-            None => None,
+            None if !end.fin_received() || self.ended => None,
+            None if self.receiving => Some(Due::ReceiveEnded),
+            None => (!self.hung_up).then_some(Due::HungUp),
         }
     }
 }

@@ -54,6 +54,8 @@ pub(super) struct Is {
     pub(super) over: bool,
     /// The peer's end, or a failure, has come.
     pub(super) ended: bool,
+    /// It was told that the peer's end is to come.
+    pub(super) hung_up: bool,
     pub(super) failed: bool,
     pub(super) queued: bool,
     pub(super) closing: bool,
@@ -143,15 +145,15 @@ impl<K: Kernel> Driver<K> {
     pub(crate) fn pause(&mut self, token: Token) {
         let Some(connection) = self.connection(token) else { return };
         connection.is.wanted = false;
-        let is_over = connection.is.over;
+        let is_over = connection.is.over || connection.rare.as_ref().is_some_and(|rare| rare.end.is_some());
         if connection.is.receiving && !connection.is.cancelling {
             connection.is.cancelling = true;
             self.cancel(Kind::Receive, token);
         }
         if is_over {
-            // Nobody reads any more what broke it, and no poll tells it again.
-            let failed = self.fail(token);
-            self.finished.extend(failed);
+            // Nobody reads any more what the poll has told, and no poll tells it again.
+            let end = self.find_end(token);
+            self.finished.extend(end);
         }
         self.watch(token);
     }

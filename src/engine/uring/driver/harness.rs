@@ -84,6 +84,7 @@ struct Link {
     wanted: bool,
     peer_ended: bool,
     broken: bool,
+    hung_up: bool,
     ended: bool,
     failed: bool,
     /// A failure was told in any way.
@@ -310,6 +311,13 @@ impl Harness {
                 link.received += chunk.len();
                 self.chunks.push_back((start, chunk));
             }
+            Completion::HungUp { token } => {
+                let link = self.link(token);
+                assert!(link.connected && link.closing.is_none() && !link.failed, "of one that stands");
+                assert!(link.peer_ended || link.broken, "the peer has ended");
+                assert!(!link.ended && !link.hung_up, "once, and before the end");
+                link.hung_up = true;
+            }
             Completion::ReceiveEnded { token } => {
                 let link = self.link(token);
                 assert!(link.may_receive(), "the end comes once, while somebody wants it");
@@ -390,6 +398,9 @@ impl Harness {
                 assert_eq!(link.received, link.arrived, "everything is received");
                 assert!(!link.peer_ended && !link.broken, "every end is told");
             }
+            if link.peer_ended && !link.ended && !link.told {
+                assert!(link.hung_up, "an end that nobody receives is told");
+            }
             if link.broken {
                 // Behind bytes that are held it waits with them.
                 let slot = self.driver.connections[link.token.index as usize].as_ref();
@@ -457,6 +468,7 @@ impl Link {
             wanted: false,
             peer_ended: false,
             broken: false,
+            hung_up: false,
             ended: false,
             failed: false,
             told: false,

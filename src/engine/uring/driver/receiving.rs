@@ -29,10 +29,8 @@ const LARGE: usize = 8 * 1024;
 const LARGE_RUN: u8 = 2;
 /// and so many small ones end it.
 const SMALL_RUN: u8 = 8;
-/// What a poll tells of a socket that is broken (poll(2)),
-const BROKEN: i32 = (PollFlags::ERR.bits() | PollFlags::HUP.bits()) as i32;
-/// and of one that brings nothing more than what it has.
-const OVER: i32 = BROKEN | PollFlags::RDHUP.bits() as i32;
+/// What a poll tells of a socket that brings nothing more than what it has (poll(2)).
+const OVER: i32 = (PollFlags::ERR.bits() | PollFlags::HUP.bits() | PollFlags::RDHUP.bits()) as i32;
 
 impl<K: Kernel> Driver<K> {
     /// Makes sure that what comes next is noticed, if anybody wants it.
@@ -168,9 +166,19 @@ impl<K: Kernel> Driver<K> {
             if connection.is.wanted {
                 self.enqueue(Source::Connection(token.index));
             }
-            return None;
+            return self.hang_up(token);
         }
         Some(end_of(token, result))
+    }
+
+    /// Reports that the peer has ended, if nobody receives what came before that.
+    fn hang_up(&mut self, token: Token) -> Option<Completion> {
+        let connection = self.connection(token)?;
+        let is_told = connection.is.failed || (connection.is.ended && !connection.has_held());
+        if connection.is.wanted || is_told || std::mem::replace(&mut connection.is.hung_up, true) {
+            return None;
+        }
+        Some(Completion::HungUp { token })
     }
 
     /// Does what a connection can do without the ring: reports that it is connected, or what was held, and reads in bulk.
@@ -261,15 +269,14 @@ impl<K: Kernel> Driver<K> {
             self.release_if_idle(token.index);
             return None;
         }
+        let is_over = completed.result > 0 && completed.result & OVER != 0;
         connection.is.readable |= completed.result > 0;
-        connection.is.over |= completed.result > 0 && completed.result & OVER != 0;
+        connection.is.over |= is_over;
         let reads = connection.is.wanted && !connection.is.ended;
-        if !reads && completed.result > 0 && completed.result & BROKEN != 0 {
-            return self.fail(token);
-        }
         if reads && connection.is.bulk {
             self.enqueue(Source::Connection(token.index));
         }
+        let end = if is_over && !reads { self.find_end(token) } else { None };
         if !completed.more {
             if reads {
                 self.arm(token);
@@ -277,11 +284,16 @@ impl<K: Kernel> Driver<K> {
                 self.watch(token);
             }
         }
-        None
+        end
+    }
+
+    /// Reports what has become of a connection that nobody reads from, and of which a poll has told that it is over.
+    pub(super) fn find_end(&mut self, token: Token) -> Option<Completion> {
+        self.fail(token).or_else(|| self.hang_up(token))
     }
 
     /// Reports what broke a connection that nobody reads from, if anything did.
-    pub(super) fn fail(&mut self, token: Token) -> Option<Completion> {
+    fn fail(&mut self, token: Token) -> Option<Completion> {
         let Some(Some(connection)) = self.connections.get_mut(token.index as usize) else { return None };
         if connection.is.failed {
             return None;
@@ -317,12 +329,10 @@ impl<K: Kernel> Driver<K> {
             }
             return None;
         }
-        let failed = self.fail(token);
-        if failed.is_none() && !completed.more {
-            // Only the peer has ended, or both sides have.
+        if !completed.more {
             self.unwatched.push(token);
         }
-        failed
+        self.find_end(token)
     }
 }
 

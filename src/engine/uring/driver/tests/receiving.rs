@@ -62,17 +62,57 @@ fn what_is_held_comes_before_what_arrives_later_in_the_same_turn() {
 }
 
 #[test]
-fn an_end_that_came_while_paused_waits_for_the_next_receive() {
+fn an_end_is_told_once_while_nobody_receives_and_does_not_make_the_engine_spin() {
+    let mut world = World::new();
+    let (token, socket) = world.open(0);
+    world.turn();
+    world.kernel.arrives(socket, b"unread");
+    world.kernel.peer_ends(socket);
+    assert_eq!(world.settle(), ["0 hung up"]);
+    world.driver().receive(token);
+    world.driver().pause(token);
+    assert_eq!(world.settle(), [""; 0]);
+    world.driver().receive(token);
+    assert_eq!(world.settle(), ["0 received unread", "0 ended"]);
+}
+
+#[test]
+fn an_end_that_came_while_paused_is_known_at_once_and_waits_for_the_next_receive() {
     let mut world = World::new();
     let (token, socket) = world.reader(0);
     world.kernel.state().stuck.insert(Key::new(Kind::Receive, token));
+    world.kernel.state().stuck.insert(Key::new(Kind::Broken, token));
     world.driver().pause(token);
     world.late(token, b"last");
     world.kernel.completes(Key::new(Kind::Receive, token), 0, false, None);
     world.kernel.peer_ends(socket);
-    assert_eq!(world.turn(), [""; 0]);
+    assert_eq!(world.turn(), ["0 hung up"]);
+    world.kernel.state().stuck.clear();
+    assert_eq!(world.settle(), [""; 0]);
     world.driver().receive(token);
-    assert_eq!(world.turn(), ["0 received last", "0 ended"]);
+    assert_eq!(world.settle(), ["0 received last", "0 ended"]);
+}
+
+#[test]
+fn a_bulk_reader_that_pauses_before_the_end_is_told_of_it() {
+    for pauses_first in [true, false] {
+        let mut world = World::new();
+        let (token, socket) = world.reader(0);
+        world.stream(socket, 8 * BUFFER);
+        assert!(world.is_bulk(token));
+        world.settle();
+        if pauses_first {
+            world.driver().pause(token);
+        }
+        world.kernel.arrives(socket, &[b'x'; 3 * CHUNK_SIZE]);
+        world.kernel.peer_ends(socket);
+        if !pauses_first {
+            world.driver().wait(Some(Time::ZERO)).expect("it waits");
+            assert!(matches!(world.driver().next(), Some(Completion::Received { .. })));
+            world.driver().pause(token);
+        }
+        assert_eq!(world.settle(), ["0 hung up"]);
+    }
 }
 
 #[test]

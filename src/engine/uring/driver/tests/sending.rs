@@ -35,7 +35,7 @@ fn a_send_that_fails_brings_its_bytes_back() {
     let (token, socket) = world.full(0);
     world.send(token, "hello");
     world.kernel.breaks(socket, Errno::CONNRESET);
-    assert_eq!(world.turn(), ["0 not sent ConnectionReset of 5"]);
+    assert_eq!(world.turn(), ["0 not sent ConnectionReset of 5", "0 hung up"]);
 }
 
 #[test]

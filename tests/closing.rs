@@ -1,0 +1,201 @@
+//! How connections end, on every backend and in both styles: what is told of the peer's end, what is lost and what is not.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[macro_use]
+mod common;
+
+use std::sync::{Arc, LazyLock, Mutex};
+
+use bytes::Bytes;
+use wharf::event::{self, Flow, Handler};
+use wharf::{Client, CloseReason, Connection, Hangup, Limits, Result, Server, SocketOptions};
+
+use common::behaviours::*;
+use common::*;
+
+/// More than the kernels at both ends hold while nobody reads.
+const MUCH: usize = 8 << 20;
+static REPLY: LazyLock<Bytes> = LazyLock::new(|| pattern(0..MUCH).into());
+
+/// What a peer sends that nobody reads: more than an inbox of [`tight`] holds, and less than the kernel does.
+const REQUEST: usize = 30_000;
+
+/// A server that stops receiving soon, and queues one message of any size.
+fn tight(server: Server) -> Server {
+    let limits = Limits::default().receive_buffer(4096).send_max(2 * MUCH);
+    server.limits(limits).sockets(SocketOptions::default().send_buffer(64 * 1024))
+}
+
+/// What a server was told, in order.
+#[derive(Clone, Default)]
+struct Told(Arc<Mutex<Vec<String>>>);
+
+impl Told {
+    fn note(&self, what: impl Into<String>) {
+        self.0.lock().unwrap().push(what.into());
+    }
+
+    fn all(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+/// Sends more than its peer takes at first, and reads nothing before that is on its way; then it answers with the checksum of
+/// what it reads. Tells of the peer's end.
+#[derive(Clone)]
+struct Generous(Told);
+
+struct Giving {
+    told: Told,
+    inner: Summing,
+}
+
+impl Behaviour for Generous {
+    type Handler = Giving;
+
+    async fn run(self, mut conn: Connection) -> Result<()> {
+        conn.send_owned(REPLY.clone()).await?;
+        let hangup = conn.hangup().await;
+        self.0.note(format!("{hangup:?}"));
+        assert_eq!(conn.hangup().await, hangup, "it stays known");
+        let inner = Checksum.run(conn).await;
+        self.0.note("ended");
+        inner
+    }
+
+    fn handler(self) -> Giving {
+        Giving { told: self.0, inner: Summing::default() }
+    }
+}
+
+impl Handler for Giving {
+    fn connected(&mut self, conn: &mut event::Connection<'_>) -> Flow {
+        conn.send_owned(REPLY.clone()).expect("an empty queue takes it");
+        conn.send(b"!").expect_err("the queue is full, and reading stops");
+        Flow::Continue
+    }
+
+    fn received(&mut self, conn: &mut event::Connection<'_>, bytes: &[u8]) -> Flow {
+        self.inner.received(conn, bytes)
+    }
+
+    fn hung_up(&mut self, _: &mut event::Connection<'_>) -> Flow {
+        self.told.note("Ended");
+        Flow::Continue
+    }
+
+    fn ended(&mut self, conn: &mut event::Connection<'_>) -> Flow {
+        self.told.note("ended");
+        self.inner.ended(conn)
+    }
+}
+
+scenario! {
+    fn the_end_of_a_peer_is_told_while_its_bytes_are_unread(world) {
+        let told = Told::default();
+        let server = world.serve_with(Generous(told.clone()), tight);
+        let address = server.local_addr();
+        let seen = told.clone();
+        world.run(async move {
+            let mut conn = Client::connect(address).await.unwrap();
+            let request = pattern(0..REQUEST);
+            conn.send(&request).await.unwrap();
+            conn.finish().await.unwrap();
+            until("the server knows", || !seen.all().is_empty()).await;
+            let reply = recv_all(&mut conn).await.unwrap();
+            assert!(reply[..MUCH] == REPLY[..], "it gets all of the reply");
+            assert_eq!(reply[MUCH..], checksum(&request), "and it reads all of them");
+        });
+        assert_eq!(told.all(), ["Ended", "ended"]);
+        assert_eq!(world.stop(&server).closed(CloseReason::Peer), 1);
+    }
+}
+
+scenario! {
+    fn an_end_that_can_be_told_as_such_is_not_told_before(world) {
+        let told = Told::default();
+        let server = world.serve(Ends(told.clone()));
+        let address = server.local_addr();
+        world.run(async move {
+            let mut conn = Client::connect(address).await.unwrap();
+            conn.send(&pattern(0..REQUEST)).await.unwrap();
+            conn.finish().await.unwrap();
+            recv_all(&mut conn).await.unwrap();
+        });
+        assert_eq!(told.all(), ["ended"]);
+    }
+}
+
+/// Reads to the end, and tells of it.
+#[derive(Clone)]
+struct Ends(Told);
+
+impl Behaviour for Ends {
+    type Handler = Ends;
+
+    async fn run(self, conn: Connection) -> Result<()> {
+        Discard.run(conn).await?;
+        self.0.note("ended");
+        Ok(())
+    }
+
+    fn handler(self) -> Ends {
+        self
+    }
+}
+
+impl Handler for Ends {
+    fn received(&mut self, _: &mut event::Connection<'_>, _: &[u8]) -> Flow {
+        Flow::Continue
+    }
+
+    fn hung_up(&mut self, _: &mut event::Connection<'_>) -> Flow {
+        self.0.note("hung up");
+        Flow::Continue
+    }
+
+    fn ended(&mut self, _: &mut event::Connection<'_>) -> Flow {
+        self.0.note("ended");
+        Flow::Close
+    }
+}
+
+scenario! {
+    async fn work_for_a_peer_that_hangs_up_can_be_given_up_before_its_input_is_read(world) {
+        let told = Told::default();
+        let server = world.serve_with(Generous(told.clone()), tight);
+        let address = server.local_addr();
+        let seen = told.clone();
+        world.run(async move {
+            let mut conn = Client::connect(address).await.unwrap();
+            conn.send(&pattern(0..REQUEST)).await.unwrap();
+            conn.flush().await.unwrap();
+            // The server has stopped to read, and learns of the reset all the same.
+            conn.recv_exact(&mut [0; 1]).await.unwrap();
+            conn.reset().await;
+            until("the server knows", || !seen.all().is_empty()).await;
+        });
+        assert_eq!(told.all()[0], "Closed(PeerReset)");
+        assert_eq!(world.stop(&server).closed(CloseReason::PeerReset), 1);
+    }
+}
+
+scenario! {
+    async fn a_hangup_waits_as_long_as_both_stay_and_ends_with_the_connection(world) {
+        let server = world.serve(ReplyThenClose(b"reply"[..].into()));
+        let address = server.local_addr();
+        let moment = world.time(1.0);
+        world.run(async move {
+            let (read, mut write) = Client::connect(address).await.unwrap().split();
+            assert!(read.hangup().within(moment).await.unwrap_err().is_timeout());
+            let (one, other) = (read.hangup(), write.hangup());
+            write.send(b"request").await.unwrap();
+            assert_eq!((one.await, other.await), (Hangup::Ended, Hangup::Ended));
+            let mut conn = read.join(write).unwrap();
+            assert_eq!(recv_all(&mut conn).await.unwrap(), b"reply");
+            let reason = conn.close().await;
+            assert_eq!((conn.hangup().await, reason), (Hangup::Closed(reason), CloseReason::Peer));
+        });
+    }
+}
