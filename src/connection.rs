@@ -70,6 +70,15 @@ macro_rules! common_methods {
             self.link.conn.borrow().counts()
         }
 
+        /// Bytes that were sent and that the peer's system has not acknowledged: those queued here, and those in the kernel's
+        /// hands. A few too many for a moment, never too few.
+        ///
+        /// `None` if the connection is closed, or if the operating system does not tell, which Linux does for TCP.
+        /// Acknowledged is not read.
+        pub fn unacked(&self) -> Option<usize> {
+            self.link.unacked().ok()
+        }
+
         /// Why the connection ended, or is about to; `None` while it stands.
         pub fn close_reason(&self) -> Option<CloseReason> {
             self.link.conn.borrow().reason()

@@ -164,6 +164,15 @@ impl<'a> Connection<'a> {
         self.link.conn.borrow().pending()
     }
 
+    /// Bytes that were sent and that the peer's system has not acknowledged: those [`pending`](Connection::pending), and those in
+    /// the kernel's hands. A few too many for a moment, never too few.
+    ///
+    /// `None` if the connection is closed, or if the operating system does not tell, which Linux does for TCP. Acknowledged
+    /// means that the peer's system has them, not that its program has read them.
+    pub fn unacked(&self) -> Option<usize> {
+        self.link.unacked().ok()
+    }
+
     /// Ends this side's direction (half-close): FIN follows what is queued, and receiving goes on.
     pub fn finish(&mut self) {
         self.link.command(Conn::finish);

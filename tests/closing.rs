@@ -199,3 +199,85 @@ scenario! {
         });
     }
 }
+
+/// Sends [`REPLY`] at once, and notes how much is not acknowledged: before it, after it, and with every message.
+#[derive(Clone)]
+struct Counting(Told);
+
+impl Counting {
+    fn note(&self, unacked: Option<usize>) {
+        let what = match unacked {
+            None | Some(0) => format!("{unacked:?}"),
+            Some(n) if (MUCH / 2..=MUCH).contains(&n) => "most".into(),
+            Some(_) => "some".into(),
+        };
+        self.0.note(what);
+    }
+}
+
+impl Behaviour for Counting {
+    type Handler = Counting;
+
+    async fn run(self, mut conn: Connection) -> Result<()> {
+        self.note(conn.unacked());
+        conn.send_owned(REPLY.clone()).await?;
+        self.note(conn.unacked());
+        while conn.recv(&mut [0; 1]).await? > 0 {
+            self.note(conn.unacked());
+        }
+        conn.close().await;
+        self.note(conn.unacked());
+        Ok(())
+    }
+
+    fn handler(self) -> Counting {
+        self
+    }
+}
+
+impl Handler for Counting {
+    fn connected(&mut self, conn: &mut event::Connection<'_>) -> Flow {
+        self.note(conn.unacked());
+        conn.send_owned(REPLY.clone()).expect("an empty queue takes it");
+        self.note(conn.unacked());
+        Flow::Continue
+    }
+
+    fn received(&mut self, conn: &mut event::Connection<'_>, _: &[u8]) -> Flow {
+        self.note(conn.unacked());
+        Flow::Consumed(1)
+    }
+
+    fn closed(&mut self, conn: &mut event::Connection<'_>, _: CloseReason) {
+        self.note(conn.unacked());
+    }
+}
+
+scenario! {
+    fn bytes_are_unacknowledged_until_the_peers_system_has_them(world) {
+        if cfg!(not(target_os = "linux")) && !world.is_simulated() {
+            return;
+        }
+        let told = Told::default();
+        let server = world.serve_with(Counting(told.clone()), tight);
+        let address = server.local_addr();
+        let seen = told.clone();
+        world.run(async move {
+            let sockets = SocketOptions::default().receive_buffer(64 * 1024);
+            let mut conn = Client::new(address).sockets(sockets).open().await.unwrap();
+            until("the reply is on its way", || seen.all().len() == 2).await;
+            let mut reply = vec![0; MUCH];
+            conn.recv_exact(&mut reply).await.unwrap();
+            while seen.all().last().unwrap() != "Some(0)" {
+                let asked = seen.all().len();
+                conn.send(b"?").await.unwrap();
+                until("it has an answer", || seen.all().len() > asked).await;
+            }
+            assert_eq!(conn.unacked(), Some(0), "and it has what was asked for");
+        });
+        world.stop(&server);
+        let told = told.all();
+        assert_eq!((&*told[0], &*told[1]), ("Some(0)", "most"));
+        assert_eq!(&told[told.len() - 2..], ["Some(0)", "None"], "none when it is closed");
+    }
+}

@@ -227,6 +227,13 @@ impl Conn {
         self.inbox.len()
     }
 
+    /// Bytes that were sent, or are to be, and that the peer has not acknowledged. The engine has `unacked` of them, with FIN,
+    /// which is the last to be acknowledged.
+    pub(crate) fn unacked(&self, unacked: usize) -> usize {
+        let fin = usize::from(self.writing == Writing::Finished);
+        self.pending() + unacked.saturating_sub(fin)
+    }
+
     pub(crate) fn send_high(&self) -> usize {
         self.profile.limits.send_high
     }

@@ -13,6 +13,7 @@
 //!   send(outgoing)               ------>  Submitted::Done, or later a Sent completion
 //!   send_now(bytes)              ------>  how many of them the kernel took
 //!   shutdown, close              ------>
+//!   unacked                      ------>  bytes sent that the peer's kernel has not acknowledged
 //!   wait(until)                  ------>  one system call, at most, for all of the above
 //!                                <------  next(): Accepted, AcceptFailed, Connected, Received,
 //!                                           HungUp, ReceiveEnded, Failed, Sent, Bounced, Closed, Woken
@@ -69,6 +70,9 @@ mod alarm;
 pub(crate) mod buffer;
 mod capability;
 mod listening;
+#[cfg_attr(target_os = "linux", path = "outq.rs")]
+#[cfg_attr(not(target_os = "linux"), path = "no_outq.rs")]
+mod outq;
 mod readiness;
 pub(crate) mod simulated;
 pub(crate) mod socket;
@@ -361,6 +365,12 @@ impl Engine {
     /// The local address of the socket in the slot.
     pub(crate) fn local_addr(&self, token: Token) -> io::Result<Address> {
         backend!(self, engine => engine.local_addr(token))
+    }
+
+    /// Bytes that count as sent, and that the peer's kernel has not acknowledged, at most; FIN counts as one. An error if the
+    /// token is closed, or if nobody can tell.
+    pub(crate) fn unacked(&self, token: Token) -> io::Result<usize> {
+        backend!(self, engine => engine.unacked(token))
     }
 
     pub(crate) fn receive(&mut self, token: Token) {

@@ -7,6 +7,7 @@ use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -143,6 +144,12 @@ impl Link {
             drop(local.set(address));
         }
         local.get().cloned()
+    }
+
+    /// Bytes sent and not acknowledged by the peer, at most.
+    pub(crate) fn unacked(&self) -> io::Result<usize> {
+        let unacked = self.worker.engine.borrow().unacked(self.token)?;
+        Ok(self.conn.borrow().unacked(unacked))
     }
 
     /// So many bytes of remotes are no longer on their way to the send queue.

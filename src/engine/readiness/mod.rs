@@ -26,7 +26,7 @@ use super::buffer::{Chunk, ChunkPool, Outgoing, SLICES_MAX};
 use super::listening::{Listening, Next};
 use super::{
     Completion, Listener, ListenerId, RECEIVE_BUDGET, Share, Socket, Source, Submitted, Token, Waker, grow,
-    socket,
+    outq, socket,
 };
 use crate::address::Address;
 use crate::config::SocketOptions;
@@ -228,6 +228,15 @@ impl Readiness {
                 socket::local_addr(connection.socket.as_fd())
             }
             _ => Err(io::Error::from(io::ErrorKind::NotConnected)),
+        }
+    }
+
+    pub(crate) fn unacked(&self, token: Token) -> io::Result<usize> {
+        match self.connections.get(token.index as usize) {
+            Some(Some(connection)) if connection.generation == token.generation => {
+                outq::unacked(connection.socket.as_fd())
+            }
+            _ => Err(io::ErrorKind::NotConnected.into()),
         }
     }
 

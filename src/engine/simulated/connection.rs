@@ -73,6 +73,8 @@ pub(super) struct End {
     reset_sent: bool,
     /// Sent, and not known to be read by the application behind the peer.
     unread: usize,
+    /// Sent, and not yet with the peer's host; FIN counts as one.
+    undelivered: usize,
     /// When the last thing sent in order arrives.
     last_arrival: Time,
     broken: Option<Errno>,
@@ -91,6 +93,7 @@ impl End {
             fin_sent: false,
             reset_sent: false,
             unread: 0,
+            undelivered: 0,
             last_arrival: Time::ZERO,
             broken: None,
             break_told: false,
@@ -108,6 +111,11 @@ impl End {
 
     pub(super) fn has_unread(&self) -> bool {
         !self.inbox.is_empty()
+    }
+
+    /// Acknowledgements take no time here.
+    pub(super) fn undelivered(&self) -> usize {
+        self.undelivered
     }
 
     pub(super) fn fin_received(&self) -> bool {
@@ -233,6 +241,7 @@ impl State {
     pub(super) fn shutdown(&mut self, id: EndId) -> Result<(), Errno> {
         let end = self.live(id).ok_or(Errno::NOTCONN)?;
         if !std::mem::replace(&mut end.fin_sent, true) {
+            end.undelivered += 1;
             let at = self.arrival_in_order(id);
             self.schedule(at, Event::Fin { to: id.peer() });
         }
@@ -276,6 +285,7 @@ impl State {
     fn transmit(&mut self, from: EndId, mut bytes: Vec<u8>) {
         if let Some(end) = self.end_mut(from) {
             end.unread += bytes.len();
+            end.undelivered += bytes.len();
         }
         while !bytes.is_empty() {
             let cut = self.chance(self.faults.splits);
@@ -382,7 +392,16 @@ impl State {
         if let Some(end) = self.live(to) {
             end.inbox.extend(bytes);
         }
+        self.acknowledge(to.peer(), bytes.len());
         self.wake(to);
+    }
+
+    /// So many bytes of this end, or its FIN, have come to the peer's host.
+    fn acknowledge(&mut self, id: EndId, bytes: usize) {
+        if let Some(end) = self.end_mut(id) {
+            debug_assert!(end.undelivered >= bytes, "more came than was sent");
+            end.undelivered -= bytes;
+        }
     }
 
     /// Nobody will read it, and the sender has to know.
@@ -396,6 +415,7 @@ impl State {
         if let Some(end) = self.live(to) {
             end.fin_received = true;
             self.log_packet(to, format_args!("fin"));
+            self.acknowledge(to.peer(), 1);
             self.wake(to);
         }
     }

@@ -25,7 +25,7 @@ use std::rc::Rc;
 
 use rustix::io::Errno;
 
-use self::connection::EndId;
+use self::connection::{End, EndId};
 pub use self::faults::Faults;
 pub(crate) use self::network::{Endpoint, Listening, Network};
 use self::network::{Ready, State};
@@ -165,6 +165,14 @@ impl Simulated {
         let state = self.network.state();
         let addresses = slot.and_then(|slot| state.addresses(slot.end));
         Ok(Address::canonical(addresses.ok_or(Errno::NOTCONN)?.0))
+    }
+
+    pub(crate) fn unacked(&self, token: Token) -> io::Result<usize> {
+        let slot =
+            self.slots.get(&token.index).filter(|slot| slot.token == token && slot.closed_at.is_none());
+        let slot = slot.ok_or(Errno::NOTCONN)?;
+        let handed = slot.handed.as_ref().map_or(0, |outgoing| outgoing.len()) + slot.bounced;
+        Ok(handed + self.network.state().end(slot.end).map_or(0, End::undelivered))
     }
 
     pub(crate) fn receive(&mut self, token: Token) {

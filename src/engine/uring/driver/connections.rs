@@ -132,6 +132,15 @@ impl<K: Kernel> Driver<K> {
         }
     }
 
+    pub(crate) fn unacked(&self, token: Token) -> io::Result<usize> {
+        match self.connections.get(token.index as usize) {
+            Some(Some(connection)) if connection.generation == token.generation && !connection.is.closing => {
+                Ok(self.kernel.unacked(connection.socket.as_fd())? + self.unconfirmed_bytes(token.index))
+            }
+            _ => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
     pub(crate) fn receive(&mut self, token: Token) {
         if let Some(connection) = self.connection(token) {
             connection.is.wanted = true;

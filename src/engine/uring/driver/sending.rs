@@ -126,6 +126,20 @@ impl<K: Kernel> Driver<K> {
         len
     }
 
+    /// Bytes of a connection that count as sent, and of which the kernel has not said so.
+    pub(super) fn unconfirmed_bytes(&self, index: u32) -> usize {
+        match &self.connections[index as usize] {
+            Some(connection) if connection.is.unconfirmed => match &connection.outgoing {
+                Some(outgoing) => outgoing.len(),
+                None => {
+                    let entry = self.unconfirmed.iter().rev().find(|entry| entry.index == index);
+                    entry.map_or(0, |entry| entry.len as usize)
+                }
+            },
+            _ => 0,
+        }
+    }
+
     /// Sends what there is room for, as soon as there is.
     fn send_in_flight(&mut self, token: Token, outgoing: Box<Outgoing>) {
         let Some(Some(connection)) = self.connections.get_mut(token.index as usize) else { return };

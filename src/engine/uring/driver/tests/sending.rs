@@ -269,6 +269,31 @@ fn a_failure_that_waits_behind_held_bytes_is_told_when_a_send_meets_it() {
 }
 
 #[test]
+fn handed_over_bytes_are_unacknowledged_until_the_peer_has_them() {
+    for size in [5, 3000] {
+        let mut world = World::new();
+        let (token, socket) = world.reader(0);
+        world.driver().expect_sends(100);
+        let bytes: &'static [u8] = &[b'x'; 3000];
+        if size == 5 {
+            assert_eq!(world.driver().send_now(token, &bytes[..size]).expect("it takes them"), size);
+        } else {
+            let mut outgoing = Outgoing::default();
+            outgoing.push_owned(Bytes::from_static(&bytes[..size]));
+            assert!(matches!(world.driver().send(token, &mut outgoing), Submitted::Handed));
+        }
+        assert_eq!(world.kernel.sent(socket), b"", "not submitted");
+        assert_eq!(world.driver().unacked(token).expect("it stands"), size);
+        world.settle();
+        assert_eq!(world.driver().unacked(token).expect("it stands"), size);
+        world.kernel.acknowledges(socket);
+        assert_eq!(world.driver().unacked(token).expect("it stands"), 0);
+        world.close(token, false);
+        assert!(world.driver().unacked(token).is_err());
+    }
+}
+
+#[test]
 fn a_shutdown_never_overtakes_handed_over_bytes() {
     for (room, unsent) in [(100, 0), (2, 3)] {
         let mut world = World::new();
