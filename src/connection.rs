@@ -2,6 +2,7 @@
 
 use std::cell::Ref;
 use std::fmt;
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -15,7 +16,7 @@ use crate::conn::{Conn, Counts, Hangup, Readable, Room};
 use crate::engine::buffer::Chunk;
 use crate::error::{Cause, CloseReason, Error, Operation, Result};
 use crate::remote::Remote;
-use crate::runtime::{Late, Within};
+use crate::runtime::{Late, Sleep, Within, sleep};
 use crate::worker::link::Link;
 
 /// One TCP connection, on a server or a client.
@@ -74,6 +75,7 @@ macro_rules! common_methods {
         /// hands. A few too many for a moment, never too few.
         ///
         /// `None` if the connection is closed, or if the operating system does not tell, which Linux does for TCP.
+        /// Acknowledged is not read; see [`Connection::delivered`].
         /// Acknowledged is not read.
         pub fn unacked(&self) -> Option<usize> {
             self.link.unacked().ok()
@@ -114,6 +116,25 @@ macro_rules! common_methods {
         /// Cancel safe; it changes nothing. It holds no borrow of the connection, so it can be awaited beside an operation.
         pub fn hangup(&self) -> HangingUp {
             HangingUp { link: self.link.clone() }
+        }
+
+        /// Waits until the peer's system has acknowledged everything that was sent before the call.
+        ///
+        /// That is TCP's word and nothing more: the bytes have arrived at the peer's kernel. Whether its program reads them,
+        /// let alone acts on them, only an answer of its own can tell. What it is good for: to know, before this side forgets a
+        /// message or exits, that no failure of the network can lose it any more.
+        ///
+        /// The system does not tell of an acknowledgement; this looks for it again and again, after 1 ms and then less and
+        /// less often, at last every 50 ms.
+        ///
+        /// # Errors
+        /// If the connection ends before; [`Error::undelivered`] tells how many bytes were not acknowledged. If the operating
+        /// system does not tell, which Linux does for TCP: [`Error::io_kind`] is `Unsupported`.
+        ///
+        /// # Cancellation
+        /// Cancel safe; it changes nothing. It holds no borrow of the connection, so it can be awaited beside an operation.
+        pub fn delivered(&self) -> Delivered {
+            Delivered::new(&self.link)
         }
 
         /// Waits until the server begins to drain, or the connection is closed; on a client, only for the latter.
@@ -410,6 +431,7 @@ operation!(<'a> RecvChunk, Option<Chunk>, self => self.reader.link, Operation::R
 operation!(<'a> Send, (), self => self.link, Operation::Send);
 operation!(<'a> SendOwned, (), self => self.link, Operation::Send);
 operation!(<'a> Flush, (), self => self.link, self.operation);
+operation!(Delivered, (), self => self.link, Operation::Deliver);
 
 /// The future of [`Connection::recv`].
 #[derive(Debug)]
@@ -649,12 +671,76 @@ impl Future for Flush<'_> {
         if conn.is_flushed() {
             return Poll::Ready(Ok(()));
         }
-        if let Some(reason) = conn.reason().filter(|_| !conn.is_flushing()) {
+        if let Some(reason) = conn.final_reason() {
             return Poll::Ready(Err(closed(self.link, self.operation, reason)));
         }
         conn.await_flush();
         self.link.rare().writer.register(&self.link.worker.tasks, cx);
         Poll::Pending
+    }
+}
+
+/// The future of [`Connection::delivered`].
+#[derive(Debug)]
+#[must_use = "futures do nothing unless awaited"]
+pub struct Delivered {
+    link: Rc<Link>,
+    /// How far the stream has to be acknowledged.
+    target: u64,
+    pause: Duration,
+    sleep: Option<Sleep>,
+}
+
+/// How long to wait before the first look for an acknowledgement,
+const LOOK_MIN: Duration = Duration::from_millis(1);
+/// and between two looks at most.
+const LOOK_MAX: Duration = Duration::from_millis(50);
+
+impl Delivered {
+    fn new(link: &Rc<Link>) -> Delivered {
+        link.await_delivery();
+        Delivered { link: link.clone(), target: link.conn.borrow().given(), pause: LOOK_MIN, sleep: None }
+    }
+
+    /// What is left to be acknowledged.
+    fn left(&self) -> Result<u64> {
+        match (self.link.delivered(), self.link.conn.borrow().reason()) {
+            (Ok(delivered), _) => Ok(self.target.saturating_sub(delivered)),
+            (Err(error), Some(reason)) if error.kind() != io::ErrorKind::Unsupported => {
+                Err(closed(&self.link, Operation::Deliver, reason))
+            }
+            (Err(error), _) => Err(Error::os(Operation::Deliver, error).at(self.link.peer())),
+        }
+    }
+}
+
+impl Future for Delivered {
+    type Output = Result<()>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        let this = self.get_mut();
+        loop {
+            // While it stands, only time brings news.
+            let end = this.link.conn.borrow().final_reason();
+            if let Some(sleep) = this.sleep.as_mut().filter(|_| end.is_none())
+                && Pin::new(sleep).poll(cx).is_pending()
+            {
+                this.link.rare().closer.register(&this.link.worker.tasks, cx);
+                return Poll::Pending;
+            }
+            match (this.left(), end) {
+                (Ok(0), _) => return Poll::Ready(Ok(())),
+                (Ok(bytes), Some(reason)) => {
+                    let cause = Cause::Undelivered { reason, bytes };
+                    let error = Error::new(Operation::Deliver, cause).at(this.link.peer());
+                    return Poll::Ready(Err(error));
+                }
+                (Ok(_), None) => {}
+                (Err(error), _) => return Poll::Ready(Err(error)),
+            }
+            this.sleep = Some(sleep(this.pause));
+            this.pause = LOOK_MAX.min(this.pause * 2);
+        }
     }
 }
 

@@ -121,8 +121,8 @@ pub use client::{Client, Connect, Connecting};
 pub use config::{Backend, Deadlines, Limits, SocketOptions};
 pub use conn::{Counts, Hangup};
 pub use connection::{
-    Closing, Connection, Draining, Flush, HangingUp, ReadHalf, Recv, RecvChunk, RecvExact, Send, SendOwned,
-    WriteHalf,
+    Closing, Connection, Delivered, Draining, Flush, HangingUp, ReadHalf, Recv, RecvChunk, RecvExact, Send,
+    SendOwned, WriteHalf,
 };
 pub use engine::buffer::Chunk;
 pub use error::{Bound, CloseReason, Deadline, Error, ErrorKind, Result};

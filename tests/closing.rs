@@ -281,3 +281,65 @@ scenario! {
         assert_eq!(&told[told.len() - 2..], ["Some(0)", "None"], "none when it is closed");
     }
 }
+
+/// Whether acknowledgements can be seen here.
+fn sees_acknowledgements(world: &World) -> bool {
+    cfg!(target_os = "linux") || world.is_simulated()
+}
+
+scenario! {
+    async fn what_was_sent_is_delivered_when_the_peers_system_has_it_whether_or_not_it_reads(world) {
+        if !sees_acknowledgements(world) {
+            return;
+        }
+        let server = world.serve(Hold);
+        let address = server.local_addr();
+        let moment = world.time(1.0);
+        world.run(async move {
+            let mut conn = Client::connect(address).await.unwrap();
+            conn.delivered().await.expect("nothing is nothing to wait for");
+            conn.send(&pattern(0..REQUEST)).await.unwrap();
+            let delivered = conn.delivered();
+            // What is sent later does not count.
+            let mut sent = Ok(());
+            while sent.is_ok() {
+                sent = conn.send(&pattern(0..REQUEST)).within(moment).await;
+            }
+            delivered.await.unwrap();
+            let late = conn.delivered().within(moment).await.unwrap_err();
+            assert!(late.is_timeout() && late.operation() == "deliver", "{late}");
+            assert!(conn.unacked().unwrap() > 0);
+            let all = conn.delivered();
+            conn.reset();
+            let lost = all.await.unwrap_err();
+            assert_eq!(lost.close_reason(), Some(CloseReason::LocalReset), "{lost}");
+            assert!(lost.undelivered().unwrap() > 0, "{lost}");
+        });
+    }
+}
+
+scenario! {
+    async fn a_close_in_order_delivers_everything_and_a_reset_by_the_peer_tells_what_it_did_not(world) {
+        if !sees_acknowledgements(world) {
+            return;
+        }
+        let server = world.serve_with(Echo, tight);
+        let address = server.local_addr();
+        let resetting = world.serve_with(EndAfter { delay: world.time(2.0), reset: true }, tight).local_addr();
+        world.run(async move {
+            let mut conn = Client::connect(address).await.unwrap();
+            conn.send(&pattern(0..REQUEST)).await.unwrap();
+            let delivered = conn.delivered();
+            conn.close().await;
+            delivered.await.expect("it closed in order");
+            assert!(conn.delivered().await.is_ok(), "that stays known");
+
+            let mut conn = Client::new(resetting).limits(Limits::default().send_max(2 * MUCH)).open().await.unwrap();
+            conn.send_owned(REPLY.clone()).await.unwrap();
+            let error = conn.delivered().await.unwrap_err();
+            assert_eq!(error.close_reason(), Some(CloseReason::PeerReset), "{error}");
+            let lost = error.undelivered().unwrap();
+            assert!(lost > 0 && lost <= MUCH as u64, "{error}");
+        });
+    }
+}

@@ -234,6 +234,17 @@ impl Conn {
         self.pending() + unacked.saturating_sub(fin)
     }
 
+    /// How far into the stream the peer has acknowledged it; see [`Conn::unacked`].
+    pub(crate) fn delivered(&self, unacked: usize) -> u64 {
+        self.counts.sent + self.pending() as u64 - self.unacked(unacked) as u64
+    }
+
+    /// How far what was sent goes into the stream; with what is lost, if the connection has an end that may be to blame.
+    pub(crate) fn given(&self) -> u64 {
+        let lost = if self.reason().is_some() { self.counts.unsent } else { 0 };
+        self.counts.sent + self.pending() as u64 + lost
+    }
+
     pub(crate) fn send_high(&self) -> usize {
         self.profile.limits.send_high
     }
@@ -248,6 +259,11 @@ impl Conn {
             Phase::Connecting | Phase::Open => None,
             _ => Some(self.reason.or(self.first_end).unwrap_or(CloseReason::Local)),
         }
+    }
+
+    /// The reason, once nothing more can be sent or acknowledged.
+    pub(crate) fn final_reason(&self) -> Option<CloseReason> {
+        self.reason().filter(|_| !self.is_flushing())
     }
 
     pub(crate) fn is_closed(&self) -> bool {

@@ -69,11 +69,22 @@ pub(crate) struct Rare {
     /// Who waits for the peer's end without reading.
     pub(crate) hangup: Waiters,
     pub(crate) user: RefCell<Option<Box<dyn Any>>>,
+    delivery: Cell<Delivery>,
     remote: OnceCell<Arc<RemoteState>>,
     /// Messages of other threads that the send queue has no room for yet.
     arrivals: RefCell<VecDeque<Bytes>>,
     /// Another thread has closed the connection; that waits for the arrivals before it.
     close_behind: Cell<bool>,
+}
+
+/// Whether anybody wants to know what has arrived.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+enum Delivery {
+    #[default]
+    Unasked,
+    Awaited,
+    /// So many bytes, and it will be no more.
+    Final(u64),
 }
 
 impl fmt::Debug for Link {
@@ -150,6 +161,36 @@ impl Link {
     pub(crate) fn unacked(&self) -> io::Result<usize> {
         let unacked = self.worker.engine.borrow().unacked(self.token)?;
         Ok(self.conn.borrow().unacked(unacked))
+    }
+
+    /// How far into the stream the peer has acknowledged it, at least; or had, when the engine let go of the socket.
+    ///
+    /// # Errors
+    /// If nobody can tell.
+    pub(crate) fn delivered(&self) -> io::Result<u64> {
+        if let Delivery::Final(delivered) = self.rare().delivery.get() {
+            return Ok(delivered);
+        }
+        let unacked = self.worker.engine.borrow().unacked(self.token)?;
+        Ok(self.conn.borrow().delivered(unacked))
+    }
+
+    /// From now on somebody wants to know what has arrived.
+    pub(crate) fn await_delivery(&self) {
+        let delivery = &self.rare().delivery;
+        if delivery.get() == Delivery::Unasked {
+            delivery.set(Delivery::Awaited);
+        }
+    }
+
+    /// The engine is about to let go of the socket: if somebody asks, what has arrived is known for the last time.
+    fn note_delivery(&self, conn: &Conn, engine: &Engine) {
+        if let Some(rare) = self.used_rare()
+            && rare.delivery.get() == Delivery::Awaited
+            && let Ok(unacked) = engine.unacked(self.token)
+        {
+            rare.delivery.set(Delivery::Final(conn.delivered(unacked)));
+        }
     }
 
     /// So many bytes of remotes are no longer on their way to the send queue.
@@ -247,6 +288,9 @@ impl Worker {
         let mut conn = link.conn.borrow_mut();
         let mut engine = self.engine.borrow_mut();
         while let Some(action) = conn.next_action(now) {
+            if matches!(action, Action::Close { .. }) {
+                link.note_delivery(&conn, &engine);
+            }
             act(&mut engine, link.token, &mut conn, action, now);
         }
         let urgent = conn.take_urgent_deadline();
