@@ -6,10 +6,13 @@
 mod common;
 
 use std::sync::{Arc, LazyLock, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use wharf::event::{self, Flow, Handler};
-use wharf::{Client, CloseReason, Connection, Hangup, Limits, Result, Server, SocketOptions};
+use wharf::{
+    Client, CloseReason, Connection, Deadlines, ErrorKind, Hangup, Limits, Result, Server, SocketOptions,
+};
 
 use common::behaviours::*;
 use common::*;
@@ -19,7 +22,17 @@ const MUCH: usize = 8 << 20;
 static REPLY: LazyLock<Bytes> = LazyLock::new(|| pattern(0..MUCH).into());
 
 /// What a peer sends that nobody reads: more than an inbox of [`tight`] holds, and less than the kernel does.
-const REQUEST: usize = 30_000;
+const REQUEST: usize = 60_000;
+
+/// Sends the request in two parts, of which the first fills the inbox; so the second most likely stays in the kernel.
+async fn send_request(conn: &mut Connection, moment: Duration) {
+    let request = pattern(0..REQUEST);
+    conn.send(&request[..10_000]).await.unwrap();
+    conn.flush().await.unwrap();
+    wharf::sleep(moment).await;
+    conn.send(&request[10_000..]).await.unwrap();
+    conn.flush().await.unwrap();
+}
 
 /// A server that stops receiving soon, and queues one message of any size.
 fn tight(server: Server) -> Server {
@@ -97,15 +110,15 @@ scenario! {
         let server = world.serve_with(Generous(told.clone()), tight);
         let address = server.local_addr();
         let seen = told.clone();
+        let moment = world.time(1.0);
         world.run(async move {
             let mut conn = Client::connect(address).await.unwrap();
-            let request = pattern(0..REQUEST);
-            conn.send(&request).await.unwrap();
+            send_request(&mut conn, moment).await;
             conn.finish().await.unwrap();
             until("the server knows", || !seen.all().is_empty()).await;
             let reply = recv_all(&mut conn).await.unwrap();
             assert!(reply[..MUCH] == REPLY[..], "it gets all of the reply");
-            assert_eq!(reply[MUCH..], checksum(&request), "and it reads all of them");
+            assert_eq!(reply[MUCH..], checksum(&pattern(0..REQUEST)), "and it reads all of them");
         });
         assert_eq!(told.all(), ["Ended", "ended"]);
         assert_eq!(world.stop(&server).closed(CloseReason::Peer), 1);
@@ -167,10 +180,10 @@ scenario! {
         let server = world.serve_with(Generous(told.clone()), tight);
         let address = server.local_addr();
         let seen = told.clone();
+        let moment = world.time(1.0);
         world.run(async move {
             let mut conn = Client::connect(address).await.unwrap();
-            conn.send(&pattern(0..REQUEST)).await.unwrap();
-            conn.flush().await.unwrap();
+            send_request(&mut conn, moment).await;
             // The server has stopped to read, and learns of the reset all the same.
             conn.recv_exact(&mut [0; 1]).await.unwrap();
             conn.reset().await;
@@ -341,5 +354,204 @@ scenario! {
             let lost = error.undelivered().unwrap();
             assert!(lost > 0 && lost <= MUCH as u64, "{error}");
         });
+    }
+}
+
+/// Sends more than its peer takes, and reads what came only after it has learned that the peer is gone.
+#[derive(Clone)]
+struct Late {
+    told: Told,
+    received: usize,
+}
+
+impl Late {
+    fn new(told: &Told) -> Late {
+        Late { told: told.clone(), received: 0 }
+    }
+
+    fn check(&mut self, bytes: &[u8]) {
+        assert_pattern(bytes, self.received);
+        self.received += bytes.len();
+    }
+}
+
+impl Behaviour for Late {
+    type Handler = Late;
+
+    async fn run(mut self, mut conn: Connection) -> Result<()> {
+        conn.send_owned(REPLY.clone()).await?;
+        conn.hangup().await;
+        let error = conn.send(b"?").await.unwrap_err();
+        assert_eq!((error.close_reason(), error.kind()), (conn.close_reason(), ErrorKind::Peer));
+        conn.flush().await.unwrap_err();
+        let error = loop {
+            match conn.recv_chunk().await {
+                Ok(chunk) => self.check(&chunk.expect("a reset is no end in order")),
+                Err(error) => break error,
+            }
+        };
+        self.told.note(format!("{} bytes, {}", self.received, error.close_reason().unwrap()));
+        Ok(())
+    }
+
+    fn handler(self) -> Late {
+        self
+    }
+}
+
+impl Handler for Late {
+    fn connected(&mut self, conn: &mut event::Connection<'_>) -> Flow {
+        conn.send_owned(REPLY.clone()).expect("an empty queue takes it");
+        conn.send(b"!").expect_err("the queue is full, and reading stops");
+        Flow::Continue
+    }
+
+    fn received(&mut self, conn: &mut event::Connection<'_>, bytes: &[u8]) -> Flow {
+        let error = conn.send(b"?").expect_err("there is no way out any more");
+        assert_eq!(error.kind(), ErrorKind::Peer, "{error}");
+        self.check(bytes);
+        Flow::Continue
+    }
+
+    fn writable(&mut self, _: &mut event::Connection<'_>) -> Flow {
+        panic!("it is not");
+    }
+
+    fn closed(&mut self, _: &mut event::Connection<'_>, reason: CloseReason) {
+        self.told.note(format!("{} bytes, {reason}", self.received));
+    }
+}
+
+scenario! {
+    fn what_a_peer_sent_before_it_reset_the_connection_is_still_received(world) {
+        if !sees_acknowledgements(world) {
+            return;
+        }
+        let told = Told::default();
+        let server = world.serve_with(Late::new(&told), tight);
+        let address = server.local_addr();
+        let moment = world.time(1.0);
+        world.run(async move {
+            let mut conn = Client::connect(address).await.unwrap();
+            send_request(&mut conn, moment).await;
+            conn.delivered().await.unwrap();
+            conn.reset().await;
+        });
+        let stats = world.stop(&server);
+        assert_eq!(told.all(), [format!("{REQUEST} bytes, reset by the peer")]);
+        assert_eq!((stats.closed(CloseReason::PeerReset), stats.received), (1, REQUEST as u64));
+        assert!(stats.unsent > 0, "and what was queued is counted as lost");
+    }
+}
+
+/// Sends until that fails, then reads.
+#[derive(Clone)]
+struct Talker(Late);
+
+impl Behaviour for Talker {
+    type Handler = Talker;
+
+    async fn run(mut self, mut conn: Connection) -> Result<()> {
+        let error = loop {
+            if let Err(error) = conn.send(b"?").await {
+                break error;
+            }
+            wharf::sleep(Duration::from_millis(1)).await;
+        };
+        assert_eq!(error.close_reason(), Some(CloseReason::PeerReset));
+        while let Ok(Some(chunk)) = conn.recv_chunk().await {
+            self.0.check(&chunk);
+        }
+        self.0.told.note(format!("{} bytes", self.0.received));
+        Ok(())
+    }
+
+    fn handler(self) -> Talker {
+        self
+    }
+}
+
+impl Handler for Talker {
+    fn received(&mut self, _: &mut event::Connection<'_>, _: &[u8]) -> Flow {
+        Flow::Continue
+    }
+}
+
+scenario! {
+    async fn a_send_that_fails_leaves_what_the_peer_sent_before_to_be_received(world) {
+        if !sees_acknowledgements(world) {
+            return;
+        }
+        for ends_first in [false, true] {
+            let told = Told::default();
+            let server = world.serve_with(Talker(Late::new(&told)), tight);
+            let address = server.local_addr();
+            let seen = told.clone();
+            let moment = world.time(1.0);
+            world.run(async move {
+                let mut conn = Client::connect(address).await.unwrap();
+                send_request(&mut conn, moment).await;
+                if ends_first {
+                    conn.finish().await.unwrap();
+                }
+                conn.delivered().await.unwrap();
+                conn.reset().await;
+                until("the server has read", || !seen.all().is_empty()).await;
+            });
+            assert_eq!(told.all(), [format!("{REQUEST} bytes")]);
+            assert_eq!(world.stop(&server).closed(CloseReason::PeerReset), 1);
+        }
+    }
+}
+
+/// Waits for its peer's end, and then for that of the connection, without reading.
+#[derive(Clone)]
+struct Idle(Told);
+
+impl Behaviour for Idle {
+    type Handler = Discard;
+
+    async fn run(self, mut conn: Connection) -> Result<()> {
+        conn.hangup().await;
+        let reason = conn.closed().await;
+        let mut received = 0;
+        while let Ok(Some(chunk)) = conn.recv_chunk().await {
+            assert_pattern(&chunk, received);
+            received += chunk.len();
+        }
+        assert!((1..REQUEST).contains(&received), "what was received in time stays: {received}");
+        self.0.note(reason.to_string());
+        Ok(())
+    }
+
+    fn handler(self) -> Discard {
+        Discard
+    }
+}
+
+scenario! {
+    async fn a_broken_connection_that_nobody_reads_is_kept_for_the_linger_time_only(world) {
+        if !sees_acknowledgements(world) {
+            return;
+        }
+        let told = Told::default();
+        let linger = world.time(5.0);
+        let server = world.serve_with(Idle(told.clone()), |server| {
+            tight(server).deadlines(Deadlines::default().linger(linger))
+        });
+        let address = server.local_addr();
+        let before = world.now();
+        let seen = told.clone();
+        let moment = world.time(1.0);
+        world.run(async move {
+            let mut conn = Client::connect(address).await.unwrap();
+            send_request(&mut conn, moment).await;
+            conn.delivered().await.unwrap();
+            conn.reset().await;
+            until("the server has closed", || !seen.all().is_empty()).await;
+        });
+        let took = world.now() - before;
+        assert!(took >= linger && took < 3 * linger, "{took:?}");
+        assert_eq!(told.all(), ["reset by the peer"]);
     }
 }

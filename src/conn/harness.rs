@@ -34,6 +34,8 @@ pub(crate) enum Step {
     /// The peer's end is known while nobody receives.
     HangsUp,
     Breaks,
+    /// It breaks while something may be left to be received.
+    HalfBreaks,
     /// The next send takes so many bytes inline.
     SendsInline(u16),
     /// The next send is handed over, and so many of its bytes will bounce.
@@ -68,7 +70,7 @@ impl Step {
     /// Reads a step from two bytes, for the fuzzer.
     pub(crate) fn from_bytes(kind: u8, amount: u8) -> Step {
         let n = u16::from(amount) * 4;
-        match kind % 24 {
+        match kind % 25 {
             0 => Step::Connected,
             1 => Step::Receive(n),
             2 => Step::PeerEnds,
@@ -92,6 +94,7 @@ impl Step {
             20 => Step::Hands(n),
             21 => Step::Submits,
             22 => Step::HangsUp,
+            23 => Step::HalfBreaks,
             _ => Step::Pass(n),
         }
     }
@@ -124,6 +127,8 @@ struct Harness {
     engine_open: bool,
     peer_ended: bool,
     broken: bool,
+    /// No send can succeed any more.
+    send_broken: bool,
     fin_sent: bool,
     close_asked: bool,
     closed_told: usize,
@@ -163,6 +168,7 @@ impl Harness {
             engine_open: false,
             peer_ended: false,
             broken: false,
+            send_broken: false,
             fin_sent: false,
             close_asked: false,
             closed_told: 0,
@@ -192,6 +198,10 @@ impl Harness {
                 self.broken = true;
                 self.conn.failed(&io::ErrorKind::ConnectionReset.into());
             }
+            Step::HalfBreaks if live => {
+                self.send_broken = true;
+                self.conn.broke(&io::ErrorKind::ConnectionReset.into(), self.now);
+            }
             Step::SendsInline(n) => self.inline = Some(usize::from(n).max(1)),
             Step::SendsPastQueue(n) => self.past_queue = Ok(n.into()),
             Step::Hands(n) => self.hands = Some(n.into()),
@@ -199,8 +209,8 @@ impl Harness {
             Step::SendEnds(n) if self.handed.is_none() => self.end_send(usize::from(n)),
             Step::SendFails if self.handed.is_none() => match self.in_flight.take() {
                 Some(mut outgoing) => {
-                    self.broken = true;
-                    self.conn.send_failed(&mut outgoing, &io::ErrorKind::BrokenPipe.into());
+                    self.send_broken = true;
+                    self.conn.send_failed(&mut outgoing, &io::ErrorKind::BrokenPipe.into(), self.now);
                 }
                 None => self.past_queue = Err(io::ErrorKind::BrokenPipe.into()),
             },
@@ -285,6 +295,7 @@ impl Harness {
     fn send(&mut self) {
         assert!(self.in_flight.is_none(), "one send is in flight at a time");
         assert!(!self.fin_sent, "no send follows FIN");
+        assert!(!self.send_broken, "no send follows a failure");
         let outgoing = std::mem::take(self.conn.offer());
         if self.handed.is_none()
             && outgoing.len() <= HANDED_MAX
@@ -348,7 +359,7 @@ impl Harness {
             return self.conn.sent_past_queue(n, &Ok(0), self.now);
         }
         let result = std::mem::replace(&mut self.past_queue, Ok(0)).map(|most| most.min(n));
-        self.broken |= result.is_err();
+        self.send_broken |= result.is_err();
         self.sent += *result.as_ref().unwrap_or(&0);
         self.conn.sent_past_queue(n, &result, self.now)
     }

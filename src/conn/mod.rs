@@ -11,6 +11,11 @@
 //! over there is nothing left to happen, and the socket is released. While nobody receives, the engine may know of the
 //! peer's FIN before the bytes in front of it are read: that is news (`hung_up`), and changes nothing else.
 //!
+//! A failure that a send meets ends `writing` alone: it is **Broken**, what was queued is lost, and the reason is certain. But
+//! what the peer sent before may still be in the kernel (its error reply, most likely, behind which it sent RST because it
+//! never read ours). So receiving goes on to the end that the engine tells, for the linger deadline at most. The same goes for
+//! a failure that the engine notices while nobody receives. One that comes with receiving ends everything.
+//!
 //! The `phase` says how far the whole is:
 //!
 //! * **Connecting**: bytes may be queued already; nothing moves.
@@ -37,6 +42,8 @@ mod inbox;
 mod outbox;
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::rc::Rc;
@@ -115,6 +122,10 @@ enum Writing {
     Open,
     Finishing,
     Finished,
+    /// `after_end` says that the peer had ended its direction in order before.
+    Broken {
+        after_end: bool,
+    },
 }
 
 /// What the worker has to ask of the engine.
@@ -256,7 +267,7 @@ impl Conn {
     /// Why the connection ended or is about to, once that is certain.
     pub(crate) fn reason(&self) -> Option<CloseReason> {
         match self.phase {
-            Phase::Connecting | Phase::Open => None,
+            Phase::Connecting | Phase::Open if !self.is_send_broken() => None,
             _ => Some(self.reason.or(self.first_end).unwrap_or(CloseReason::Local)),
         }
     }
@@ -295,7 +306,7 @@ impl Conn {
 
     /// Whether everything asked for has been handed to the kernel: bytes, and FIN if this side finished.
     pub(crate) fn is_flushed(&self) -> bool {
-        let stands = matches!(self.phase, Phase::Open | Phase::Closing);
+        let stands = matches!(self.phase, Phase::Open | Phase::Closing) && !self.is_send_broken();
         let ended = self.writing == Writing::Finished && self.counts.unsent == 0;
         (stands || ended) && self.outbox.is_empty() && self.writing != Writing::Finishing
     }
@@ -307,7 +318,11 @@ impl Conn {
 
     /// Whether that is still under way.
     pub(crate) fn is_flushing(&self) -> bool {
-        matches!(self.phase, Phase::Connecting | Phase::Open | Phase::Closing)
+        matches!(self.phase, Phase::Connecting | Phase::Open | Phase::Closing) && !self.is_send_broken()
+    }
+
+    fn is_send_broken(&self) -> bool {
+        matches!(self.writing, Writing::Broken { .. })
     }
 
     pub(crate) fn peer_ended(&self) -> bool {
@@ -353,6 +368,7 @@ impl Conn {
         }
         match (self.reading, self.reason()) {
             (Reading::Ended, _) => Ok(Readable::Ended),
+            (Reading::Open, _) if self.phase == Phase::Open => Ok(Readable::NotYet),
             (_, Some(reason)) => Err(reason),
             (_, None) => Ok(Readable::NotYet),
         }
@@ -427,7 +443,7 @@ impl Conn {
 
     /// Whether bytes may go past the queue: they would be the first to leave.
     pub(crate) fn is_clear(&self) -> bool {
-        self.phase == Phase::Open && self.outbox.is_empty()
+        self.phase == Phase::Open && self.outbox.is_empty() && !self.is_send_broken()
     }
 
     /// The engine was lent `len` bytes past the queue, and `result` tells how many it sent. Returns how many are over
@@ -441,7 +457,7 @@ impl Conn {
                 *n
             }
             Err(error) => {
-                self.failed(error);
+                self.broke(error, now);
                 self.lost(len);
                 len
             }
@@ -473,6 +489,11 @@ impl Conn {
                 let lost = !self.outbox.is_empty();
                 self.release(lost.then_some(CloseReason::LocalReset), false);
             }
+            // Nothing goes out, and nobody wants what comes.
+            Phase::Open if self.is_send_broken() => {
+                self.counts.discarded += self.inbox.clear() as u64;
+                self.release(None, false);
+            }
             Phase::Open => {
                 self.finish();
                 self.phase = Phase::Closing;
@@ -496,12 +517,10 @@ impl Conn {
 
     /// Closes for a reason that the peer is to blame for: gracefully, but within the linger time.
     pub(crate) fn end(&mut self, reason: CloseReason, now: Time) {
-        if matches!(self.phase, Phase::Open | Phase::Closing) {
-            self.close_for(reason);
+        self.close_for(reason);
+        if self.phase == Phase::Closing {
             self.clock.late();
             self.clock.linger_once(now, &self.profile.deadlines);
-        } else {
-            self.close_for(reason);
         }
     }
 
@@ -576,11 +595,13 @@ impl Conn {
 
     pub(crate) fn receive_ended(&mut self) {
         if self.reading == Reading::Open {
-            self.reading = Reading::Ended;
-            self.hang_up();
+            // The failure that a send took from the system leaves an end like any other behind.
+            let in_order = self.writing != Writing::Broken { after_end: false };
+            self.reading = if in_order { Reading::Ended } else { Reading::Broken };
             self.first_end.get_or_insert(CloseReason::Peer);
             self.clock.read_over();
             self.news.add(News::READABLE);
+            self.hang_up();
         }
     }
 
@@ -620,7 +641,8 @@ impl Conn {
             // FIN has to wait for them.
             self.writing = Writing::Finishing;
         }
-        if matches!(self.phase, Phase::Open | Phase::Closing) && !self.clock.is_writing() {
+        let goes_on = matches!(self.phase, Phase::Open | Phase::Closing) && !self.is_send_broken();
+        if goes_on && !self.clock.is_writing() {
             self.clock.writing(now, &self.profile.deadlines);
         }
     }
@@ -629,11 +651,10 @@ impl Conn {
     pub(crate) fn sent(&mut self, outgoing: &mut Outgoing, n: usize, now: Time) {
         self.counts.sent += n as u64;
         self.outbox.sent(outgoing, n, &self.profile.pieces);
-        match self.phase {
-            Phase::Releasing { .. } | Phase::Released | Phase::Closed => {
-                self.drop_queue();
-            }
-            _ => self.progressed(n, now),
+        if self.is_flushing() {
+            self.progressed(n, now);
+        } else {
+            self.drop_queue();
         }
     }
 
@@ -654,17 +675,35 @@ impl Conn {
     }
 
     /// A send came back with an error; nothing of it counts as sent.
-    pub(crate) fn send_failed(&mut self, outgoing: &mut Outgoing, error: &io::Error) {
+    pub(crate) fn send_failed(&mut self, outgoing: &mut Outgoing, error: &io::Error, now: Time) {
         self.outbox.sent(outgoing, 0, &self.profile.pieces);
-        match self.phase {
-            Phase::Releasing { .. } | Phase::Released | Phase::Closed => {
-                self.drop_queue();
-            }
-            _ => self.failed(error),
+        if self.is_flushing() {
+            self.broke(error, now);
+        } else {
+            self.drop_queue();
         }
     }
 
-    /// The connection broke.
+    /// The connection broke, as a send found out, or the engine while nobody received. What came before may still be read, if
+    /// anybody is going to.
+    pub(crate) fn broke(&mut self, error: &io::Error, now: Time) {
+        if self.phase != Phase::Open || self.reading != Reading::Open {
+            return self.failed(error);
+        }
+        self.reason.get_or_insert(CloseReason::of(error));
+        // RST after FIN is EPIPE and without it ECONNRESET: tcp_reset() in Linux.
+        self.writing = Writing::Broken { after_end: error.kind() == io::ErrorKind::BrokenPipe };
+        self.drop_queue();
+        self.clock.written();
+        self.clock.linger_once(now, &self.profile.deadlines);
+        self.news.add(News::WRITABLE);
+        if std::mem::take(&mut self.blocked) {
+            self.news.add(News::UNBLOCKED);
+        }
+        self.hang_up();
+    }
+
+    /// The connection broke, and nothing is left to be received.
     pub(crate) fn failed(&mut self, error: &io::Error) {
         if matches!(self.phase, Phase::Connecting | Phase::Open | Phase::Closing) {
             if self.reading == Reading::Open {

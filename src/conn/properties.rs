@@ -32,6 +32,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::PeerEnds),
         1 => Just(Step::HangsUp),
         1 => Just(Step::Breaks),
+        1 => Just(Step::HalfBreaks),
         1 => Just(Step::SendFails),
         1 => Just(Step::Finish),
         1 => Just(Step::Close),

@@ -16,7 +16,8 @@
 //!   unacked                      ------>  bytes sent that the peer's kernel has not acknowledged
 //!   wait(until)                  ------>  one system call, at most, for all of the above
 //!                                <------  next(): Accepted, AcceptFailed, Connected, Received,
-//!                                           HungUp, ReceiveEnded, Failed, Sent, Bounced, Closed, Woken
+//!                                           HungUp, ReceiveEnded, Broken, Failed, Sent, Bounced,
+//!                                           Closed, Woken
 //! ```
 //!
 //! 1. **Slots.** `open` and `connect` bind a token to a socket. From then on the token is the engine's until it has
@@ -38,8 +39,11 @@
 //!    looks empty is filled again, and holds what bounces as well.
 //!    `send_now` lends bytes for the length of the call, while no send is in flight: the engine gives the kernel what it
 //!    takes at once, which may be nothing, or hands over a copy of few bytes. The worker sends the rest.
-//! 5. **Failure.** A broken connection (reset, unreachable, timed out in the kernel) is told by `Failed`, by a failed
-//!    `Sent`, `Submitted::Done` or `send_now`, at least once. The token still has to be closed.
+//! 5. **Failure.** A broken connection (reset, unreachable, timed out in the kernel) is told at least once: by `Failed`, when
+//!    nothing is left to be received; by `Broken`, while something may be and nobody receives it; by a failed `Sent`,
+//!    `Submitted::Done`, `send_now` or `shutdown`. After all but `Failed` nothing can be sent any more, and receiving goes on as
+//!    before: what the kernel still has is received, and then `ReceiveEnded` or `Failed` comes, whichever the system says. The
+//!    token still has to be closed.
 //! 6. **Shutdown** sends FIN behind what was sent; the worker asks for it only when no send is in flight. If bytes that were
 //!    handed over turn out not to be sent, it says so instead, as `Bounced` would.
 //! 7. **Close** takes the socket away, gracefully or with RST (`reset`; a Unix socket has no such thing). In-flight work is cancelled by the engine, and
@@ -176,6 +180,11 @@ pub(crate) enum Completion {
     },
     ReceiveEnded {
         token: Token,
+    },
+    /// Nothing can be sent any more; but what came before may still be received.
+    Broken {
+        token: Token,
+        error: io::Error,
     },
     Failed {
         token: Token,

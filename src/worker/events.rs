@@ -40,7 +40,7 @@ impl Worker {
         }
         let writable = {
             let conn = link.conn.borrow();
-            news.unblocked() && conn.is_open() && !conn.is_blocked()
+            news.unblocked() && conn.writable().is_ok() && !conn.is_blocked()
         };
         if writable {
             self.call(link, Handler::writable);

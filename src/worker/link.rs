@@ -417,7 +417,7 @@ fn act(engine: &mut Engine, token: Token, conn: &mut Conn, action: Action, now: 
         Action::Shutdown => match engine.shutdown(token) {
             Ok(0) => {}
             Ok(unsent) => conn.bounced(unsent, now),
-            Err(error) => conn.failed(&error),
+            Err(error) => conn.broke(&error, now),
         },
         Action::Send => {
             let offered = conn.pending();
@@ -425,7 +425,7 @@ fn act(engine: &mut Engine, token: Token, conn: &mut Conn, action: Action, now: 
                 Submitted::InFlight => conn.in_flight(offered, now),
                 Submitted::Handed => conn.handed(offered, now),
                 Submitted::Done(Ok(n)) => conn.sent_inline(n, now),
-                Submitted::Done(Err(error)) => conn.failed(&error),
+                Submitted::Done(Err(error)) => conn.broke(&error, now),
             }
         }
     }

@@ -463,21 +463,24 @@ impl Connection {
             return Some(Completion::Sent { token, outgoing, result });
         }
         if let Some(error) = self.failure() {
-            return Some(Completion::Failed { token, error });
+            return Some(match self.ended {
+                true => Completion::Failed { token, error },
+                false => Completion::Broken { token, error },
+            });
         }
         let hangs_up = self.may_hang_up();
         self.hung_up |= hangs_up;
         hangs_up.then_some(Completion::HungUp { token })
     }
 
-    /// What broke the connection, if no read is going to find out.
+    /// What broke the connection, if no read is going to find out. From now on a read finds only what came before, and an end.
     fn failure(&mut self) -> Option<io::Error> {
         let may_read = self.armed && !self.ended;
         if may_read || self.failed || !std::mem::take(&mut self.broken) {
             return None;
         }
         let error = socket::failure(self.socket.as_fd())?;
-        (self.ended, self.failed) = (true, true);
+        (self.failed, self.hung_up) = (true, true);
         Some(error)
     }
 

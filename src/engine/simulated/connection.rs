@@ -2,8 +2,7 @@
 //!
 //! Each direction is a pipe. A sender may be ahead of the application behind the peer by one window, so what a peer
 //! does not read stays bounded; the rest waits in the sender's engine. Data and FIN arrive in order. RST overtakes them
-//! and destroys what is not yet received, also what lies unread in the receive buffer. Linux would still let that be
-//! read; other systems do not, and a program must not count on it.
+//! and destroys what is on its way; what lies unread in the receive buffer can still be read, as on Linux.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -78,7 +77,7 @@ pub(super) struct End {
     /// When the last thing sent in order arrives.
     last_arrival: Time,
     broken: Option<Errno>,
-    /// A send has failed with the cause of the break already.
+    /// The cause of the break was told: it is told once.
     break_told: bool,
 }
 
@@ -120,6 +119,10 @@ impl End {
 
     pub(super) fn fin_received(&self) -> bool {
         self.fin_received
+    }
+
+    pub(super) fn is_break_told(&self) -> bool {
+        self.break_told
     }
 
     /// Why a send fails, if it does: the cause of the break once, then EPIPE (measured on Linux 6).
@@ -431,12 +434,11 @@ impl State {
         self.break_off(to, cause);
     }
 
-    /// Ends the connection as this end sees it, and throws away what was not yet read.
+    /// Ends the connection as this end sees it.
     fn break_off(&mut self, id: EndId, cause: Errno) {
         let end = self.end_mut(id).filter(|end| end.stage != Stage::Gone && end.broken.is_none());
         let Some(end) = end else { return };
         end.broken = Some(cause);
-        end.inbox = VecDeque::new();
         self.log_end(id, format_args!("broken {cause:?}"));
         self.wake(id);
     }

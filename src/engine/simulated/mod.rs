@@ -360,7 +360,7 @@ impl Simulated {
         Some(match due {
             Due::Connected(result) => {
                 slot.connecting = false;
-                slot.failed = result.is_err();
+                (slot.ended, slot.failed) = (result.is_err(), result.is_err());
                 Completion::Connected { token, result: result.map_err(io::Error::from) }
             }
             Due::Sent => {
@@ -368,8 +368,12 @@ impl Simulated {
                 let result = state.send(slot.end, &outgoing).expect("due only when it can go");
                 Completion::Sent { token, outgoing, result: result.map_err(io::Error::from) }
             }
-            Due::Failed(errno) => {
+            Due::Broken(errno) => {
                 slot.failed = true;
+                Completion::Broken { token, error: errno.into() }
+            }
+            Due::Failed(errno) => {
+                (slot.ended, slot.failed) = (true, true);
                 Completion::Failed { token, error: errno.into() }
             }
             Due::Received => {
@@ -463,6 +467,7 @@ struct Slot {
 enum Due {
     Connected(Result<(), Errno>),
     Sent,
+    Broken(Errno),
     Failed(Errno),
     Received,
     HungUp,
@@ -518,14 +523,29 @@ impl Slot {
             return Some(Due::Sent);
         }
         match end.broken() {
-            // A paused slot is told too: otherwise it might never learn that its peer is gone.
-            Some(errno) if !self.failed => Some(Due::Failed(errno)),
-            Some(_) => None,
+            Some(errno) => self.due_of_broken(end, errno),
             None if self.receiving && end.has_unread() => Some(Due::Received),
             None if !end.fin_received() || self.ended => None,
             None if self.receiving => Some(Due::ReceiveEnded),
             None => (!self.hung_up).then_some(Due::HungUp),
         }
+    }
+
+    /// What there is to tell of a broken end: its cause once, and the bytes before it.
+    fn due_of_broken(&self, end: &End, errno: Errno) -> Option<Due> {
+        let is_told = self.failed || end.is_break_told();
+        if self.ended || (!self.receiving && !end.has_unread()) {
+            return (!is_told).then_some(Due::Failed(errno));
+        }
+        if !self.receiving {
+            // A paused slot is told too: otherwise it might never learn that its peer is gone.
+            return (!is_told).then_some(Due::Broken(errno));
+        }
+        Some(match end.has_unread() {
+            true => Due::Received,
+            false if is_told || end.fin_received() => Due::ReceiveEnded,
+            false => Due::Failed(errno),
+        })
     }
 }
 

@@ -74,6 +74,8 @@ pub(super) struct Rare {
     pub(super) address: Option<SockAddr>,
     /// What is to be sent when what was handed over before it is confirmed.
     pub(super) next: Option<Box<Outgoing>>,
+    /// Why the kernel refused what is now in flight. It says so once.
+    pub(super) refusal: Option<Errno>,
 }
 
 /// Commands.
@@ -253,21 +255,6 @@ impl Connection {
 
     pub(super) fn rare(&mut self) -> &mut Rare {
         self.rare.get_or_insert_default()
-    }
-
-    /// Nothing is reported any more but the failure.
-    pub(super) fn fail(&mut self) {
-        (self.is.ended, self.is.failed) = (true, true);
-        if let Some(rare) = &mut self.rare {
-            rare.held.clear();
-            rare.end = None;
-        }
-    }
-
-    /// Whether a failure was reported; one that waits behind held bytes was not.
-    pub(super) fn has_told_failure(&self) -> bool {
-        let waits = self.rare.as_ref().is_some_and(|rare| matches!(rare.end, Some(Err(_))));
-        self.is.failed && !waits
     }
 
     pub(super) fn has_held(&self) -> bool {

@@ -16,7 +16,6 @@ use super::super::kernel::Key;
 use super::super::ring::Sizes;
 use super::super::scripted::{Scripted, SocketId};
 use super::Driver;
-use super::connections::Connection;
 use super::key::{Kind, NOBODY};
 use crate::config::SocketOptions;
 use crate::engine::buffer::{Chunk, Outgoing};
@@ -86,6 +85,7 @@ struct Link {
     broken: bool,
     hung_up: bool,
     ended: bool,
+    half_broken: bool,
     failed: bool,
     /// A failure was told in any way.
     told: bool,
@@ -314,6 +314,7 @@ impl Harness {
             Completion::HungUp { token } => {
                 let link = self.link(token);
                 assert!(link.connected && link.closing.is_none() && !link.failed, "of one that stands");
+                assert!(!link.half_broken, "that would be no news");
                 assert!(link.peer_ended || link.broken, "the peer has ended");
                 assert!(!link.ended && !link.hung_up, "once, and before the end");
                 link.hung_up = true;
@@ -325,9 +326,15 @@ impl Harness {
                 assert!(link.received == link.arrived, "the end comes after all data");
                 link.ended = true;
             }
+            Completion::Broken { token, .. } => {
+                let link = self.link(token);
+                assert!(link.broken && !link.failed && !link.half_broken, "a failure is told once by itself");
+                assert!(!link.ended, "something may be left");
+                (link.half_broken, link.told) = (true, true);
+            }
             Completion::Failed { token, .. } => {
                 let link = self.link(token);
-                assert!(link.broken && !link.failed, "a failure is told once by itself");
+                assert!(link.broken && !link.failed && !link.half_broken, "a failure is told once by itself");
                 (link.failed, link.told) = (true, true);
             }
             Completion::Sent { token, outgoing, result } => self.link(token).sent(&outgoing, result.ok()),
@@ -402,10 +409,7 @@ impl Harness {
                 assert!(link.hung_up, "an end that nobody receives is told");
             }
             if link.broken {
-                // Behind bytes that are held it waits with them.
-                let slot = self.driver.connections[link.token.index as usize].as_ref();
-                let waits = !link.wanted && slot.is_some_and(Connection::has_held);
-                assert!(link.told || link.ended || waits, "every failure is told");
+                assert!(link.told || link.ended, "every failure is told");
             }
             if !link.failed {
                 assert_eq!(link.in_flight, None, "every send comes back");
@@ -470,6 +474,7 @@ impl Link {
             broken: false,
             hung_up: false,
             ended: false,
+            half_broken: false,
             failed: false,
             told: false,
             shut: false,
@@ -487,7 +492,8 @@ impl Link {
     }
 
     fn may_send(&self) -> bool {
-        self.connected && !self.shut && !self.failed && self.in_flight.is_none() && self.closing.is_none()
+        let stands = self.connected && !self.failed && !self.half_broken;
+        stands && !self.shut && self.in_flight.is_none() && self.closing.is_none()
     }
 
     fn arrives(&mut self, n: usize, kernel: &Scripted) {

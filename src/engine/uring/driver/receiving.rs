@@ -94,7 +94,7 @@ impl<K: Kernel> Driver<K> {
             (Ok(n), Some(lease)) => {
                 connection.run = if n >= large { connection.run.saturating_add(1) } else { 0 };
                 let is = &connection.is;
-                let is_usual = completed.more && is.wanted && !is.failed && connection.rare.is_none();
+                let is_usual = completed.more && is.wanted && connection.rare.is_none();
                 if connection.run >= LARGE_RUN {
                     self.go_bulk(token);
                 }
@@ -137,9 +137,6 @@ impl<K: Kernel> Driver<K> {
     /// Reports a chunk, or holds it while nobody wants it.
     fn deliver(&mut self, token: Token, chunk: Chunk) -> Option<Completion> {
         let connection = self.connection(token)?;
-        if connection.is.failed {
-            return None;
-        }
         if connection.is.wanted && !connection.has_held() {
             return Some(Completion::Received { token, chunk });
         }
@@ -155,20 +152,36 @@ impl<K: Kernel> Driver<K> {
         if std::mem::replace(&mut connection.is.ended, true) {
             return None;
         }
-        connection.is.failed = result.is_err();
+        // A failure is told once.
+        let result = if connection.is.failed { Ok(()) } else { result };
+        connection.is.failed |= result.is_err();
         if result.is_ok() {
             self.unwatched.push(token);
         }
         let connection = self.connection(token)?;
-        // The peer's end waits for somebody who wants it; a failure is told at once, unless bytes come before it.
+        // The end waits for somebody who wants it, and for the bytes before it.
         if connection.has_held() || (result.is_ok() && !connection.is.wanted) {
             connection.rare().end = Some(result);
             if connection.is.wanted {
                 self.enqueue(Source::Connection(token.index));
             }
-            return self.hang_up(token);
+            return self.find_held_end(token);
         }
         Some(end_of(token, result))
+    }
+
+    /// Reports of the end that waits behind held bytes what can be told while nobody receives them.
+    fn find_held_end(&mut self, token: Token) -> Option<Completion> {
+        let connection = self.connection(token)?;
+        if connection.is.wanted {
+            return None;
+        }
+        if let Some(end) = connection.rare.as_mut().and_then(|rare| rare.end.as_mut())
+            && let Err(error) = std::mem::replace(end, Ok(()))
+        {
+            return Some(Completion::Broken { token, error: error.into() });
+        }
+        self.hang_up(token)
     }
 
     /// Reports that the peer has ended, if nobody receives what came before that.
@@ -289,7 +302,7 @@ impl<K: Kernel> Driver<K> {
 
     /// Reports what has become of a connection that nobody reads from, and of which a poll has told that it is over.
     pub(super) fn find_end(&mut self, token: Token) -> Option<Completion> {
-        self.fail(token).or_else(|| self.hang_up(token))
+        self.fail(token).or_else(|| self.find_held_end(token))
     }
 
     /// Reports what broke a connection that nobody reads from, if anything did.
@@ -299,8 +312,11 @@ impl<K: Kernel> Driver<K> {
             return None;
         }
         let error = self.kernel.failure(connection.socket.as_fd())?;
-        connection.fail();
-        Some(Completion::Failed { token, error })
+        connection.is.failed = true;
+        if connection.is.ended && !connection.has_held() {
+            return Some(Completion::Failed { token, error });
+        }
+        Some(Completion::Broken { token, error })
     }
 
     /// The poll for failure has completed.

@@ -309,9 +309,9 @@ fn a_failure_is_noticed_while_paused_and_told_once() {
     world.driver().pause(token);
     world.settle();
     world.kernel.breaks(socket, Errno::CONNRESET);
-    assert_eq!(world.settle(), ["0 failed ConnectionReset"]);
+    assert_eq!(world.settle(), ["0 broken ConnectionReset"]);
     world.driver().receive(token);
-    assert_eq!(world.settle(), [""; 0], "and nothing follows it");
+    assert_eq!(world.settle(), ["0 ended"], "which is all that is left");
 }
 
 #[test]
@@ -323,9 +323,9 @@ fn a_failure_is_noticed_before_anybody_has_asked_for_bytes() {
     world.kernel.connects(connected, Ok(()));
     assert_eq!(world.settle(), ["1 connected"]);
     world.kernel.breaks(opened, Errno::CONNRESET);
-    assert_eq!(world.settle(), ["0 failed ConnectionReset"]);
+    assert_eq!(world.settle(), ["0 broken ConnectionReset"]);
     world.kernel.breaks(connected, Errno::TIMEDOUT);
-    assert_eq!(world.settle(), ["1 failed TimedOut"]);
+    assert_eq!(world.settle(), ["1 broken TimedOut"]);
     world.close(token, false);
 }
 
@@ -348,8 +348,10 @@ fn a_failure_is_noticed_when_bulk_is_paused() {
     world.kernel.arrives(socket, b"unread");
     assert_eq!(world.settle(), [""; 0]);
     world.kernel.breaks(socket, Errno::CONNRESET);
-    assert_eq!(world.settle(), ["0 failed ConnectionReset"]);
+    assert_eq!(world.settle(), ["0 broken ConnectionReset"]);
     assert_eq!(world.settle(), [""; 0]);
+    world.driver().receive(token);
+    assert_eq!(world.settle(), ["0 received unread", "0 ended"]);
 }
 
 #[test]
@@ -365,18 +367,43 @@ fn a_failure_that_came_just_before_a_pause_is_told_all_the_same() {
     world.kernel.breaks(socket, Errno::CONNRESET);
     assert_eq!(world.turn(), [""; 0]);
     world.driver().pause(token);
-    assert_eq!(world.settle(), ["0 failed ConnectionReset"]);
+    assert_eq!(world.settle(), ["0 broken ConnectionReset"]);
 }
 
 #[test]
-fn nothing_held_is_received_after_a_failure() {
+fn what_is_held_is_received_after_a_failure() {
     let mut world = World::new();
     let (token, socket) = world.reader(0);
     world.driver().pause(token);
     world.late(token, b"held");
     world.settle();
     world.kernel.breaks(socket, Errno::CONNRESET);
-    assert_eq!(world.settle(), ["0 failed ConnectionReset"]);
+    assert_eq!(world.settle(), ["0 broken ConnectionReset"]);
     world.driver().receive(token);
-    assert_eq!(world.settle(), [""; 0]);
+    assert_eq!(world.settle(), ["0 received held", "0 ended"]);
+}
+
+#[test]
+fn a_failure_behind_held_bytes_is_told_before_them_unless_somebody_receives_them() {
+    for receives_first in [false, true] {
+        let mut world = World::new();
+        let (token, socket) = world.reader(0);
+        world.kernel.state().stuck.insert(Key::new(Kind::Receive, token));
+        world.driver().pause(token);
+        world.late(token, b"held");
+        world.late(token, b"more");
+        world.kernel.breaks(socket, Errno::CONNRESET);
+        world.kernel.completes(Key::new(Kind::Receive, token), -Errno::CONNRESET.raw_os_error(), false, None);
+        world.kernel.state().stuck.insert(Key::new(Kind::Broken, token));
+        if receives_first {
+            world.driver().receive(token);
+            world.driver().wait(Some(Time::ZERO)).expect("it waits");
+            assert!(matches!(world.driver().next(), Some(Completion::Received { .. })));
+            world.driver().pause(token);
+        }
+        assert_eq!(world.settle(), ["0 broken ConnectionReset"]);
+        world.driver().receive(token);
+        let held = ["0 received held", "0 received more", "0 ended"];
+        assert_eq!(world.settle(), held[usize::from(receives_first)..]);
+    }
 }
