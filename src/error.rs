@@ -47,6 +47,7 @@ pub(crate) enum Operation {
     Send,
     Flush,
     Finish,
+    Deliver,
     Wait,
     Run,
     Handle,
@@ -57,15 +58,42 @@ pub(crate) enum Operation {
 #[derive(Debug)]
 pub(crate) enum Cause {
     Os(io::Error),
-    TimedOut { after: Duration },
+    TimedOut {
+        after: Duration,
+    },
     Closed(CloseReason),
-    Ended { received: usize, wanted: usize },
-    Option { name: &'static str, problem: String },
-    Variable { name: &'static str, problem: String },
-    Address { problem: String },
-    TooLarge { bytes: usize, bound: usize, option: &'static str },
-    Full { queued: usize, option: &'static str },
-    NotFound { problem: String },
+    /// So many bytes were not acknowledged.
+    Undelivered {
+        reason: CloseReason,
+        bytes: u64,
+    },
+    Ended {
+        received: usize,
+        wanted: usize,
+    },
+    Option {
+        name: &'static str,
+        problem: String,
+    },
+    Variable {
+        name: &'static str,
+        problem: String,
+    },
+    Address {
+        problem: String,
+    },
+    TooLarge {
+        bytes: usize,
+        bound: usize,
+        option: &'static str,
+    },
+    Full {
+        queued: usize,
+        option: &'static str,
+    },
+    NotFound {
+        problem: String,
+    },
     Misuse(&'static str),
     Other(Box<dyn StdError + Send + Sync>),
 }
@@ -111,7 +139,7 @@ impl Error {
             Cause::TooLarge { .. } | Cause::Full { .. } => ErrorKind::Limit,
             Cause::Option { .. } | Cause::Variable { .. } | Cause::Address { .. } => ErrorKind::Caller,
             Cause::Misuse(_) | Cause::Other(_) => ErrorKind::Caller,
-            Cause::Closed(reason) => match reason {
+            Cause::Closed(reason) | Cause::Undelivered { reason, .. } => match reason {
                 CloseReason::Peer | CloseReason::PeerReset => ErrorKind::Peer,
                 CloseReason::Network(_) | CloseReason::Proxy(_) => ErrorKind::Peer,
                 CloseReason::Timeout(_) => ErrorKind::Timeout,
@@ -143,7 +171,7 @@ impl Error {
 
     /// Whether the connection was already closed; [`Error::close_reason`] tells why.
     pub fn is_closed(&self) -> bool {
-        matches!(self.0.cause, Cause::Closed(_))
+        self.close_reason().is_some()
     }
 
     /// How many bytes of a message that never came whole are there, still to be read with `recv`.
@@ -154,20 +182,31 @@ impl Error {
         }
     }
 
+    /// How many bytes of what was to be delivered the peer's system had not acknowledged when the connection ended; see
+    /// [`Connection::delivered`](crate::Connection::delivered). Fewer may not have arrived: an acknowledgement can be lost too.
+    pub fn undelivered(&self) -> Option<u64> {
+        match self.0.cause {
+            Cause::Undelivered { bytes, .. } => Some(bytes),
+            _ => None,
+        }
+    }
+
     /// Why the connection had ended, if this error is due to that.
     pub fn close_reason(&self) -> Option<CloseReason> {
         match self.0.cause {
-            Cause::Closed(reason) => Some(reason),
+            Cause::Closed(reason) | Cause::Undelivered { reason, .. } => Some(reason),
             _ => None,
         }
     }
 
     /// The kind of the operating system's error, if one is the cause.
     pub fn io_kind(&self) -> Option<io::ErrorKind> {
-        match &self.0.cause {
-            Cause::Os(error) => Some(error.kind()),
-            Cause::Closed(CloseReason::Network(kind)) => Some(*kind),
-            Cause::Closed(CloseReason::PeerReset) => Some(io::ErrorKind::ConnectionReset),
+        if let Cause::Os(error) = &self.0.cause {
+            return Some(error.kind());
+        }
+        match self.close_reason()? {
+            CloseReason::Network(kind) => Some(kind),
+            CloseReason::PeerReset => Some(io::ErrorKind::ConnectionReset),
             _ => None,
         }
     }
@@ -227,6 +266,7 @@ impl Operation {
             Operation::Send => "send",
             Operation::Flush => "flush",
             Operation::Finish => "finish",
+            Operation::Deliver => "deliver",
             Operation::Wait => "wait",
             Operation::Run => "run",
             Operation::Handle => "handle",
@@ -240,7 +280,11 @@ impl Operation {
         match self {
             Operation::Listen => " on",
             Operation::Receive => " from",
-            Operation::Connect | Operation::Send | Operation::Flush | Operation::Finish => " to",
+            Operation::Connect
+            | Operation::Send
+            | Operation::Flush
+            | Operation::Finish
+            | Operation::Deliver => " to",
             Operation::Start
             | Operation::Wait
             | Operation::Run
@@ -257,6 +301,9 @@ impl fmt::Display for Cause {
             Cause::Os(error) => f.write_str(&plain(error)),
             Cause::TimedOut { after } => write!(f, "timed out after {after:?}"),
             Cause::Closed(reason) => write!(f, "connection is closed: {reason}"),
+            Cause::Undelivered { reason, bytes } => {
+                write!(f, "connection is closed: {reason}; {bytes} bytes were not acknowledged")
+            }
             Cause::Ended { received, wanted } => {
                 write!(f, "the peer ended after {received} of {wanted} bytes")
             }

@@ -129,9 +129,10 @@ pub use config::{
     AcceptRate, Access, Backend, Deadlines, Limits, OverLimit, ProxyProtocol, ReceiveRate, SocketOptions,
     WhenFull,
 };
-pub use conn::Counts;
+pub use conn::{Counts, Hangup};
 pub use connection::{
-    Closing, Connection, Draining, Flush, ReadHalf, Recv, RecvChunk, RecvExact, Send, SendOwned, WriteHalf,
+    Closing, Connection, Delivered, Draining, Flush, HangingUp, ReadHalf, Recv, RecvChunk, RecvExact, Send,
+    SendOwned, WriteHalf,
 };
 pub use engine::buffer::Chunk;
 pub use error::{Bound, CloseReason, Deadline, Error, ErrorKind, ProxyFault, Result, Rule};

@@ -13,9 +13,11 @@
 //!   send(outgoing)               ------>  Submitted::Done, or later a Sent completion
 //!   send_now(bytes)              ------>  how many of them the kernel took
 //!   shutdown, close              ------>
+//!   unacked                      ------>  bytes sent that the peer's kernel has not acknowledged
 //!   wait(until)                  ------>  one system call, at most, for all of the above
 //!                                <------  next(): Accepted, AcceptFailed, Connected, Received,
-//!                                           ReceiveEnded, Failed, Sent, Closed, Woken
+//!                                           HungUp, ReceiveEnded, Broken, Failed, Sent, Bounced,
+//!                                           Closed, Woken
 //! ```
 //!
 //! 1. **Slots.** `open` and `connect` bind a token to a socket. From then on the token is the engine's until it has
@@ -24,7 +26,9 @@
 //! 2. **Connecting.** Exactly one `Connected` per `connect`. A token that failed to connect still has to be closed.
 //! 3. **Receiving.** A token starts paused. After `receive` the engine may report any number of `Received`, each with a
 //!    non-empty [`Chunk`], in stream order, until `pause` (which takes effect at once: what the kernel still holds stays
-//!    there), or `ReceiveEnded` (the peer's FIN), or `Failed`. `ReceiveEnded` comes at most once, after all data.
+//!    there), or `ReceiveEnded` (the peer's FIN), or `Failed`. `ReceiveEnded` comes at most once, after all data. While a
+//!    token is paused, and not all of its data was received, `HungUp` tells that the peer has ended: at most once, before
+//!    `ReceiveEnded`, and not at all if that can be told.
 //! 4. **Sending.** At most one send per token is in flight. The bytes move into the engine with [`Outgoing`] and move
 //!    back with the completion, also when the token is closed meanwhile: a buffer that the kernel may read is never
 //!    freed or changed before its final completion. A completion may tell of fewer bytes than were given; the worker
@@ -35,8 +39,11 @@
 //!    looks empty is filled again, and holds what bounces as well.
 //!    `send_now` lends bytes for the length of the call, while no send is in flight: the engine gives the kernel what it
 //!    takes at once, which may be nothing, or hands over a copy of few bytes. The worker sends the rest.
-//! 5. **Failure.** A broken connection (reset, unreachable, timed out in the kernel) is told by `Failed`, by a failed
-//!    `Sent`, `Submitted::Done` or `send_now`, at least once. The token still has to be closed.
+//! 5. **Failure.** A broken connection (reset, unreachable, timed out in the kernel) is told at least once: by `Failed`, when
+//!    nothing is left to be received; by `Broken`, while something may be and nobody receives it; by a failed `Sent`,
+//!    `Submitted::Done`, `send_now` or `shutdown`. After all but `Failed` nothing can be sent any more, and receiving goes on as
+//!    before: what the kernel still has is received, and then `ReceiveEnded` or `Failed` comes, whichever the system says. The
+//!    token still has to be closed.
 //! 6. **Shutdown** sends FIN behind what was sent; the worker asks for it only when no send is in flight. If bytes that were
 //!    handed over turn out not to be sent, it says so instead, as `Bounced` would.
 //! 7. **Close** takes the socket away, gracefully or with RST (`reset`; a Unix socket has no such thing). In-flight work is
@@ -68,6 +75,9 @@ mod alarm;
 pub(crate) mod buffer;
 mod capability;
 mod listening;
+#[cfg_attr(target_os = "linux", path = "outq.rs")]
+#[cfg_attr(not(target_os = "linux"), path = "no_outq.rs")]
+mod outq;
 mod readiness;
 pub(crate) mod simulated;
 pub(crate) mod socket;
@@ -171,8 +181,17 @@ pub(crate) enum Completion {
         token: Token,
         chunk: Chunk,
     },
+    /// The peer has ended, and nobody receives what came before that.
+    HungUp {
+        token: Token,
+    },
     ReceiveEnded {
         token: Token,
+    },
+    /// Nothing can be sent any more; but what came before may still be received.
+    Broken {
+        token: Token,
+        error: io::Error,
     },
     Failed {
         token: Token,
@@ -361,6 +380,12 @@ impl Engine {
     /// The local address of the socket in the slot.
     pub(crate) fn local_addr(&self, token: Token) -> io::Result<Address> {
         backend!(self, engine => engine.local_addr(token))
+    }
+
+    /// Bytes that count as sent, and that the peer's kernel has not acknowledged, at most; FIN counts as one. An error if the
+    /// token is closed, or if nobody can tell.
+    pub(crate) fn unacked(&self, token: Token) -> io::Result<usize> {
+        backend!(self, engine => engine.unacked(token))
     }
 
     pub(crate) fn receive(&mut self, token: Token) {

@@ -481,14 +481,16 @@ impl Worker {
             Completion::Sent { token, mut outgoing, result } => {
                 self.with_link(token, |conn, now| match result {
                     Ok(n) => conn.sent(&mut outgoing, n, now),
-                    Err(error) => conn.send_failed(&mut outgoing, &error),
+                    Err(error) => conn.send_failed(&mut outgoing, &error, now),
                 });
                 self.engine.borrow_mut().recycle(outgoing);
             }
             Completion::Bounced { token, unsent } => {
                 self.with_link(token, |conn, now| conn.bounced(unsent, now));
             }
+            Completion::HungUp { token } => self.with_link(token, |conn, _| conn.hung_up()),
             Completion::ReceiveEnded { token } => self.with_link(token, |conn, _| conn.receive_ended()),
+            Completion::Broken { token, error } => self.with_link(token, |conn, now| conn.broke(&error, now)),
             Completion::Failed { token, error } => self.with_link(token, |conn, _| conn.failed(&error)),
             Completion::Closed { token, outgoing } => self.with_link(token, |conn, _| conn.closed(outgoing)),
             Completion::Connected { token, result } => self.with_link(token, |conn, now| match result {

@@ -28,7 +28,7 @@ use rustix::net::{RecvFlags, SendFlags};
 use super::buffers::Buffers;
 use super::kernel::{Completed, Kernel, Key, Request};
 use crate::address::Address;
-use crate::engine::{UringFeatures, socket};
+use crate::engine::{UringFeatures, outq, socket};
 
 /// The only buffer group of a ring.
 const GROUP: u16 = 0;
@@ -240,6 +240,10 @@ impl Kernel for Ring {
 
     fn failure(&mut self, socket: BorrowedFd<'_>) -> Option<io::Error> {
         socket::failure(socket)
+    }
+
+    fn unacked(&self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+        outq::unacked(socket)
     }
 
     fn shutdown(&mut self, socket: BorrowedFd<'_>) -> io::Result<()> {

@@ -338,13 +338,15 @@ impl Side {
                 piece.push_owned(Bytes::copy_from_slice(&chunk));
                 self.waiting.append(&mut piece);
             }
-            Completion::Received { .. } | Completion::Closed { .. } | Completion::Woken => {}
+            Completion::Received { .. } | Completion::HungUp { .. } | Completion::Closed { .. } => {}
+            Completion::Woken => {}
             Completion::ReceiveEnded { .. } => self.ended = true,
             Completion::Sent { outgoing, result, .. } => {
                 self.in_flight = false;
                 self.sent(engine, *outgoing, result.ok());
             }
-            Completion::Failed { .. } | Completion::Connected { .. } => self.finish(engine),
+            Completion::Broken { .. } | Completion::Failed { .. } => self.finish(engine),
+            Completion::Connected { .. } => self.finish(engine),
             Completion::Bounced { .. } => self.in_flight = true,
         }
         self.progress(engine, echoes);

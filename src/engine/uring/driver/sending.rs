@@ -126,6 +126,20 @@ impl<K: Kernel> Driver<K> {
         len
     }
 
+    /// Bytes of a connection that count as sent, and of which the kernel has not said so.
+    pub(super) fn unconfirmed_bytes(&self, index: u32) -> usize {
+        match &self.connections[index as usize] {
+            Some(connection) if connection.is.unconfirmed => match &connection.outgoing {
+                Some(outgoing) => outgoing.len(),
+                None => {
+                    let entry = self.unconfirmed.iter().rev().find(|entry| entry.index == index);
+                    entry.map_or(0, |entry| entry.len as usize)
+                }
+            },
+            _ => 0,
+        }
+    }
+
     /// Sends what there is room for, as soon as there is.
     fn send_in_flight(&mut self, token: Token, outgoing: Box<Outgoing>) {
         let Some(Some(connection)) = self.connections.get_mut(token.index as usize) else { return };
@@ -242,14 +256,15 @@ impl<K: Kernel> Driver<K> {
             return None;
         }
         let outgoing = connection.outgoing.take()?;
+        let refusal = connection.rare.as_mut().and_then(|rare| rare.refusal.take());
         let result = match completed.outcome() {
             Err(Errno::AGAIN | Errno::INTR) => Ok(0),
-            other => other.map_err(io::Error::from),
+            other => other.map_err(|errno| refusal.unwrap_or(errno).into()),
         };
         Some(Completion::Sent { token, outgoing, result })
     }
 
-    /// The kernel refused bytes that count as sent: they are in flight now, or never will be sent.
+    /// The kernel refused bytes that count as sent: they are in flight now. If they can never be sent, the end of that tells.
     fn bounce(&mut self, token: Token, completed: Completed) -> Option<Completion> {
         let connection = self.connections.get_mut(token.index as usize)?.as_mut()?;
         connection.is.unconfirmed = false;
@@ -264,15 +279,13 @@ impl<K: Kernel> Driver<K> {
         if let Some(mut next) = connection.rare.as_mut().and_then(|rare| rare.next.take()) {
             outgoing.append(&mut next);
         }
-        if connection.is.closing || failure.is_some() {
+        if connection.is.closing {
             connection.outgoing = Some(outgoing);
-            if let Some(error) = failure.filter(|_| !connection.is.closing && !connection.has_told_failure())
-            {
-                connection.fail();
-                self.finished.push_back(Completion::Failed { token, error: error.into() });
-            }
             self.release_if_idle(token.index);
         } else {
+            if failure.is_some() {
+                connection.rare().refusal = failure;
+            }
             self.send_in_flight(token, outgoing);
         }
         Some(Completion::Bounced { token, unsent })

@@ -203,6 +203,8 @@ impl World {
                 told
             }
             Completion::ReceiveEnded { token } => format!("{} ended", token.index),
+            Completion::HungUp { token } => format!("{} hung up", token.index),
+            Completion::Broken { token, error } => format!("{} broken {:?}", token.index, error.kind()),
             Completion::Failed { token, error } => format!("{} failed {:?}", token.index, error.kind()),
             Completion::Sent { token, outgoing, result: Ok(n) } => {
                 format!("{} sent {n} of {}", token.index, outgoing.len())

@@ -62,17 +62,57 @@ fn what_is_held_comes_before_what_arrives_later_in_the_same_turn() {
 }
 
 #[test]
-fn an_end_that_came_while_paused_waits_for_the_next_receive() {
+fn an_end_is_told_once_while_nobody_receives_and_does_not_make_the_engine_spin() {
+    let mut world = World::new();
+    let (token, socket) = world.open(0);
+    world.turn();
+    world.kernel.arrives(socket, b"unread");
+    world.kernel.peer_ends(socket);
+    assert_eq!(world.settle(), ["0 hung up"]);
+    world.driver().receive(token);
+    world.driver().pause(token);
+    assert_eq!(world.settle(), [""; 0]);
+    world.driver().receive(token);
+    assert_eq!(world.settle(), ["0 received unread", "0 ended"]);
+}
+
+#[test]
+fn an_end_that_came_while_paused_is_known_at_once_and_waits_for_the_next_receive() {
     let mut world = World::new();
     let (token, socket) = world.reader(0);
     world.kernel.state().stuck.insert(Key::new(Kind::Receive, token));
+    world.kernel.state().stuck.insert(Key::new(Kind::Broken, token));
     world.driver().pause(token);
     world.late(token, b"last");
     world.kernel.completes(Key::new(Kind::Receive, token), 0, false, None);
     world.kernel.peer_ends(socket);
-    assert_eq!(world.turn(), [""; 0]);
+    assert_eq!(world.turn(), ["0 hung up"]);
+    world.kernel.state().stuck.clear();
+    assert_eq!(world.settle(), [""; 0]);
     world.driver().receive(token);
-    assert_eq!(world.turn(), ["0 received last", "0 ended"]);
+    assert_eq!(world.settle(), ["0 received last", "0 ended"]);
+}
+
+#[test]
+fn a_bulk_reader_that_pauses_before_the_end_is_told_of_it() {
+    for pauses_first in [true, false] {
+        let mut world = World::new();
+        let (token, socket) = world.reader(0);
+        world.stream(socket, 8 * BUFFER);
+        assert!(world.is_bulk(token));
+        world.settle();
+        if pauses_first {
+            world.driver().pause(token);
+        }
+        world.kernel.arrives(socket, &[b'x'; 3 * CHUNK_SIZE]);
+        world.kernel.peer_ends(socket);
+        if !pauses_first {
+            world.driver().wait(Some(Time::ZERO)).expect("it waits");
+            assert!(matches!(world.driver().next(), Some(Completion::Received { .. })));
+            world.driver().pause(token);
+        }
+        assert_eq!(world.settle(), ["0 hung up"]);
+    }
 }
 
 #[test]
@@ -269,9 +309,9 @@ fn a_failure_is_noticed_while_paused_and_told_once() {
     world.driver().pause(token);
     world.settle();
     world.kernel.breaks(socket, Errno::CONNRESET);
-    assert_eq!(world.settle(), ["0 failed ConnectionReset"]);
+    assert_eq!(world.settle(), ["0 broken ConnectionReset"]);
     world.driver().receive(token);
-    assert_eq!(world.settle(), [""; 0], "and nothing follows it");
+    assert_eq!(world.settle(), ["0 ended"], "which is all that is left");
 }
 
 #[test]
@@ -283,9 +323,9 @@ fn a_failure_is_noticed_before_anybody_has_asked_for_bytes() {
     world.kernel.connects(connected, Ok(()));
     assert_eq!(world.settle(), ["1 connected"]);
     world.kernel.breaks(opened, Errno::CONNRESET);
-    assert_eq!(world.settle(), ["0 failed ConnectionReset"]);
+    assert_eq!(world.settle(), ["0 broken ConnectionReset"]);
     world.kernel.breaks(connected, Errno::TIMEDOUT);
-    assert_eq!(world.settle(), ["1 failed TimedOut"]);
+    assert_eq!(world.settle(), ["1 broken TimedOut"]);
     world.close(token, false);
 }
 
@@ -308,8 +348,10 @@ fn a_failure_is_noticed_when_bulk_is_paused() {
     world.kernel.arrives(socket, b"unread");
     assert_eq!(world.settle(), [""; 0]);
     world.kernel.breaks(socket, Errno::CONNRESET);
-    assert_eq!(world.settle(), ["0 failed ConnectionReset"]);
+    assert_eq!(world.settle(), ["0 broken ConnectionReset"]);
     assert_eq!(world.settle(), [""; 0]);
+    world.driver().receive(token);
+    assert_eq!(world.settle(), ["0 received unread", "0 ended"]);
 }
 
 #[test]
@@ -325,18 +367,43 @@ fn a_failure_that_came_just_before_a_pause_is_told_all_the_same() {
     world.kernel.breaks(socket, Errno::CONNRESET);
     assert_eq!(world.turn(), [""; 0]);
     world.driver().pause(token);
-    assert_eq!(world.settle(), ["0 failed ConnectionReset"]);
+    assert_eq!(world.settle(), ["0 broken ConnectionReset"]);
 }
 
 #[test]
-fn nothing_held_is_received_after_a_failure() {
+fn what_is_held_is_received_after_a_failure() {
     let mut world = World::new();
     let (token, socket) = world.reader(0);
     world.driver().pause(token);
     world.late(token, b"held");
     world.settle();
     world.kernel.breaks(socket, Errno::CONNRESET);
-    assert_eq!(world.settle(), ["0 failed ConnectionReset"]);
+    assert_eq!(world.settle(), ["0 broken ConnectionReset"]);
     world.driver().receive(token);
-    assert_eq!(world.settle(), [""; 0]);
+    assert_eq!(world.settle(), ["0 received held", "0 ended"]);
+}
+
+#[test]
+fn a_failure_behind_held_bytes_is_told_before_them_unless_somebody_receives_them() {
+    for receives_first in [false, true] {
+        let mut world = World::new();
+        let (token, socket) = world.reader(0);
+        world.kernel.state().stuck.insert(Key::new(Kind::Receive, token));
+        world.driver().pause(token);
+        world.late(token, b"held");
+        world.late(token, b"more");
+        world.kernel.breaks(socket, Errno::CONNRESET);
+        world.kernel.completes(Key::new(Kind::Receive, token), -Errno::CONNRESET.raw_os_error(), false, None);
+        world.kernel.state().stuck.insert(Key::new(Kind::Broken, token));
+        if receives_first {
+            world.driver().receive(token);
+            world.driver().wait(Some(Time::ZERO)).expect("it waits");
+            assert!(matches!(world.driver().next(), Some(Completion::Received { .. })));
+            world.driver().pause(token);
+        }
+        assert_eq!(world.settle(), ["0 broken ConnectionReset"]);
+        world.driver().receive(token);
+        let held = ["0 received held", "0 received more", "0 ended"];
+        assert_eq!(world.settle(), held[usize::from(receives_first)..]);
+    }
 }
