@@ -27,6 +27,7 @@ mod tests {
     fn a_bad_value_is_refused_with_the_name_of_its_option() {
         let refused = [
             (Limits::default().connections(0).validate(), "connections"),
+            (Limits::default().memory(1).validate(), "memory"),
             (Limits::default().receive_buffer(0).validate(), "receive_buffer"),
             (Limits::default().send_marks(8, 8).validate(), "send_marks"),
             (Limits::default().send_max(1).validate(), "send_max"),

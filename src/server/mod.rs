@@ -232,7 +232,7 @@ impl Server {
         let failed = |error| Error::os(Operation::Listen, error).at(&self.address);
         let listener = listen_on_first(&candidates, &self.sockets).map_err(failed)?;
         let local = listener.local_addr().map_err(failed)?;
-        Ok((ServerState::new(local, plan.connections, plan.workers, false), listener))
+        Ok((ServerState::new(local, plan.connections, self.limits.memory, plan.workers, false), listener))
     }
 
     /// Starts the server's workers on a simulated network; its driver turns them.
@@ -244,11 +244,12 @@ impl Server {
         local: SocketAddr,
     ) -> Result<(ServerHandle, Vec<Rc<Worker>>)> {
         let plan = self.plan()?;
-        let state = ServerState::new(local, plan.connections, engines.len(), true);
+        let state = ServerState::new(local, plan.connections, self.limits.memory, engines.len(), true);
         let workers: Vec<_> = engines.into_iter().map(Worker::new).collect();
         state.set_posts(workers.iter().map(|worker| worker.post.clone()).collect());
         let mut listener = Some(listener);
         for (index, worker) in workers.iter().enumerate() {
+            worker.budget.get_or_init(|| state.memory.clone());
             let acceptor = Acceptor::new(state.clone(), index, self.profile(worker), attach.clone());
             if let Some(listener) = listener.take() {
                 acceptor.listen(worker, listener).map_err(|error| Error::os(Operation::Listen, error))?;
@@ -285,6 +286,7 @@ impl Server {
         state.note_backend(index, &engine);
         let worker = Worker::new(engine);
         worker.spin_before_sleep(self.spin);
+        worker.budget.get_or_init(|| state.memory.clone());
         let acceptor = Acceptor::new(state.clone(), index, self.profile(&worker), attach);
         *worker.acceptor.borrow_mut() = Some(acceptor.clone());
         if let Some(listener) = listener {
@@ -380,6 +382,36 @@ impl ServerHandle {
     /// The number of connections that it holds at most.
     pub fn connections_max(&self) -> usize {
         self.state.connections_max
+    }
+
+    /// The memory that its connections hold in buffers at this moment, in bytes, on all workers: what was received and not
+    /// read, what is queued to be sent, and free buffers that are kept for the next messages.
+    ///
+    /// Workers tell of it when it changes, each at the end of what it is doing; so it may be a little behind. What a
+    /// connection takes besides (some hundred bytes, its task, the kernel's buffers) does not count.
+    ///
+    /// ```
+    /// use wharf::{Connection, Limits, Server};
+    ///
+    /// let limits = Limits::default().memory(64 << 20);
+    /// let server = Server::bind("127.0.0.1:0").workers(1).limits(limits);
+    /// let server = server.start(|_: Connection| async { Ok(()) })?;
+    /// assert_eq!((server.memory_used(), server.memory_max()), (0, Some(64 << 20)));
+    /// # server.stop().wait()?;
+    /// # Ok::<(), wharf::Error>(())
+    /// ```
+    pub fn memory_used(&self) -> usize {
+        self.state.memory.used()
+    }
+
+    /// The budget for that: [`Limits::memory`].
+    pub fn memory_max(&self) -> Option<usize> {
+        self.state.memory.max()
+    }
+
+    /// Whether the budget is spent: connections have to do with one message at a time, and idle buffers are freed at once.
+    pub fn memory_is_short(&self) -> bool {
+        self.state.memory_is_short()
     }
 
     /// The engine of each worker, in the order of the workers: [`Backend::Uring`] or [`Backend::Readiness`].

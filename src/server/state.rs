@@ -9,12 +9,15 @@ use crate::config::Backend;
 use crate::conn::Counts;
 use crate::engine::Engine;
 use crate::error::CloseReason;
+use crate::worker::memory::Budget;
 use crate::worker::{Message, Post};
 
 /// What the workers of one server share with each other and with its handles.
 pub(crate) struct ServerState {
     pub(super) local: SocketAddr,
     pub(super) connections_max: usize,
+    /// What the connections' buffers take.
+    pub(crate) memory: Arc<Budget>,
     pub(super) connections: AtomicUsize,
     /// Connections of each worker, those on their way to it included.
     pub(super) loads: Vec<AtomicUsize>,
@@ -41,12 +44,14 @@ impl ServerState {
     pub(super) fn new(
         local: SocketAddr,
         connections_max: usize,
+        memory_max: Option<usize>,
         workers: usize,
         simulated: bool,
     ) -> Arc<ServerState> {
         Arc::new(ServerState {
             local,
             connections_max,
+            memory: Arc::new(Budget::new(memory_max)),
             connections: AtomicUsize::new(0),
             loads: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
             backends: (0..workers).map(|_| OnceLock::new()).collect(),
@@ -123,6 +128,21 @@ impl ServerState {
         self.full.store(full, Ordering::SeqCst);
         // A connection that ended between the two looks may not have seen the flag.
         full && self.connections.load(Ordering::SeqCst) >= self.connections_max
+    }
+
+    /// Whether the memory budget is spent, so that there is none for another connection.
+    pub(crate) fn memory_is_short(&self) -> bool {
+        self.memory.is_short()
+    }
+
+    /// Memory has become short: workers that sleep on idle buffers have to free them. Or it is no longer.
+    pub(crate) fn memory_changed(&self, short: bool) {
+        if !short {
+            return self.tell_first(Message::ResumeAccept);
+        }
+        for post in self.posts() {
+            drop(post.send(Message::MemoryShort));
+        }
     }
 
     pub(crate) fn count_accept_error(&self) {

@@ -176,6 +176,12 @@ impl Acceptor {
         }
     }
 
+    /// Memory has become short, or is no longer: others have to do their part, or may go on.
+    pub(super) fn memory_changed(&self, short: bool) {
+        event!(info, short, used = self.server.memory.used(), "the memory budget is spent, or no longer");
+        self.server.memory_changed(short);
+    }
+
     /// Stops accepting, tells every handler, and sets the deadline. The listener goes first, so that a client that
     /// comes late is refused at once and can go elsewhere.
     pub(crate) fn drain(&self, worker: &Rc<Worker>, within: Duration) {

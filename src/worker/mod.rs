@@ -19,12 +19,13 @@ pub(crate) mod accept;
 mod events;
 pub(crate) mod link;
 pub(crate) mod mailbox;
+pub(crate) mod memory;
 mod parking;
 pub(crate) mod slots;
 pub(crate) mod tasks;
 pub(crate) mod timer;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -45,6 +46,7 @@ use crate::time::Time;
 use accept::Acceptor;
 use link::Link;
 use mailbox::Mailbox;
+use memory::Budget;
 use parking::Parking;
 use slots::Slots;
 use tasks::{TaskId, Tasks, Wakeup};
@@ -82,6 +84,8 @@ pub(crate) enum Message {
     },
     /// There may be room for connections again.
     ResumeAccept,
+    /// Memory is short: whoever reads this turns, and accounts for itself.
+    MemoryShort,
     /// Stop accepting; end what has not ended within this time.
     Drain {
         within: Duration,
@@ -107,6 +111,10 @@ pub(crate) struct Worker {
     /// The server that this worker belongs to, if any.
     pub(crate) acceptor: RefCell<Option<Rc<Acceptor>>>,
     pieces: Rc<PiecePool>,
+    /// The memory of the server that this worker belongs to, if any,
+    pub(crate) budget: OnceCell<Arc<Budget>>,
+    /// and what it was told last of this worker's part.
+    memory_told: Cell<usize>,
     parking: RefCell<Parking>,
     now: Cell<Time>,
     /// Completions of the last turn.
@@ -151,6 +159,8 @@ impl Worker {
             dirty: RefCell::default(),
             acceptor: RefCell::default(),
             pieces,
+            budget: OnceCell::new(),
+            memory_told: Cell::new(0),
             parking: RefCell::default(),
             now: Cell::new(now),
             completed: Cell::new(0),
@@ -280,6 +290,7 @@ impl Worker {
         // On a simulated network a close takes time, which nobody gives any more.
         self.slots.clear();
         drop(self.dirty.take());
+        self.account_for_end();
     }
 
     /// What the connections that are made with these options share here.
@@ -329,6 +340,7 @@ impl Worker {
             Message::Adopt { socket, peer, admission } => {
                 self.with_acceptor(|acceptor| acceptor.adopt(self, socket, peer, admission));
             }
+            Message::MemoryShort => {}
             Message::ResumeAccept => self.with_acceptor(|acceptor| acceptor.resume(self)),
             Message::Drain { within } => self.with_acceptor(|acceptor| acceptor.drain(self, within)),
         }
@@ -356,6 +368,7 @@ impl Worker {
             self.advance(&link);
         }
         *self.spare.borrow_mut() = dirty;
+        self.account();
         busy
     }
 
