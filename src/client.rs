@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::future::poll_fn;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use crate::address::Address;
 use crate::config::{Deadlines, Limits, SocketOptions};
 use crate::conn::{Conn, Profile};
 use crate::connection::Connection;
@@ -19,6 +21,8 @@ use crate::worker::Worker;
 
 /// The whole of a connect by default: name, addresses, handshake.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// Between two tries to connect to a Unix socket whose backlog is full.
+const FULL_RETRY: Duration = Duration::from_millis(5);
 
 /// Whom to connect to, and within which bounds. Connects as often as asked; a clone has the same target.
 ///
@@ -42,7 +46,9 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to `address` (`host:port`, `1.2.3.4:port`, `[v6]:port`) with default options.
+    /// Connects to `address` (`host:port`, `1.2.3.4:port`, `[v6]:port`, `unix:/path`, `unix:@name`) with default options.
+    ///
+    /// `unix:@name` is a name in the abstract namespace of Linux (unix(7)).
     ///
     /// # Errors
     /// See [`Client::open`].
@@ -177,7 +183,7 @@ async fn open(client: &Client) -> Result<Connection> {
     for (tried, peer) in candidates.iter().enumerate() {
         let left = client.within.saturating_sub(worker.now().since(began));
         let share = left / u32::try_from(candidates.len() - tried).unwrap_or(u32::MAX);
-        let attempt = attempt(&worker, *peer, &profile, &client.sockets);
+        let attempt = attempt(&worker, peer, &profile, &client.sockets);
         failure = match runtime::within(share, attempt).await {
             Ok(Ok(conn)) => return Ok(conn),
             Ok(Err(cause)) => Error::new(Operation::Connect, cause),
@@ -191,16 +197,20 @@ async fn open(client: &Client) -> Result<Connection> {
     Err(failure)
 }
 
-async fn candidates(worker: &Rc<Worker>, endpoint: &Endpoint) -> Result<Vec<SocketAddr>, Cause> {
-    if let Some(address) = endpoint.literal() {
-        return Ok(vec![address]);
-    }
-    let Host::Name(name) = &endpoint.host else { return Ok(Vec::new()) };
+async fn candidates(worker: &Rc<Worker>, endpoint: &Endpoint) -> Result<Vec<Address>, Cause> {
+    let name = match &endpoint.host {
+        Host::Unix(name) => return Ok(vec![Address::Unix(name.clone())]),
+        Host::Ip(_) | Host::Scoped(_) => {
+            return Ok(endpoint.literal().into_iter().map(Address::Ip).collect());
+        }
+        Host::Name(name) => name,
+    };
     let simulated = worker.engine.borrow().resolve(name);
     match simulated {
-        None => resolve::lookup(name, endpoint.port).await,
+        None => Ok(resolve::lookup(name, endpoint.port).await?.into_iter().map(Address::Ip).collect()),
         Some(found) => {
-            let addresses: Vec<_> = found.into_iter().map(|ip| SocketAddr::new(ip, endpoint.port)).collect();
+            let at_port = |ip| Address::Ip(SocketAddr::new(ip, endpoint.port));
+            let addresses: Vec<_> = found.into_iter().map(at_port).collect();
             if addresses.is_empty() {
                 let problem = format!("cannot resolve {name}: name or service not known");
                 return Err(Cause::NotFound { problem });
@@ -213,7 +223,24 @@ async fn candidates(worker: &Rc<Worker>, endpoint: &Endpoint) -> Result<Vec<Sock
 /// Connects to one address. Dropped before it is done, it takes the socket with it.
 async fn attempt(
     worker: &Rc<Worker>,
-    peer: SocketAddr,
+    peer: &Address,
+    profile: &Rc<Profile>,
+    options: &SocketOptions,
+) -> Result<Connection, Cause> {
+    loop {
+        match attempt_once(worker, peer, profile, options).await {
+            // A full backlog, which over TCP makes a client wait; a Unix socket says so instead (connect(2), EAGAIN).
+            Err(Cause::Os(error)) if error.kind() == ErrorKind::WouldBlock => {
+                runtime::sleep(FULL_RETRY).await;
+            }
+            other => return other,
+        }
+    }
+}
+
+async fn attempt_once(
+    worker: &Rc<Worker>,
+    peer: &Address,
     profile: &Rc<Profile>,
     options: &SocketOptions,
 ) -> Result<Connection, Cause> {
@@ -231,10 +258,10 @@ async fn attempt(
     if let Some(reason) = link.conn.borrow().reason() {
         return Err(refusal(reason));
     }
-    if worker.engine.borrow().local_addr(link.token).is_ok_and(|local| local == peer) {
+    if worker.engine.borrow().local_addr(link.token).is_ok_and(|local| local == *peer) {
         // The kernel may pick the port that is connected to as the local one, and the two are then one socket.
         link.command(|conn: &mut Conn| conn.reset(CloseReason::LocalReset));
-        return Err(refusal(CloseReason::Network(std::io::ErrorKind::ConnectionRefused)));
+        return Err(refusal(CloseReason::Network(ErrorKind::ConnectionRefused)));
     }
     Ok(conn)
 }
@@ -242,7 +269,7 @@ async fn attempt(
 fn refusal(reason: CloseReason) -> Cause {
     match reason {
         CloseReason::Network(kind) => Cause::Os(kind.into()),
-        CloseReason::PeerReset => Cause::Os(std::io::ErrorKind::ConnectionReset.into()),
+        CloseReason::PeerReset => Cause::Os(ErrorKind::ConnectionReset.into()),
         reason => Cause::Closed(reason),
     }
 }

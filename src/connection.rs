@@ -15,9 +15,10 @@ use crate::config::WhenFull;
 use crate::conn::{Conn, Counts, Readable, Room};
 use crate::engine::buffer::Chunk;
 use crate::error::{Cause, CloseReason, Error, Operation, Result};
+use crate::proxy::Proxied;
 use crate::remote::Remote;
 use crate::runtime::{Late, Within};
-use crate::worker::link::Link;
+use crate::worker::link::{ConnectionId, Link};
 
 /// One TCP connection, on a server or a client.
 ///
@@ -51,14 +52,36 @@ pub struct Connection {
 /// What both the whole connection and a half of it can do.
 macro_rules! common_methods {
     () => {
-        /// The address of the other end.
+        /// The address of the other end; behind a proxy that tells it, the one that the proxy tells.
         pub fn peer_addr(&self) -> Address {
             self.link.peer()
+        }
+
+        /// What the proxy told that the connection came through. `None` if the server expects no proxies
+        /// ([`Server::proxy_protocol`](crate::Server::proxy_protocol)), and on a client.
+        pub fn proxied(&self) -> Option<&Proxied> {
+            self.link.proxied()
         }
 
         /// The address of this end; `None` if the operating system no longer tells it.
         pub fn local_addr(&self) -> Option<Address> {
             self.link.local_addr()
+        }
+
+        /// Names the connection among all that its server ever has.
+        pub fn id(&self) -> ConnectionId {
+            self.link.id()
+        }
+
+        /// Which of its server's listeners it came through, in their order; `None` for a client's connection and an
+        /// adopted one.
+        pub fn listener(&self) -> Option<usize> {
+            self.link.listener()
+        }
+
+        /// Names it for those who look on: [`ServerHandle::list`](crate::ServerHandle::list) shows the label.
+        pub fn set_label(&self, label: impl Into<std::sync::Arc<str>>) {
+            *self.link.rare().label.borrow_mut() = Some(label.into());
         }
 
         /// A handle to this connection for other threads.
@@ -700,8 +723,8 @@ impl Future for Draining {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let link = &self.link;
-        let acceptor = link.worker.acceptor.borrow();
-        let draining = acceptor.as_ref().is_some_and(|acceptor| acceptor.is_draining());
+        let member = link.worker.member.borrow();
+        let draining = member.as_ref().is_some_and(|member| member.is_draining());
         // Only a connection that was accepted has a place in the server.
         if link.conn.borrow().is_closed() || (draining && link.is_admitted.get()) {
             return Poll::Ready(());

@@ -1,7 +1,9 @@
-//! Endpoints: the host and port that a user writes.
+//! Endpoints: the host and port that a user writes, or the name of a Unix socket.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 
+use crate::address::UnixName;
 use crate::error::{Cause, Error, Operation, Result};
 
 /// A host and a port, as written.
@@ -17,16 +19,22 @@ pub(crate) enum Host {
     Name(String),
     /// An address with a scope, which only a whole socket address can carry.
     Scoped(SocketAddr),
+    /// A Unix socket, which has no port.
+    Unix(UnixName),
 }
 
 impl Endpoint {
-    /// Reads `host:port`, `1.2.3.4:port` or `[v6]:port`.
+    /// Reads `host:port`, `1.2.3.4:port`, `[v6]:port`, `unix:/path` or `unix:@name`.
     pub(crate) fn parse(operation: Operation, text: &str) -> Result<Endpoint> {
         let problem = |problem: String| Error::new(operation, Cause::Address { problem }).at(text);
         if let Ok(address) = text.parse::<SocketAddr>() {
             let scoped = matches!(address, SocketAddr::V6(v6) if v6.scope_id() != 0);
             let host = if scoped { Host::Scoped(address) } else { Host::Ip(address.ip()) };
             return Ok(Endpoint { host, port: address.port() });
+        }
+        if let Some(name) = text.strip_prefix("unix:") {
+            let name = unix_name(name).map_err(problem)?;
+            return Ok(Endpoint { host: Host::Unix(name), port: 0 });
         }
         let Some((host, port)) = text.rsplit_once(':') else {
             return Err(problem(String::from("the port is missing; write HOST:PORT")));
@@ -44,15 +52,40 @@ impl Endpoint {
         Ok(Endpoint { host: Host::Name(host.to_owned()), port })
     }
 
-    /// The one address that this is, if it needs no resolving.
+    /// The one IP address that this is, if it needs no resolving.
     pub(crate) fn literal(&self) -> Option<SocketAddr> {
         match self.host {
             Host::Ip(ip) => Some(SocketAddr::new(ip, self.port)),
             Host::Scoped(address) => Some(address),
-            Host::Name(_) => None,
+            Host::Name(_) | Host::Unix(_) => None,
         }
     }
 }
+
+/// Reads what comes behind `unix:`.
+fn unix_name(text: &str) -> Result<UnixName, String> {
+    let (kind, name) = match text.strip_prefix('@') {
+        Some(name) => ("name", name),
+        None => ("path", text),
+    };
+    if name.is_empty() {
+        return Err(format!("the {kind} is missing; write unix:/PATH or unix:@NAME"));
+    }
+    if name.contains('\0') {
+        return Err(format!("the {kind} must not contain NUL"));
+    }
+    if name.len() > UNIX_NAME_MAX {
+        return Err(format!("the {kind} is {} bytes long; {UNIX_NAME_MAX} is the most", name.len()));
+    }
+    Ok(if kind == "path" {
+        UnixName::of_path(Path::new(name))
+    } else {
+        UnixName::of_abstract(name.as_bytes())
+    })
+}
+
+/// What `sun_path` has room for, beside the NUL behind a path or before an abstract name (unix(7)).
+const UNIX_NAME_MAX: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
 
 #[cfg(test)]
 mod tests {
@@ -71,6 +104,17 @@ mod tests {
     }
 
     #[test]
+    fn reads_the_names_of_unix_sockets() {
+        let longest = format!("unix:{}", "p".repeat(UNIX_NAME_MAX));
+        for text in ["unix:/run/wharf.sock", "unix:relative.sock", "unix:@name", "unix:/a:80", &longest] {
+            let endpoint = parse(text).unwrap();
+            assert_eq!(endpoint.literal(), None);
+            let Host::Unix(name) = endpoint.host else { panic!("{text}") };
+            assert_eq!(name.to_string(), text, "it is told as it was written");
+        }
+    }
+
+    #[test]
     fn says_what_is_wrong_with_an_address() {
         let wrong = [
             ("localhost", "the port is missing"),
@@ -80,6 +124,12 @@ mod tests {
             ("[::1:80", "`[::1` is not an IPv6 address"),
             (":80", "`` is not a host name"),
             ("a b:80", "`a b` is not a host name"),
+            ("unix:", "the path is missing; write unix:/PATH or unix:@NAME"),
+            ("unix:@", "the name is missing"),
+            ("unix:/a\0b", "the path must not contain NUL"),
+            ("unix:@\0", "the name must not contain NUL"),
+            (&format!("unix:{}", "p".repeat(UNIX_NAME_MAX + 1)), "the path is "),
+            (&format!("unix:@{}", "ä".repeat(60)), "the name is 120 bytes long"),
         ];
         for (text, problem) in wrong {
             let message = parse(text).expect_err(text).to_string();

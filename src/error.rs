@@ -50,6 +50,8 @@ pub(crate) enum Operation {
     Wait,
     Run,
     Handle,
+    Adopt,
+    Parse,
 }
 
 #[derive(Debug)]
@@ -110,7 +112,8 @@ impl Error {
             Cause::Option { .. } | Cause::Variable { .. } | Cause::Address { .. } => ErrorKind::Caller,
             Cause::Misuse(_) | Cause::Other(_) => ErrorKind::Caller,
             Cause::Closed(reason) => match reason {
-                CloseReason::Peer | CloseReason::PeerReset | CloseReason::Network(_) => ErrorKind::Peer,
+                CloseReason::Peer | CloseReason::PeerReset => ErrorKind::Peer,
+                CloseReason::Network(_) | CloseReason::Proxy(_) => ErrorKind::Peer,
                 CloseReason::Timeout(_) => ErrorKind::Timeout,
                 CloseReason::Limit(_) => ErrorKind::Limit,
                 _ => ErrorKind::Caller,
@@ -227,6 +230,8 @@ impl Operation {
             Operation::Wait => "wait",
             Operation::Run => "run",
             Operation::Handle => "handle",
+            Operation::Adopt => "adopt",
+            Operation::Parse => "parse",
         }
     }
 
@@ -236,7 +241,12 @@ impl Operation {
             Operation::Listen => " on",
             Operation::Receive => " from",
             Operation::Connect | Operation::Send | Operation::Flush | Operation::Finish => " to",
-            Operation::Start | Operation::Wait | Operation::Run | Operation::Handle => "",
+            Operation::Start
+            | Operation::Wait
+            | Operation::Run
+            | Operation::Handle
+            | Operation::Adopt
+            | Operation::Parse => "",
         }
     }
 }
@@ -306,10 +316,17 @@ pub enum CloseReason {
     Limit(Bound),
     /// The network failed: unreachable, down, or unanswered for too long.
     Network(io::ErrorKind),
+    /// The PROXY header that has to come first did not, or not from a proxy that is trusted; the connection was reset.
+    Proxy(ProxyFault),
     /// The handler returned an error; what it had queued was still sent.
     HandlerFailed,
     /// The handler panicked; the connection was reset.
     HandlerPanicked,
+    /// [`ServerHandle::disconnect`](crate::ServerHandle::disconnect) sent it away; what was queued was still sent if it could
+    /// be in time.
+    Disconnected,
+    /// The connection was refused after all, when its proxy had told whom it is for.
+    Refused(Rule),
     /// The server stopped, or its drain deadline passed, before the connection ended.
     Shutdown,
 }
@@ -332,6 +349,8 @@ pub enum Deadline {
     Age,
     /// The handler's own deadline, set with `set_deadline`; or the handler ended with a timeout of an operation.
     Handler,
+    /// The PROXY header was not there, or not whole, within [`ProxyProtocol::within`](crate::ProxyProtocol::within).
+    ProxyHeader,
 }
 
 /// The bounds whose passing ends a connection.
@@ -343,6 +362,72 @@ pub enum Bound {
     /// A message had no room in the send queue, and [`Limits::when_full`](crate::Limits::when_full) is
     /// [`Disconnect`](crate::WhenFull::Disconnect).
     SendQueue,
+}
+
+/// Why a connection on which a PROXY header has to come first was refused.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ProxyFault {
+    /// The first bytes are not those of a header, of version 1 or 2.
+    Missing,
+    /// A version other than 1 and 2.
+    Version,
+    /// A command other than LOCAL and PROXY.
+    Command,
+    /// An address family or a protocol that is not assigned, or that of datagrams.
+    Family,
+    /// A line that is not of version 1's form.
+    Line,
+    /// An address or a port that is none.
+    Address,
+    /// A length that leaves no room for the addresses.
+    Length,
+    /// A header longer than a header may be: 107 bytes in version 1, 2064 in version 2.
+    TooLong,
+    /// A value behind the addresses that reaches over the header's end.
+    Tlv,
+}
+
+/// The rule that keeps a connection out.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Rule {
+    /// The peer's network may not connect, see [`Access`](crate::Access).
+    Network,
+    /// The peer is not trusted to speak for others, on a listener behind proxies (see
+    /// [`ProxyProtocol`](crate::ProxyProtocol)).
+    Untrusted,
+    /// The peer's address already has [`Limits::per_address`](crate::Limits::per_address) connections.
+    PerAddress,
+    /// The server holds [`Limits::connections`](crate::Limits::connections).
+    Connections,
+    /// Connections came faster than [`Limits::accept_rate`](crate::Limits::accept_rate).
+    Rate,
+    /// The process has no descriptors, or the system no memory, for another connection.
+    Descriptors,
+}
+
+impl Rule {
+    /// All rules, in the order in which they are asked.
+    pub(crate) const ALL: [Rule; 6] =
+        [Rule::Network, Rule::Untrusted, Rule::PerAddress, Rule::Connections, Rule::Rate, Rule::Descriptors];
+
+    pub(crate) fn index(self) -> usize {
+        Rule::ALL.iter().position(|each| *each == self).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Rule::Network => "network",
+            Rule::Untrusted => "not a trusted proxy",
+            Rule::PerAddress => "connections per address",
+            Rule::Connections => "connections in total",
+            Rule::Rate => "accept rate",
+            Rule::Descriptors => "out of descriptors or memory",
+        })
+    }
 }
 
 impl CloseReason {
@@ -369,8 +454,11 @@ impl fmt::Display for CloseReason {
             CloseReason::Timeout(deadline) => write!(f, "{deadline} deadline passed"),
             CloseReason::Limit(bound) => write!(f, "{bound} limit passed"),
             CloseReason::Network(kind) => write!(f, "{kind}"),
+            CloseReason::Proxy(fault) => write!(f, "PROXY protocol: {fault}"),
             CloseReason::HandlerFailed => f.write_str("handler failed"),
             CloseReason::HandlerPanicked => f.write_str("handler panicked"),
+            CloseReason::Disconnected => f.write_str("disconnected by the server"),
+            CloseReason::Refused(rule) => write!(f, "refused: {rule}"),
             CloseReason::Shutdown => f.write_str("server shut down"),
         }
     }
@@ -385,6 +473,7 @@ impl fmt::Display for Deadline {
             Deadline::Write => "write",
             Deadline::Age => "age",
             Deadline::Handler => "handler's",
+            Deadline::ProxyHeader => "PROXY header",
         })
     }
 }
@@ -394,6 +483,22 @@ impl fmt::Display for Bound {
         f.write_str(match self {
             Bound::ReceiveBuffer => "receive buffer",
             Bound::SendQueue => "send queue",
+        })
+    }
+}
+
+impl fmt::Display for ProxyFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ProxyFault::Missing => "there is no header",
+            ProxyFault::Version => "unassigned version",
+            ProxyFault::Command => "unassigned command",
+            ProxyFault::Family => "unfit address family",
+            ProxyFault::Line => "malformed line",
+            ProxyFault::Address => "malformed address",
+            ProxyFault::Length => "too short for its addresses",
+            ProxyFault::TooLong => "header too long",
+            ProxyFault::Tlv => "a value reaches over the header's end",
         })
     }
 }

@@ -12,8 +12,9 @@ use bytes::Bytes;
 use crate::address::Address;
 use crate::conn::{Conn, Counts, Room};
 use crate::error::{Cause, CloseReason, Error, Operation, Result};
+use crate::proxy::Proxied;
 use crate::remote::Remote;
-use crate::worker::link::Link;
+use crate::worker::link::{ConnectionId, Link};
 
 /// What a server does with one connection, in event style.
 ///
@@ -185,14 +186,35 @@ impl<'a> Connection<'a> {
         self.link.command(|conn| conn.set_deadline(at));
     }
 
-    /// The address of the other end.
+    /// The address of the other end; behind a proxy that tells it, the one that the proxy tells.
     pub fn peer_addr(&self) -> Address {
         self.link.peer()
+    }
+
+    /// What the proxy told that the connection came through. `None` if the server expects no proxies
+    /// ([`Server::proxy_protocol`](crate::Server::proxy_protocol)), and on a client.
+    pub fn proxied(&self) -> Option<&Proxied> {
+        self.link.proxied()
     }
 
     /// The address of this end; `None` if the operating system no longer tells it.
     pub fn local_addr(&self) -> Option<Address> {
         self.link.local_addr()
+    }
+
+    /// Names the connection among all that its server ever has.
+    pub fn id(&self) -> ConnectionId {
+        self.link.id()
+    }
+
+    /// Which of its server's listeners it came through, in their order; `None` for an adopted one.
+    pub fn listener(&self) -> Option<usize> {
+        self.link.listener()
+    }
+
+    /// Names it for those who look on: [`ServerHandle::list`](crate::ServerHandle::list) shows the label.
+    pub fn set_label(&mut self, label: impl Into<std::sync::Arc<str>>) {
+        *self.link.rare().label.borrow_mut() = Some(label.into());
     }
 
     /// A handle to this connection for other threads.

@@ -76,7 +76,9 @@ mod endpoint;
 mod engine;
 mod error;
 pub mod event;
+mod network;
 pub mod probe;
+mod proxy;
 mod remote;
 mod resolve;
 mod runtime;
@@ -109,18 +111,32 @@ pub mod fuzzing {
     pub fn address(text: &str) {
         drop(Endpoint::parse(Operation::Connect, text));
     }
+
+    /// Reads `data` as the beginning of a connection that comes through a proxy.
+    pub fn proxy(data: &[u8]) {
+        crate::proxy::check(data);
+    }
 }
 
 pub use address::{Address, UnixName};
 pub use client::{Client, Connect, Connecting};
-pub use config::{Backend, Deadlines, Limits, ReceiveRate, SocketOptions, WhenFull};
+pub use config::{
+    AcceptRate, Access, Backend, Deadlines, Limits, OverLimit, ProxyProtocol, ReceiveRate, SocketOptions,
+    WhenFull,
+};
 pub use conn::Counts;
 pub use connection::{
     Closing, Connection, Draining, Flush, ReadHalf, Recv, RecvChunk, RecvExact, Send, SendOwned, WriteHalf,
 };
 pub use engine::buffer::Chunk;
-pub use error::{Bound, CloseReason, Deadline, Error, ErrorKind, Result};
+pub use error::{Bound, CloseReason, Deadline, Error, ErrorKind, ProxyFault, Result, Rule};
+pub use network::Network;
 pub use probe::probe;
+pub use proxy::Proxied;
 pub use remote::Remote;
 pub use runtime::{JoinHandle, Late, Sleep, Within, run, run_on, sleep, spawn, within};
-pub use server::{Server, ServerHandle, Stats};
+pub use server::{
+    ConnectionInfo, ConnectionState, DrainReport, Listen, ListenerInfo, Listing, Phase, Server, ServerEvent,
+    ServerHandle, Snapshot, Stats, Whom,
+};
+pub use worker::link::ConnectionId;

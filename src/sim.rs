@@ -43,7 +43,7 @@ use crate::event::Handler;
 use crate::server::{self, Server, ServerHandle};
 use crate::time::Time;
 use crate::worker::Worker;
-use crate::worker::accept::Attach;
+use crate::worker::member::Attach;
 
 pub use crate::engine::simulated::Faults;
 
@@ -125,14 +125,22 @@ impl Simulation {
 
     fn launch(&mut self, server: Server, attach: &Attach) -> Result<ServerHandle> {
         let server = server.workers_by_default(1);
-        let at = server.address().to_owned();
-        let address = self.address(&at)?;
-        let listening =
-            self.network.listen(address).map_err(|error| Error::os(Operation::Listen, error).at(&at))?;
-        let local = listening.local_addr();
-        let engines = (0..server.worker_count()).map(|_| self.engine(address.ip())).collect();
-        let (handle, workers) =
-            server.launch_simulated(attach, engines, Listener::Simulated(listening), local)?;
+        let (mut listeners, mut host) = (Vec::new(), None);
+        for at in server.addresses() {
+            let address = self.address(&at)?;
+            if host.is_some_and(|host| host != address.ip()) {
+                let one_host = "a simulated server listens on one host";
+                return Err(Error::new(Operation::Listen, Cause::Misuse(one_host)).at(&at));
+            }
+            host = Some(address.ip());
+            let failed = |error| Error::os(Operation::Listen, error).at(&at);
+            let listening = self.network.listen(address).map_err(failed)?;
+            let local = listening.local_addr();
+            listeners.push((Listener::Simulated(listening), local));
+        }
+        let host = host.unwrap_or(IpAddr::from([127, 0, 0, 1]));
+        let engines = (0..server.worker_count()).map(|_| self.engine(host)).collect();
+        let (handle, workers) = server.launch_simulated(attach, engines, listeners)?;
         self.servers.extend(workers.into_iter().map(|worker| (handle.clone(), worker)));
         Ok(handle)
     }
@@ -142,7 +150,10 @@ impl Simulation {
         if let Some(address) = endpoint.literal() {
             return Ok(address);
         }
-        let Host::Name(name) = &endpoint.host else { unreachable!("what is no literal is a name") };
+        let Host::Name(name) = &endpoint.host else {
+            let problem = String::from("a simulated network has no Unix sockets");
+            return Err(Error::new(Operation::Listen, Cause::Address { problem }).at(text));
+        };
         let found = self.network.resolve(name).unwrap_or_default();
         let problem = String::from("the simulated network does not know this name");
         let unknown = || Error::new(Operation::Listen, Cause::NotFound { problem }).at(text);
@@ -289,11 +300,11 @@ impl Simulation {
             worker.look_at_clock();
             busy |= worker.turn(false);
             drop(entered);
-            let acceptor = worker.acceptor.borrow().clone();
-            let done = acceptor.is_some_and(|acceptor| acceptor.is_done(worker));
+            let member = worker.member.borrow().clone();
+            let done = member.is_some_and(|member| member.is_done(worker));
             if done {
                 worker.shut();
-                worker.acceptor.borrow_mut().take();
+                worker.member.borrow_mut().take();
                 handle.state().worker_left();
             }
             !done
@@ -321,7 +332,7 @@ impl Drop for Simulation {
         let workers = self.hosts.iter().map(|(_, worker)| worker);
         for worker in workers.chain(self.servers.iter().map(|(_, worker)| worker)) {
             worker.shut();
-            worker.acceptor.borrow_mut().take();
+            worker.member.borrow_mut().take();
         }
     }
 }

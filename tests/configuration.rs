@@ -122,6 +122,14 @@ fn options_that_make_no_sense_are_named() {
         ("backlog", local().sockets(sockets().backlog(0))),
         ("keepalive", local().sockets(sockets().keepalive(zero))),
         ("user_timeout", local().sockets(sockets().user_timeout(zero))),
+        ("keepalive_probes", local().sockets(sockets().keepalive_probes(zero, 3))),
+        ("keepalive_probes", local().sockets(sockets().keepalive_probes(Duration::from_secs(1), 0))),
+        ("keepalive_probes", local().sockets(sockets().keepalive_probes(Duration::from_secs(1), 128))),
+        ("linger", local().sockets(sockets().linger(Duration::from_secs(1)))),
+        ("device", local().sockets(sockets().device(""))),
+        ("device", local().sockets(sockets().device("longer-than-a-device"))),
+        ("device", local().sockets(sockets().device("eth0\0"))),
+        ("dscp", local().sockets(sockets().dscp(64))),
     ] {
         let error = refusal(server);
         assert!(error.to_string().starts_with(&format!("start: option `{option}` ")), "{error}");

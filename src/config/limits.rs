@@ -11,6 +11,10 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     pub(crate) connections: Option<usize>,
+    pub(crate) per_address: Option<usize>,
+    pub(crate) ipv6_prefix: u8,
+    pub(crate) accept_rate: Option<AcceptRate>,
+    pub(crate) over_limit: OverLimit,
     pub(crate) receive_buffer: usize,
     pub(crate) send_high: usize,
     pub(crate) send_low: usize,
@@ -41,6 +45,10 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             connections: None,
+            per_address: None,
+            ipv6_prefix: 64,
+            accept_rate: None,
+            over_limit: OverLimit::Queue,
             receive_buffer: 64 * 1024,
             send_high: 64 * 1024,
             send_low: 16 * 1024,
@@ -52,12 +60,49 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Sets how many connections a server holds at once. Further ones wait in the listener's backlog.
+    /// Sets how many connections a server holds at once. What becomes of further ones says [`Limits::over_limit`].
     ///
     /// Default: the process's limit of open descriptors less 64 for everything else.
     #[must_use]
     pub fn connections(mut self, connections: usize) -> Limits {
         self.connections = Some(connections);
+        self
+    }
+
+    /// Sets how many connections a server holds at once of one peer's address. Default: no limit.
+    ///
+    /// IPv6 addresses count by prefix ([`Limits::ipv6_prefix`]), an IPv4 address that came as `::ffff:a.b.c.d` as
+    /// `a.b.c.d`. Unix sockets have no address and are not concerned. Behind a proxy all peers have its address, unless
+    /// it tells theirs with the PROXY protocol.
+    #[must_use]
+    pub fn per_address(mut self, connections: impl Into<Option<usize>>) -> Limits {
+        self.per_address = connections.into();
+        self
+    }
+
+    /// Sets how many leading bits of an IPv6 address count as one peer, 1 to 128. Default: 64, what one site has at least.
+    #[must_use]
+    pub fn ipv6_prefix(mut self, bits: u8) -> Limits {
+        self.ipv6_prefix = bits;
+        self
+    }
+
+    /// Sets how fast connections may come in. Default: no limit.
+    ///
+    /// ```
+    /// # use wharf::{AcceptRate, Limits};
+    /// let limits = Limits::default().accept_rate(AcceptRate::new(200).burst(50));
+    /// ```
+    #[must_use]
+    pub fn accept_rate(mut self, rate: impl Into<Option<AcceptRate>>) -> Limits {
+        self.accept_rate = rate.into();
+        self
+    }
+
+    /// Sets what becomes of a connection that is one too many. Default: [`OverLimit::Queue`].
+    #[must_use]
+    pub fn over_limit(mut self, policy: OverLimit) -> Limits {
+        self.over_limit = policy;
         self
     }
 
@@ -128,6 +173,15 @@ impl Limits {
         if self.memory.is_some_and(|bytes| bytes < MEMORY_MIN) {
             return Err(Error::option("memory", "must be at least 1 MiB; None is no budget"));
         }
+        if self.per_address == Some(0) {
+            return Err(Error::option("per_address", "must be at least 1; `deny` keeps addresses out"));
+        }
+        if !(1..=128).contains(&self.ipv6_prefix) {
+            return Err(Error::option("ipv6_prefix", "must be between 1 and 128 bits"));
+        }
+        if self.accept_rate.is_some_and(|rate| rate.per_second == 0 || rate.burst == 0) {
+            return Err(Error::option("accept_rate", "must be at least 1 per second, with a burst of 1"));
+        }
         if self.receive_buffer == 0 {
             return Err(Error::option("receive_buffer", "must be at least 1 byte"));
         }
@@ -142,4 +196,41 @@ impl Limits {
         }
         Ok(())
     }
+}
+
+/// How fast connections may come in: so many per second, and some more at once after a pause (a token bucket).
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct AcceptRate {
+    pub(crate) per_second: u32,
+    pub(crate) burst: u32,
+}
+
+impl AcceptRate {
+    /// So many connections per second, and as many at once after a second's pause.
+    pub fn new(per_second: u32) -> AcceptRate {
+        AcceptRate { per_second, burst: per_second }
+    }
+
+    /// Sets how many connections may come in at once after a pause. Default: a second's worth.
+    #[must_use]
+    pub fn burst(mut self, connections: u32) -> AcceptRate {
+        self.burst = connections;
+        self
+    }
+}
+
+/// What becomes of a connection that is one too many for [`Limits`].
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum OverLimit {
+    /// It waits in the kernel's backlog until there is room. Costs nothing and loses nobody, but who waits too long gives
+    /// up without having been told.
+    ///
+    /// One that its own address keeps out, and not the server, is reset: nobody behind it should wait for it.
+    #[default]
+    Queue,
+    /// It is accepted and closed at once.
+    Close,
+    /// It is accepted and reset at once: the cheapest way to say no, and one that clients notice.
+    Reset,
 }

@@ -1,13 +1,17 @@
 //! Every default in one place, and the refusal of options that make no sense.
 
+mod access;
 mod backend;
 mod deadlines;
 mod limits;
+mod proxy;
 mod sockets;
 
+pub use access::Access;
 pub use backend::Backend;
 pub use deadlines::{Deadlines, ReceiveRate};
-pub use limits::{Limits, WhenFull};
+pub use limits::{AcceptRate, Limits, OverLimit, WhenFull};
+pub use proxy::ProxyProtocol;
 pub use sockets::SocketOptions;
 
 #[cfg(test)]
@@ -28,6 +32,9 @@ mod tests {
         let refused = [
             (Limits::default().connections(0).validate(), "connections"),
             (Limits::default().memory(1).validate(), "memory"),
+            (Limits::default().per_address(0).validate(), "per_address"),
+            (Limits::default().ipv6_prefix(0).validate(), "ipv6_prefix"),
+            (Limits::default().accept_rate(AcceptRate::new(0)).validate(), "accept_rate"),
             (Limits::default().receive_buffer(0).validate(), "receive_buffer"),
             (Limits::default().send_marks(8, 8).validate(), "send_marks"),
             (Limits::default().send_max(1).validate(), "send_max"),

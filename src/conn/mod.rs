@@ -46,6 +46,7 @@ use bytes::Bytes;
 use crate::config::{Deadlines, Limits, WhenFull};
 use crate::engine::buffer::{Chunk, Outgoing, PiecePool};
 use crate::error::{Bound, CloseReason, Deadline};
+use crate::server::ConnectionState;
 use crate::time::Time;
 
 use deadline::{Clock, Expired};
@@ -279,6 +280,16 @@ impl Conn {
     /// Whether that is still under way.
     pub(crate) fn is_flushing(&self) -> bool {
         matches!(self.phase, Phase::Connecting | Phase::Open | Phase::Closing)
+    }
+
+    /// What it is doing, for those who look on.
+    pub(crate) fn state(&self) -> ConnectionState {
+        match (self.phase, self.reading, self.writing) {
+            (Phase::Connecting | Phase::Open, Reading::Open, Writing::Open) => ConnectionState::Open,
+            (Phase::Connecting | Phase::Open, _, Writing::Open) => ConnectionState::PeerEnded,
+            (Phase::Connecting | Phase::Open, ..) => ConnectionState::Finishing,
+            _ => ConnectionState::Closing,
+        }
     }
 
     pub(crate) fn peer_ended(&self) -> bool {

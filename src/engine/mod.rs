@@ -8,6 +8,7 @@
 //! ```text
 //!   worker                                engine
 //!   listen, open, connect        ------>
+//!   accept_now, unlisten         ------>  a connection that waits; the listener itself
 //!   receive / pause              ------>  (interest; nothing is returned)
 //!   send(outgoing)               ------>  Submitted::Done, or later a Sent completion
 //!   send_now(bytes)              ------>  how many of them the kernel took
@@ -38,11 +39,16 @@
 //!    `Sent`, `Submitted::Done` or `send_now`, at least once. The token still has to be closed.
 //! 6. **Shutdown** sends FIN behind what was sent; the worker asks for it only when no send is in flight. If bytes that were
 //!    handed over turn out not to be sent, it says so instead, as `Bounced` would.
-//! 7. **Close** takes the socket away, gracefully or with RST (`reset`). In-flight work is cancelled by the engine, and
+//! 7. **Close** takes the socket away, gracefully or with RST (`reset`; a Unix socket has no such thing). In-flight work is cancelled by the engine, and
 //!    `Closed` comes after the last trace of it, with the outgoing bytes if a send was in flight.
 //! 8. **Accepting.** A listener reports `Accepted` until it is paused or closed. `AcceptFailed` names the cause; the
 //!    engine then waits for `resume_accept`, so that no error can make it spin. Accepted sockets are non-blocking,
-//!    close-on-exec, and can move to another worker's engine by `open`.
+//!    close-on-exec, and can move to another worker's engine by `open`. Listeners and sockets of TCP and of Unix stream
+//!    sockets are the same to an engine; a simulated network has TCP only.
+//!    `accept_now` takes one connection that waits out of turn: past the budget, and from a paused listener. It never waits,
+//!    an error of it pauses nothing, and it leaves no descriptor behind that [`Socket::refuse`] or a drop would not close at
+//!    once. It serves to empty a backlog before the listener is closed, and to turn clients away with a descriptor kept in
+//!    reserve. `unlisten` gives the listener back with who waits in it, to be closed, kept, or given to another engine.
 //! 9. **Fairness.** One `wait` and the `next` calls up to its `None` make a turn. In one turn no connection gets more
 //!    than [`RECEIVE_BUDGET`] chunks and no listener more than [`ACCEPT_BUDGET`] sockets; the rest comes in later turns
 //!    without another command. What the kernel receives by itself (multishot, on io_uring) is bounded by bytes instead, 64
@@ -60,13 +66,16 @@
 mod alarm;
 pub(crate) mod buffer;
 mod capability;
+mod listening;
 mod readiness;
 pub(crate) mod simulated;
+pub(crate) mod socket;
 #[cfg(target_os = "linux")]
 pub(crate) mod uring;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -96,17 +105,35 @@ pub(crate) struct Token {
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ListenerId(pub(crate) u32);
 
-/// A connected socket that no engine holds yet.
+/// A connected socket that no engine holds yet: a stream socket of any kind, non-blocking.
 #[derive(Debug)]
 pub(crate) enum Socket {
-    Os(mio::net::TcpStream),
+    Os(OwnedFd),
     Simulated(Box<simulated::Endpoint>),
 }
 
-/// A listening socket that no engine holds yet.
+impl Socket {
+    /// Takes a connected socket that was made elsewhere.
+    pub(crate) fn adopt(fd: OwnedFd) -> io::Result<(Socket, Address)> {
+        let peer = socket::peer_addr(fd.as_fd())?;
+        socket2::SockRef::from(&fd).set_nonblocking(true)?;
+        Ok((Socket::Os(fd), peer))
+    }
+
+    /// Closes it; with `reset` the peer gets RST.
+    pub(crate) fn refuse(self, reset: bool) {
+        match self {
+            Socket::Os(socket) if reset => socket::reset_on_close(socket.as_fd()),
+            Socket::Os(_) => {}
+            Socket::Simulated(endpoint) => endpoint.refuse(reset),
+        }
+    }
+}
+
+/// A listening socket that no engine holds, of any kind of stream; non-blocking.
 #[derive(Debug)]
 pub(crate) enum Listener {
-    Os(mio::net::TcpListener),
+    Os(OwnedFd),
     Simulated(simulated::Listening),
 }
 
@@ -172,9 +199,16 @@ pub(crate) enum Completion {
 pub(crate) enum Waker {
     Readiness(Arc<mio::Waker>),
     #[cfg(target_os = "linux")]
-    Eventfd(Arc<std::os::fd::OwnedFd>),
+    Eventfd(Arc<OwnedFd>),
     /// A simulation turns its workers itself; nobody sleeps.
     Simulated,
+}
+
+/// What may have something to do in a turn.
+#[derive(Copy, Clone)]
+enum Source {
+    Connection(u32),
+    Listener(u32),
 }
 
 /// What one connection or listener has had of the current turn (rule 9 of the contract).
@@ -194,6 +228,13 @@ impl Share {
         let left = usize::from(self.used) < budget;
         self.used += u8::from(left);
         left
+    }
+}
+
+/// Makes room for the index in a table of slots.
+fn grow<T>(table: &mut Vec<Option<T>>, index: usize) {
+    if table.len() <= index {
+        table.resize_with(index + 1, || None);
     }
 }
 
@@ -276,9 +317,15 @@ impl Engine {
         backend!(self, engine => engine.resume_accept(id));
     }
 
-    /// Closes the listener: later connects are refused, and nothing more is accepted.
-    pub(crate) fn unlisten(&mut self, id: ListenerId) {
-        backend!(self, engine => engine.unlisten(id));
+    /// Accepts one connection at once, past the turn's budget and also while the listener is paused; `None` if none waits.
+    pub(crate) fn accept_now(&mut self, id: ListenerId) -> io::Result<Option<(Socket, Address)>> {
+        backend!(self, engine => engine.accept_now(id))
+    }
+
+    /// Gives the listener back: nothing more is accepted. To drop it is to close it; who waits in it then is reset.
+    #[must_use = "dropping a listener closes it"]
+    pub(crate) fn unlisten(&mut self, id: ListenerId) -> Option<Listener> {
+        backend!(self, engine => engine.unlisten(id))
     }
 
     /// Takes a connected socket into the slot `token`. On error the slot stays free and the socket is closed.
@@ -290,7 +337,7 @@ impl Engine {
     pub(crate) fn connect(
         &mut self,
         token: Token,
-        peer: SocketAddr,
+        peer: &Address,
         options: &SocketOptions,
     ) -> io::Result<()> {
         match self {
@@ -312,7 +359,7 @@ impl Engine {
 
     /// The local address of the socket in the slot.
     pub(crate) fn local_addr(&self, token: Token) -> io::Result<Address> {
-        backend!(self, engine => engine.local_addr(token)).map(Address::canonical)
+        backend!(self, engine => engine.local_addr(token))
     }
 
     pub(crate) fn receive(&mut self, token: Token) {

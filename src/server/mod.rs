@@ -1,34 +1,45 @@
 //! Servers: starting them, watching them, and stopping them in order.
 
+mod admission;
+mod handle;
+mod hooks;
+mod listen;
+mod registry;
+mod snapshot;
 mod state;
+mod stats;
 mod styles;
 mod threads;
+mod watchdog;
 
 use std::fmt;
-use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+pub(crate) use admission::Turnstile;
+pub use handle::{ListenerInfo, ServerHandle};
+pub use hooks::ServerEvent;
+pub use listen::Listen;
+pub(crate) use registry::Reply;
+pub use registry::{ConnectionInfo, ConnectionState, Listing, Whom};
+pub use snapshot::{Phase, Snapshot};
 pub(crate) use state::{Admission, ServerState};
+pub use stats::{DrainReport, Stats};
 pub(crate) use styles::{async_style, event_style};
 
-use state::lock;
+use hooks::Hooks;
+use state::{Founding, ListenerState};
 
-use crate::config::{Backend, Deadlines, Limits, SocketOptions};
-use crate::conn::Profile;
+use crate::config::{Access, Backend, Deadlines, Limits, ProxyProtocol, SocketOptions};
 use crate::connection::Connection;
-use crate::endpoint::{Endpoint, Host};
 use crate::engine::{Engine, Listener};
-use crate::error::{Cause, CloseReason, Error, Operation, Result};
+use crate::error::{Cause, Error, Operation, Result};
 use crate::event::Handler;
-use crate::resolve;
-use crate::sockets;
-use crate::worker::accept::{Acceptor, Attach};
-use crate::worker::{Message, Worker};
+use crate::worker::Worker;
+use crate::worker::member::{Attach, Member};
 
 /// Descriptors that are left for everything but connections when the limit is taken from the process's.
 const DESCRIPTOR_RESERVE: usize = 64;
@@ -56,15 +67,31 @@ const DESCRIPTOR_RESERVE: usize = 64;
 #[derive(Clone, Debug)]
 #[must_use = "a server does nothing until it is started"]
 pub struct Server {
-    address: String,
+    listen: Vec<Listen>,
+    proxies: Option<ProxyProtocol>,
+    access: Access,
     limits: Limits,
     deadlines: Deadlines,
     sockets: SocketOptions,
     backend: Backend,
     spin: Duration,
     workers: Option<usize>,
+    hooks: Hooks,
+    watchdog: Watchdog,
 }
 
+/// Whether a server has a watchdog, and how patient it is.
+#[derive(Copy, Clone, Debug)]
+enum Watchdog {
+    Asked(Option<Duration>),
+    /// Unless something was asked for.
+    Unless(Duration),
+}
+
+const WATCHDOG: Duration = Duration::from_secs(1);
+const WATCHDOG_MIN: Duration = Duration::from_millis(10);
+/// More than anybody has use for, and few enough for a byte.
+const LISTENERS_MAX: usize = 64;
 /// Nobody gains anything by spinning longer.
 const SPIN_MAX: Duration = Duration::from_millis(10);
 
@@ -74,15 +101,52 @@ impl Server {
     /// Port 0 takes a free port, which [`ServerHandle::local_addr`] tells. `[::]` takes IPv4 too. Nothing happens until
     /// the server starts, so a bad address is an error of [`Server::start`].
     pub fn bind(address: impl fmt::Display) -> Server {
+        Server::on(Listen::at(address))
+    }
+
+    /// Describes a server with this listener.
+    ///
+    /// ```
+    /// use wharf::{Connection, Server};
+    ///
+    /// let inherited = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// let server = Server::on(inherited).start(|_: Connection| async { Ok(()) })?;
+    /// # server.stop().wait()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn on(listen: impl Into<Listen>) -> Server {
         Server {
-            address: address.to_string(),
+            listen: vec![listen.into()],
+            proxies: None,
+            access: Access::default(),
             limits: Limits::default(),
             deadlines: Deadlines::default(),
             sockets: SocketOptions::default(),
             backend: Backend::Auto,
             spin: Duration::ZERO,
             workers: None,
+            hooks: Hooks::default(),
+            watchdog: Watchdog::Unless(WATCHDOG),
         }
+    }
+
+    /// Adds a listener; [`Connection::listener`] tells a handler through which it was reached. At most 64.
+    pub fn listen(mut self, listen: impl Into<Listen>) -> Server {
+        self.listen.push(listen.into());
+        self
+    }
+
+    /// Sets that connections come through proxies, which tell whom they speak for in a header (the PROXY protocol), on all
+    /// listeners that are not told otherwise ([`Listen::proxy_protocol`]). Default: they come straight from their peers.
+    pub fn proxy_protocol(mut self, proxies: ProxyProtocol) -> Server {
+        self.proxies = Some(proxies);
+        self
+    }
+
+    /// Sets which networks may connect. Default: all.
+    pub fn access(mut self, access: Access) -> Server {
+        self.access = access;
+        self
     }
 
     /// Sets the bounds of the server and its connections.
@@ -126,6 +190,34 @@ impl Server {
     /// Sets the number of worker threads. Default: one for each processor.
     pub fn workers(mut self, workers: usize) -> Server {
         self.workers = Some(workers);
+        self
+    }
+
+    /// Has `watcher` called for what happens to the server: connections let in, refused and closed, panics, trouble with
+    /// accepting.
+    ///
+    /// It is called on the worker where it happens, between messages: it must not block. A panic in it is caught.
+    pub fn watch(mut self, watcher: impl Fn(&ServerEvent<'_>) + Send + Sync + 'static) -> Server {
+        self.hooks.set_watcher(watcher);
+        self
+    }
+
+    /// Sets for how long a handler may keep its worker before that is reported, with [`ServerEvent::WorkerBlocked`] at the
+    /// time and [`ServerEvent::HandlerBlocked`] when it returns; `None` turns the watchdog off. Default: 1 s.
+    ///
+    /// New connections avoid a worker that is blocked. The watchdog is a thread that looks twice in that time; a server
+    /// with one worker on the calling thread ([`Server::run`]) has none unless this is called.
+    pub fn watchdog(mut self, limit: impl Into<Option<Duration>>) -> Server {
+        self.watchdog = Watchdog::Asked(limit.into());
+        self
+    }
+
+    /// Has `on_exit` called when the server has ended: exactly once, after the last connection and before
+    /// [`ServerHandle::wait`] returns. If it does not start, it is not called.
+    ///
+    /// It is called on the last worker to end. A panic in it is caught.
+    pub fn on_exit(mut self, on_exit: impl FnOnce(&Stats) + Send + 'static) -> Server {
+        self.hooks.set_on_exit(on_exit);
         self
     }
 
@@ -199,8 +291,12 @@ impl Server {
     }
 
     fn launch(mut self, attach: &Attach) -> Result<ServerHandle> {
-        let (state, listener) = self.prepare()?;
-        threads::start(&self, &state, attach, listener)?;
+        let (state, listeners) = self.prepare()?;
+        threads::start(&self, &state, attach, listeners)?;
+        if let Err(error) = self.watch_workers(&state, true) {
+            drop(ServerHandle { state }.stop().wait());
+            return Err(error);
+        }
         tell_of_start(&state);
         Ok(ServerHandle { state })
     }
@@ -210,29 +306,57 @@ impl Server {
             let nested = "this thread runs a worker already; use `start` here";
             return Err(Error::new(Operation::Run, Cause::Misuse(nested)));
         }
-        let (state, listener) = self.prepare()?;
+        let (state, listeners) = self.prepare()?;
         let handle = ServerHandle { state };
-        threads::run(&self, &handle.state, attach, listener, || {
+        let mut watched = Ok(());
+        threads::run(&self, &handle.state, attach, listeners, || {
+            watched = self.watch_workers(&handle.state, self.worker_count() > 1);
+            if watched.is_err() {
+                handle.stop();
+                return;
+            }
             tell_of_start(&handle.state);
             started(&handle);
         })?;
+        watched?;
         handle.wait()
     }
 
+    /// Starts the watchdog, if there is to be one. `threads` tells whether the server has threads anyway.
+    fn watch_workers(&self, state: &Arc<ServerState>, threads: bool) -> Result<()> {
+        let limit = match self.watchdog {
+            Watchdog::Asked(limit) => limit,
+            Watchdog::Unless(limit) => threads.then_some(limit),
+        };
+        limit.map_or(Ok(()), |limit| watchdog::watch(state, limit))
+    }
+
     /// Does everything that can fail before there are threads.
-    fn prepare(&mut self) -> Result<(Arc<ServerState>, std::net::TcpListener)> {
+    fn prepare(&mut self) -> Result<(Arc<ServerState>, Vec<Listener>)> {
         let plan = self.plan()?;
         self.backend = self.backend.chosen()?;
-        let endpoint = Endpoint::parse(Operation::Listen, &self.address)?;
-        let candidates = match &endpoint.host {
-            Host::Name(name) => resolve::resolve(name, endpoint.port)
-                .map_err(|cause| Error::new(Operation::Listen, cause).at(&self.address))?,
-            _ => endpoint.literal().into_iter().collect(),
-        };
-        let failed = |error| Error::os(Operation::Listen, error).at(&self.address);
-        let listener = listen_on_first(&candidates, &self.sockets).map_err(failed)?;
-        let local = listener.local_addr().map_err(failed)?;
-        Ok((ServerState::new(local, plan.connections, self.limits.memory, plan.workers, false), listener))
+        let (mut listeners, mut states) = (Vec::new(), Vec::new());
+        for listen in &self.listen {
+            let opened = listen.open(&self.sockets, None)?;
+            listeners.push(opened.listener);
+            states.push(ListenerState::new(listen.clone(), opened.address, opened.file));
+        }
+        Ok((self.found(plan, states, false), listeners))
+    }
+
+    fn found(&self, plan: Plan, listeners: Vec<ListenerState>, simulated: bool) -> Arc<ServerState> {
+        ServerState::new(Founding {
+            listeners,
+            proxies: self.proxies.clone(),
+            sockets: self.sockets.clone(),
+            access: self.access.clone(),
+            limits: self.limits.clone(),
+            deadlines: self.deadlines.clone(),
+            connections_max: plan.connections,
+            workers: plan.workers,
+            simulated,
+            hooks: self.hooks.clone(),
+        })
     }
 
     /// Starts the server's workers on a simulated network; its driver turns them.
@@ -240,21 +364,18 @@ impl Server {
         self,
         attach: &Attach,
         engines: Vec<Engine>,
-        listener: Listener,
-        local: SocketAddr,
+        listeners: Vec<(Listener, SocketAddr)>,
     ) -> Result<(ServerHandle, Vec<Rc<Worker>>)> {
         let plan = self.plan()?;
-        let state = ServerState::new(local, plan.connections, self.limits.memory, engines.len(), true);
+        let (listeners, addresses): (Vec<_>, Vec<_>) = listeners.into_iter().unzip();
+        let states = self.listen.iter().zip(addresses);
+        let states = states.map(|(listen, address)| ListenerState::new(listen.clone(), address.into(), None));
+        let state = self.found(plan, states.collect(), true);
         let workers: Vec<_> = engines.into_iter().map(Worker::new).collect();
         state.set_posts(workers.iter().map(|worker| worker.post.clone()).collect());
-        let mut listener = Some(listener);
+        let mut listeners = Some(listeners);
         for (index, worker) in workers.iter().enumerate() {
-            worker.budget.get_or_init(|| state.memory.clone());
-            let acceptor = Acceptor::new(state.clone(), index, self.profile(worker), attach.clone());
-            if let Some(listener) = listener.take() {
-                acceptor.listen(worker, listener).map_err(|error| Error::os(Operation::Listen, error))?;
-            }
-            *worker.acceptor.borrow_mut() = Some(acceptor);
+            self.join(worker, index, &state, attach, listeners.take().unwrap_or_default())?;
         }
         Ok((ServerHandle { state }, workers))
     }
@@ -265,8 +386,9 @@ impl Server {
         self
     }
 
-    pub(crate) fn address(&self) -> &str {
-        &self.address
+    /// Where it is to listen, as written.
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        self.listen.iter().map(Listen::text).collect()
     }
 
     pub(crate) fn worker_count(&self) -> usize {
@@ -278,27 +400,35 @@ impl Server {
         &self,
         index: usize,
         state: &Arc<ServerState>,
-        attach: Attach,
-        listener: Option<std::net::TcpListener>,
-    ) -> Result<(Rc<Worker>, Rc<Acceptor>)> {
+        attach: &Attach,
+        listeners: Vec<Listener>,
+    ) -> Result<(Rc<Worker>, Rc<Member>)> {
         let engine =
             Engine::new(self.backend).map_err(|refusal| Error::os(Operation::Start, refusal.into()))?;
         state.note_backend(index, &engine);
         let worker = Worker::new(engine);
         worker.spin_before_sleep(self.spin);
-        worker.budget.get_or_init(|| state.memory.clone());
-        let acceptor = Acceptor::new(state.clone(), index, self.profile(&worker), attach);
-        *worker.acceptor.borrow_mut() = Some(acceptor.clone());
-        if let Some(listener) = listener {
-            let listener = Listener::Os(mio::net::TcpListener::from_std(listener));
-            let failed = |error| Error::os(Operation::Listen, error).at(&self.address);
-            acceptor.listen(&worker, listener).map_err(failed)?;
-        }
-        Ok((worker, acceptor))
+        let member = self.join(&worker, index, state, attach, listeners)?;
+        Ok((worker, member))
     }
 
-    fn profile(&self, worker: &Worker) -> Rc<Profile> {
-        worker.profile(&self.limits, &self.deadlines)
+    /// Makes a worker a member of the server.
+    fn join(
+        &self,
+        worker: &Worker,
+        index: usize,
+        state: &Arc<ServerState>,
+        attach: &Attach,
+        listeners: Vec<Listener>,
+    ) -> Result<Rc<Member>> {
+        worker.index.set(index as u16);
+        worker.watch(state.pulses[index].clone());
+        worker.budget.get_or_init(|| state.memory.clone());
+        let profile = worker.profile(&self.limits, &self.deadlines);
+        let member = Member::new(state.clone(), index, profile, attach.clone());
+        *worker.member.borrow_mut() = Some(member.clone());
+        member.listen(worker, listeners).map_err(|error| Error::os(Operation::Listen, error))?;
+        Ok(member)
     }
 
     /// Checks every option; what is left open is decided here.
@@ -306,6 +436,14 @@ impl Server {
         self.limits.validate()?;
         self.deadlines.validate()?;
         self.sockets.validate()?;
+        self.listen.iter().try_for_each(Listen::validate)?;
+        self.proxies.as_ref().map_or(Ok(()), ProxyProtocol::validate)?;
+        if matches!(self.watchdog, Watchdog::Asked(Some(limit)) if limit < WATCHDOG_MIN) {
+            return Err(Error::option("watchdog", "must be at least 10 ms; None turns it off"));
+        }
+        if self.listen.len() > LISTENERS_MAX {
+            return Err(Error::option("listen", format!("must be at most {LISTENERS_MAX} listeners")));
+        }
         if self.spin > SPIN_MAX {
             return Err(Error::option("spin", "must be at most 10 ms"));
         }
@@ -319,7 +457,7 @@ impl Server {
 }
 
 fn tell_of_start(state: &ServerState) {
-    event!(info, local = %state.local, workers = state.workers(), backends = ?state.backends(), "listening");
+    event!(info, listeners = ?state.addresses(), workers = state.workers(), backends = ?state.backends(), "listening");
     let _ = state;
 }
 
@@ -328,216 +466,8 @@ struct Plan {
     connections: usize,
 }
 
-fn listen_on_first(candidates: &[SocketAddr], options: &SocketOptions) -> io::Result<std::net::TcpListener> {
-    let mut failure = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    for address in candidates {
-        match sockets::listen(*address, options) {
-            Ok(listener) => return Ok(listener),
-            Err(error) => failure = error,
-        }
-    }
-    Err(failure)
-}
-
 fn descriptors_for_connections() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
     limit.saturating_sub(DESCRIPTOR_RESERVE).max(1)
-}
-
-/// A running server. Cheap to clone, usable from any thread; dropping it does not stop the server.
-#[derive(Clone)]
-pub struct ServerHandle {
-    state: Arc<ServerState>,
-}
-
-impl ServerHandle {
-    /// The address it listens on, with the real port.
-    pub fn local_addr(&self) -> SocketAddr {
-        self.state.local
-    }
-
-    /// The number of connections at this moment.
-    pub fn connections(&self) -> usize {
-        self.state.connections.load(Ordering::SeqCst)
-    }
-
-    /// The number of connections of each worker at this moment, in the order of the workers; those that were accepted and
-    /// are on their way to it included.
-    ///
-    /// A new connection goes to the worker with the fewest. Connections that end leave gaps, which the next ones fill.
-    ///
-    /// ```
-    /// use wharf::{Connection, Server};
-    ///
-    /// let server = Server::bind("127.0.0.1:0").workers(3).start(|_: Connection| async { Ok(()) })?;
-    /// assert_eq!(server.connections_by_worker(), [0, 0, 0]);
-    /// # server.stop().wait()?;
-    /// # Ok::<(), wharf::Error>(())
-    /// ```
-    pub fn connections_by_worker(&self) -> Vec<usize> {
-        self.state.loads()
-    }
-
-    /// The number of connections that it holds at most.
-    pub fn connections_max(&self) -> usize {
-        self.state.connections_max
-    }
-
-    /// The memory that its connections hold in buffers at this moment, in bytes, on all workers: what was received and not
-    /// read, what is queued to be sent, and free buffers that are kept for the next messages.
-    ///
-    /// Workers tell of it when it changes, each at the end of what it is doing; so it may be a little behind. What a
-    /// connection takes besides (some hundred bytes, its task, the kernel's buffers) does not count.
-    ///
-    /// ```
-    /// use wharf::{Connection, Limits, Server};
-    ///
-    /// let limits = Limits::default().memory(64 << 20);
-    /// let server = Server::bind("127.0.0.1:0").workers(1).limits(limits);
-    /// let server = server.start(|_: Connection| async { Ok(()) })?;
-    /// assert_eq!((server.memory_used(), server.memory_max()), (0, Some(64 << 20)));
-    /// # server.stop().wait()?;
-    /// # Ok::<(), wharf::Error>(())
-    /// ```
-    pub fn memory_used(&self) -> usize {
-        self.state.memory.used()
-    }
-
-    /// The budget for that: [`Limits::memory`].
-    pub fn memory_max(&self) -> Option<usize> {
-        self.state.memory.max()
-    }
-
-    /// Whether the budget is spent: connections have to do with one message at a time, and idle buffers are freed at once.
-    pub fn memory_is_short(&self) -> bool {
-        self.state.memory_is_short()
-    }
-
-    /// The engine of each worker, in the order of the workers: [`Backend::Uring`] or [`Backend::Readiness`].
-    ///
-    /// With [`Backend::Auto`] they may differ, if the system grants io_uring to some and refuses it to others, for want
-    /// of lockable memory, say. Empty for a server in a [`Simulation`](crate::sim::Simulation).
-    ///
-    /// ```
-    /// use wharf::{Backend, Connection, Server};
-    ///
-    /// let server = Server::bind("127.0.0.1:0").workers(2).backend(Backend::Readiness);
-    /// let server = server.start(|_: Connection| async { Ok(()) })?;
-    /// assert_eq!(server.backends(), [Backend::Readiness; 2]);
-    /// # server.stop().wait()?;
-    /// # Ok::<(), wharf::Error>(())
-    /// ```
-    pub fn backends(&self) -> Vec<Backend> {
-        self.state.backends()
-    }
-
-    /// What has happened so far.
-    pub fn stats(&self) -> Stats {
-        let state = &self.state;
-        let mut closes: Vec<_> =
-            lock(&state.closes).iter().map(|(reason, count)| (*reason, *count)).collect();
-        closes.sort_by_key(|(reason, count)| (std::cmp::Reverse(*count), reason.to_string()));
-        Stats {
-            accepted: state.accepted.load(Ordering::Relaxed),
-            accept_errors: state.accept_errors.load(Ordering::Relaxed),
-            received: state.received.load(Ordering::Relaxed),
-            sent: state.sent.load(Ordering::Relaxed),
-            unsent: state.unsent.load(Ordering::Relaxed),
-            closes,
-        }
-    }
-
-    /// Stops accepting at once and lets connections end by themselves for `within`; what is left then is reset.
-    ///
-    /// Handlers are told: [`Connection::draining`] and [`Handler::draining`]. Returns at once; [`ServerHandle::wait`]
-    /// waits for the end. A second call can only shorten the time.
-    pub fn drain(&self, within: Duration) -> &ServerHandle {
-        self.state.tell_first(Message::Drain { within });
-        // The first worker tells the others, but it may have ended since it did so for an earlier drain.
-        if self.state.draining.load(Ordering::SeqCst) {
-            for other in self.state.posts().iter().skip(1) {
-                drop(other.send(Message::Drain { within }));
-            }
-        }
-        self
-    }
-
-    /// Stops accepting and resets all connections, at once.
-    pub fn stop(&self) -> &ServerHandle {
-        self.drain(Duration::ZERO)
-    }
-
-    /// Whether it has ended: no listener, no connections, no handler running. Its threads are about to end; what they hold
-    /// besides (a wake descriptor each) is closed with them and with the last handle.
-    pub fn is_stopped(&self) -> bool {
-        *lock(&self.state.workers_left) == 0
-    }
-
-    /// Waits until it has ended, after [`ServerHandle::drain`] or [`ServerHandle::stop`], and tells what it did.
-    ///
-    /// # Errors
-    /// If called on one of Wharf's own workers, which it would block, or if a worker crashed.
-    pub fn wait(&self) -> Result<Stats> {
-        if crate::worker::with_current(|_| ()).is_some() && !self.is_stopped() {
-            return Err(Error::new(
-                Operation::Wait,
-                Cause::Misuse("a worker cannot wait for a server's end"),
-            ));
-        }
-        if self.state.simulated && !self.is_stopped() {
-            let undone = "the simulation has to run until the server has stopped";
-            return Err(Error::new(Operation::Wait, Cause::Misuse(undone)));
-        }
-        let mut left = lock(&self.state.workers_left);
-        while *left > 0 {
-            left = self.state.ended.wait(left).unwrap_or_else(PoisonError::into_inner);
-        }
-        drop(left);
-        if self.state.crashed.load(Ordering::SeqCst) {
-            return Err(Error::new(
-                Operation::Wait,
-                Cause::Misuse("a worker crashed; this is a defect of Wharf"),
-            ));
-        }
-        Ok(self.stats())
-    }
-
-    pub(crate) fn state(&self) -> &ServerState {
-        &self.state
-    }
-}
-
-impl fmt::Debug for ServerHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ServerHandle")
-            .field("local_addr", &self.local_addr())
-            .field("connections", &self.connections())
-            .finish_non_exhaustive()
-    }
-}
-
-/// What a server has done: connections, bytes, and why connections ended.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Stats {
-    /// Connections accepted.
-    pub accepted: u64,
-    /// Errors while accepting.
-    pub accept_errors: u64,
-    /// Bytes received on connections that have ended.
-    pub received: u64,
-    /// Bytes handed to the kernel on connections that have ended.
-    pub sent: u64,
-    /// Bytes that were queued on connections that have ended, and never sent.
-    pub unsent: u64,
-    /// Why connections ended and how many for each reason, most frequent first.
-    pub closes: Vec<(CloseReason, u64)>,
-}
-
-impl Stats {
-    /// How many connections ended for `reason`.
-    pub fn closed(&self, reason: CloseReason) -> u64 {
-        self.closes.iter().find(|(each, _)| *each == reason).map_or(0, |(_, count)| *count)
-    }
 }

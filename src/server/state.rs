@@ -1,73 +1,147 @@
-//! What the workers of one server share: counts, mailboxes, and each connection's place.
+//! What the workers of one server share: counts, rules, mailboxes, and each connection's place.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
-use crate::config::Backend;
+use super::admission::{Desk, Seat, Turnstile, Verdict};
+use super::hooks::{Hooks, ServerEvent};
+use super::listen::{Listen, SocketFile};
+use super::stats::{DrainReport, Stats};
+use crate::address::Address;
+use crate::config::{Access, Backend, Deadlines, Limits, OverLimit, ProxyProtocol, SocketOptions};
 use crate::conn::Counts;
 use crate::engine::Engine;
-use crate::error::CloseReason;
+use crate::error::{CloseReason, Rule};
+use crate::time::Time;
 use crate::worker::memory::Budget;
+use crate::worker::pulse::Pulse;
 use crate::worker::{Message, Post};
 
 /// What the workers of one server share with each other and with its handles.
 pub(crate) struct ServerState {
-    pub(super) local: SocketAddr,
-    pub(super) connections_max: usize,
     /// What the connections' buffers take.
     pub(crate) memory: Arc<Budget>,
+    pub(super) started: Instant,
+    pub(super) listeners: Vec<ListenerState>,
+    /// What holds for listeners that are not told otherwise.
+    proxies: Option<ProxyProtocol>,
+    pub(super) sockets: SocketOptions,
     pub(super) connections: AtomicUsize,
+    desk: Mutex<Reception>,
+    deadlines: Mutex<Deadlines>,
     /// Connections of each worker, those on their way to it included.
-    pub(super) loads: Vec<AtomicUsize>,
+    loads: Vec<AtomicUsize>,
+    /// Whether each worker turns.
+    pub(super) pulses: Vec<Arc<Pulse>>,
     /// The engine of each worker; unset in a simulation.
     backends: Vec<OnceLock<Backend>>,
-    pub(super) posts: OnceLock<Vec<Post>>,
-    /// The limit was reached: whoever makes room must say so.
-    pub(super) full: AtomicBool,
-    pub(super) accepted: AtomicU64,
-    pub(super) accept_errors: AtomicU64,
-    pub(super) received: AtomicU64,
-    pub(super) sent: AtomicU64,
-    pub(super) unsent: AtomicU64,
-    pub(super) closes: Mutex<HashMap<CloseReason, u64>>,
+    posts: OnceLock<Vec<Post>>,
+    counters: Counters,
+    closes: Mutex<HashMap<CloseReason, u64>>,
+    workers_running: AtomicUsize,
     pub(super) workers_left: Mutex<usize>,
     pub(super) ended: Condvar,
     pub(super) crashed: AtomicBool,
+    /// A drain has begun: how connections end is reported.
+    pub(crate) drain_begun: AtomicBool,
     /// The first worker has passed a drain on, and hands nothing over any more.
     pub(crate) draining: AtomicBool,
+    pub(super) suspended: AtomicBool,
     pub(super) simulated: bool,
+    hooks: Hooks,
+}
+
+/// One of a server's listeners.
+pub(super) struct ListenerState {
+    pub(super) listen: Listen,
+    pub(super) address: Address,
+    pub(super) accepted: AtomicU64,
+    pub(super) lost: AtomicBool,
+    pub(super) file: Mutex<Option<SocketFile>>,
+}
+
+/// The desk, and whether the acceptor waits for somebody to leave: under one lock, so that neither misses the other.
+struct Reception {
+    desk: Desk,
+    awaited: bool,
+}
+
+#[derive(Default)]
+struct Counters {
+    accepted: AtomicU64,
+    accept_errors: AtomicU64,
+    refused: [AtomicU64; Rule::ALL.len()],
+    received: AtomicU64,
+    sent: AtomicU64,
+    unsent: AtomicU64,
+    panics: AtomicU64,
+    stalls: AtomicU64,
+    finished: AtomicU64,
+    reset: AtomicU64,
+    lost: AtomicU64,
+}
+
+/// What a new server's state is made from.
+pub(super) struct Founding {
+    pub(super) listeners: Vec<ListenerState>,
+    pub(super) proxies: Option<ProxyProtocol>,
+    pub(super) sockets: SocketOptions,
+    pub(super) access: Access,
+    pub(super) limits: Limits,
+    pub(super) deadlines: Deadlines,
+    pub(super) connections_max: usize,
+    pub(super) workers: usize,
+    pub(super) simulated: bool,
+    pub(super) hooks: Hooks,
+}
+
+impl ListenerState {
+    pub(super) fn new(listen: Listen, address: Address, file: Option<SocketFile>) -> ListenerState {
+        let (accepted, lost) = (AtomicU64::new(0), AtomicBool::new(false));
+        ListenerState { listen, address, accepted, lost, file: Mutex::new(file) }
+    }
 }
 
 impl ServerState {
-    pub(super) fn new(
-        local: SocketAddr,
-        connections_max: usize,
-        memory_max: Option<usize>,
-        workers: usize,
-        simulated: bool,
-    ) -> Arc<ServerState> {
-        Arc::new(ServerState {
-            local,
+    pub(super) fn new(founding: Founding) -> Arc<ServerState> {
+        let Founding {
+            listeners,
+            proxies,
+            sockets,
+            access,
+            limits,
+            deadlines,
             connections_max,
-            memory: Arc::new(Budget::new(memory_max)),
+            workers,
+            simulated,
+            hooks,
+        } = founding;
+        Arc::new(ServerState {
+            memory: Arc::new(Budget::new(limits.memory)),
+            started: Instant::now(),
+            listeners,
+            proxies,
+            sockets,
             connections: AtomicUsize::new(0),
+            desk: Mutex::new(Reception { desk: Desk::new(access, limits, connections_max), awaited: false }),
+            deadlines: Mutex::new(deadlines),
             loads: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
+            pulses: (0..workers).map(|_| Arc::default()).collect(),
             backends: (0..workers).map(|_| OnceLock::new()).collect(),
             posts: OnceLock::new(),
-            full: AtomicBool::new(false),
-            accepted: AtomicU64::new(0),
-            accept_errors: AtomicU64::new(0),
-            received: AtomicU64::new(0),
-            sent: AtomicU64::new(0),
-            unsent: AtomicU64::new(0),
+            counters: Counters::default(),
             closes: Mutex::default(),
+            workers_running: AtomicUsize::new(workers),
             workers_left: Mutex::new(workers),
             ended: Condvar::new(),
             crashed: AtomicBool::new(false),
+            drain_begun: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            suspended: AtomicBool::new(false),
             simulated,
+            hooks,
         })
     }
 
@@ -79,6 +153,11 @@ impl ServerState {
     /// The mailboxes of the workers, in their order; waits for the start to be over.
     pub(crate) fn posts(&self) -> &[Post] {
         self.posts.wait()
+    }
+
+    /// Where it listens.
+    pub(super) fn addresses(&self) -> Vec<Address> {
+        self.listeners.iter().map(|listener| listener.address.clone()).collect()
     }
 
     pub(super) fn workers(&self) -> usize {
@@ -111,6 +190,11 @@ impl ServerState {
         (0..self.workers()).map(|worker| self.load(worker)).collect()
     }
 
+    /// The workers that a handler keeps from turning.
+    pub(super) fn blocked_workers(&self) -> Vec<usize> {
+        (0..self.workers()).filter(|worker| self.pulses[*worker].is_blocked()).collect()
+    }
+
     /// Tells the worker that accepts. One that is gone needs to know nothing.
     pub(super) fn tell_first(&self, message: Message) {
         if let Some(first) = self.post(0) {
@@ -118,16 +202,18 @@ impl ServerState {
         }
     }
 
-    /// The worker with the fewest connections.
-    pub(crate) fn least_loaded(&self) -> usize {
-        (0..self.loads.len()).min_by_key(|worker| self.load(*worker)).unwrap_or(0)
+    /// Tells every worker.
+    pub(super) fn tell_all(&self, message: impl Fn() -> Message) {
+        for post in self.posts() {
+            drop(post.send(message()));
+        }
     }
 
-    pub(crate) fn is_full(&self) -> bool {
-        let full = self.connections.load(Ordering::SeqCst) >= self.connections_max;
-        self.full.store(full, Ordering::SeqCst);
-        // A connection that ended between the two looks may not have seen the flag.
-        full && self.connections.load(Ordering::SeqCst) >= self.connections_max
+    /// The worker with the fewest connections, of those that no handler blocks.
+    fn least_loaded(&self) -> usize {
+        (0..self.loads.len())
+            .min_by_key(|worker| (self.pulses[*worker].is_blocked(), self.load(*worker)))
+            .unwrap_or(0)
     }
 
     /// Whether the memory budget is spent, so that there is none for another connection.
@@ -137,21 +223,153 @@ impl ServerState {
 
     /// Memory has become short: workers that sleep on idle buffers have to free them. Or it is no longer.
     pub(crate) fn memory_changed(&self, short: bool) {
-        if !short {
-            return self.tell_first(Message::ResumeAccept);
-        }
-        for post in self.posts() {
-            drop(post.send(Message::MemoryShort));
+        if short {
+            self.tell_all(|| Message::MemoryShort);
+        } else {
+            self.tell_first(Message::RoomAgain);
         }
     }
 
-    pub(crate) fn count_accept_error(&self) {
-        self.accept_errors.fetch_add(1, Ordering::Relaxed);
+    /// Tells whoever watches the server.
+    pub(crate) fn tell(&self, event: &ServerEvent<'_>) {
+        self.hooks.tell(event);
     }
 
     pub(crate) fn worker_left(&self) {
+        if self.workers_running.fetch_sub(1, Ordering::SeqCst) == 1 {
+            // Whoever waits for the end waits for this too.
+            self.hooks.ended(&self.stats());
+        }
         *lock(&self.workers_left) -= 1;
         self.ended.notify_all();
+    }
+}
+
+/// Admission: see [`Desk`].
+impl ServerState {
+    /// Decides about a connection that was accepted; the place is with the worker that has the fewest.
+    pub(crate) fn admit(
+        self: &Arc<Self>,
+        listener: Option<usize>,
+        peer: &Address,
+        now: Time,
+    ) -> Result<Admission, Rule> {
+        // Whom a proxy speaks for is not known before it has said so.
+        let behind_proxy = self.proxy(listener).is_some();
+        match lock(&self.desk).desk.admit((!behind_proxy).then_some(peer), now) {
+            Verdict::Admit(seat) => Ok(Admission::new(self.clone(), seat, listener)),
+            Verdict::Refuse(rule) => Err(rule),
+        }
+    }
+
+    /// Whether to take the next connection from the backlog. If not before somebody leaves, whoever leaves says so.
+    pub(crate) fn turnstile(&self, now: Time) -> Turnstile {
+        let mut reception = lock(&self.desk);
+        let turnstile = reception.desk.turnstile(now);
+        reception.awaited |= turnstile == Turnstile::Full;
+        turnstile
+    }
+
+    /// From now on the next connection that ends is told to the acceptor.
+    pub(crate) fn await_leave(&self) {
+        lock(&self.desk).awaited = true;
+    }
+
+    pub(crate) fn over_limit(&self) -> OverLimit {
+        lock(&self.desk).desk.rules().over_limit
+    }
+
+    pub(super) fn connections_max(&self) -> usize {
+        lock(&self.desk).desk.connections_max()
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        lock(&self.desk).desk.rules().clone()
+    }
+
+    pub(super) fn set_access(&self, access: Access) {
+        lock(&self.desk).desk.set_access(access);
+    }
+
+    pub(super) fn set_limits(&self, limits: Limits, connections_max: usize) {
+        lock(&self.desk).desk.set_rules(limits, connections_max);
+    }
+
+    pub(super) fn deadlines(&self) -> Deadlines {
+        lock(&self.deadlines).clone()
+    }
+
+    pub(super) fn set_deadlines(&self, deadlines: Deadlines) {
+        *lock(&self.deadlines) = deadlines;
+    }
+
+    /// How connections through a listener say whom they are for, if a proxy does.
+    pub(crate) fn proxy(&self, listener: Option<usize>) -> Option<&ProxyProtocol> {
+        self.listeners[listener?].listen.proxy().or(self.proxies.as_ref())
+    }
+
+    pub(crate) fn count_refusal(&self, rule: Rule) {
+        self.counters.refused[rule.index()].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_accept_error(&self) {
+        self.counters.accept_errors.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A listener is gone and will not come back.
+    pub(crate) fn lose_listener(&self, listener: usize) -> &Address {
+        self.listeners[listener].lost.store(true, Ordering::Relaxed);
+        &self.listeners[listener].address
+    }
+
+    /// A listener is closed for good: what it has in the file system goes too.
+    pub(crate) fn clear_listener(&self, listener: usize) {
+        drop(lock(&self.listeners[listener].file).take());
+    }
+
+    /// Whether a listener may be closed when the server is suspended, for it can be opened again.
+    pub(crate) fn can_reopen(&self, listener: usize) -> bool {
+        !self.simulated && !self.listeners[listener].listen.is_given()
+    }
+
+    pub(crate) fn count_panic(&self) {
+        self.counters.panics.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_stall(&self) {
+        self.counters.stalls.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        let Counters {
+            accepted,
+            accept_errors,
+            refused,
+            received,
+            sent,
+            unsent,
+            panics,
+            stalls,
+            finished,
+            reset,
+            lost,
+        } = &self.counters;
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let mut closes: Vec<_> = lock(&self.closes).iter().map(|(reason, count)| (*reason, *count)).collect();
+        closes.sort_by_key(|(reason, count)| (std::cmp::Reverse(*count), reason.to_string()));
+        let refused = Rule::ALL.iter().zip(refused).map(|(rule, refused)| (*rule, count(refused)));
+        Stats {
+            accepted: count(accepted),
+            accept_errors: count(accept_errors),
+            refused: refused.filter(|(_, count)| *count > 0).collect(),
+            received: count(received),
+            sent: count(sent),
+            unsent: count(unsent),
+            panics: count(panics),
+            stalls: count(stalls),
+            closes,
+            drain: DrainReport { finished: count(finished), reset: count(reset), lost: count(lost) },
+        }
     }
 }
 
@@ -163,33 +381,77 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// One connection's place in its server; free again when this is dropped, however that comes about.
 pub(crate) struct Admission {
     server: Arc<ServerState>,
-    worker: usize,
+    seat: Seat,
+    worker: u16,
+    listener: u8,
 }
 
+/// The listener of who came through none.
+const NO_LISTENER: u8 = u8::MAX;
+
 impl Admission {
-    pub(crate) fn new(server: Arc<ServerState>, worker: usize) -> Admission {
-        server.accepted.fetch_add(1, Ordering::Relaxed);
+    fn new(server: Arc<ServerState>, seat: Seat, listener: Option<usize>) -> Admission {
+        let worker = server.least_loaded();
+        server.counters.accepted.fetch_add(1, Ordering::Relaxed);
         server.connections.fetch_add(1, Ordering::SeqCst);
         server.loads[worker].fetch_add(1, Ordering::Relaxed);
-        Admission { server, worker }
+        if let Some(listener) = listener {
+            server.listeners[listener].accepted.fetch_add(1, Ordering::Relaxed);
+        }
+        let listener = listener.map_or(NO_LISTENER, |listener| listener as u8);
+        Admission { server, seat, worker: worker as u16, listener }
+    }
+
+    /// The worker that is to have the connection.
+    pub(crate) fn worker(&self) -> usize {
+        self.worker.into()
+    }
+
+    /// The proxy has told whom the connection is for.
+    pub(crate) fn seat(&mut self, peer: &Address) -> Result<(), Rule> {
+        debug_assert_eq!(self.seat, Seat::default(), "it had no place of an address so far");
+        self.seat = lock(&self.server.desk).desk.seat(peer)?;
+        Ok(())
+    }
+
+    /// Which of the server's listeners it came through.
+    pub(crate) fn listener(&self) -> Option<usize> {
+        (self.listener != NO_LISTENER).then_some(self.listener.into())
+    }
+
+    /// The server whose place it is.
+    pub(crate) fn server(&self) -> &ServerState {
+        &self.server
     }
 
     /// The connection ended; gives the place back and keeps the books.
     pub(crate) fn closed(self, reason: CloseReason, counts: Counts) {
         let server = &self.server;
-        server.received.fetch_add(counts.received, Ordering::Relaxed);
-        server.sent.fetch_add(counts.sent, Ordering::Relaxed);
-        server.unsent.fetch_add(counts.unsent, Ordering::Relaxed);
+        let add = |counter: &AtomicU64, n| counter.fetch_add(n, Ordering::Relaxed);
+        add(&server.counters.received, counts.received);
+        add(&server.counters.sent, counts.sent);
+        add(&server.counters.unsent, counts.unsent);
+        if server.drain_begun.load(Ordering::SeqCst) {
+            match reason {
+                CloseReason::Shutdown => add(&server.counters.reset, 1),
+                _ => add(&server.counters.finished, 1),
+            };
+            add(&server.counters.lost, counts.unsent);
+        }
         *lock(&server.closes).entry(reason).or_default() += 1;
     }
 }
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        self.server.loads[self.worker].fetch_sub(1, Ordering::Relaxed);
+        self.server.loads[self.worker()].fetch_sub(1, Ordering::Relaxed);
         self.server.connections.fetch_sub(1, Ordering::SeqCst);
-        if self.server.full.swap(false, Ordering::SeqCst) {
-            self.server.tell_first(Message::ResumeAccept);
+        let mut reception = lock(&self.server.desk);
+        reception.desk.leave(self.seat);
+        let awaited = std::mem::take(&mut reception.awaited);
+        drop(reception);
+        if awaited {
+            self.server.tell_first(Message::RoomAgain);
         }
     }
 }

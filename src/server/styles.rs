@@ -1,6 +1,8 @@
 //! How a user's handler, in either style, is put on a connection.
 
+use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
@@ -8,8 +10,8 @@ use std::thread;
 use crate::connection::Connection;
 use crate::error::{CloseReason, Deadline, Error, Result};
 use crate::event::Handler;
-use crate::worker::accept::{Attach, HandlerCount};
 use crate::worker::link::Link;
+use crate::worker::member::{Attach, HandlerCount};
 
 /// How a handler in async style is put on a connection.
 pub(crate) fn async_style<F, Fut>(handler: F) -> Attach
@@ -23,7 +25,13 @@ where
         let running = Running { link: link.clone(), _count: count };
         worker.tasks.spawn(Box::pin(async move {
             let running = running;
-            if let Err(error) = handler(conn).await {
+            let mut future = pin!(handler(conn));
+            let done = poll_fn(|cx| {
+                let polled = future.as_mut().poll(cx);
+                running.link.worker.returned(&running.link);
+                polled
+            });
+            if let Err(error) = done.await {
                 running.failed(&error);
             }
         }));
@@ -57,7 +65,8 @@ impl Drop for Running {
     /// Dropped in a panic of the handler, which the worker catches: the connection is reset.
     fn drop(&mut self) {
         if thread::panicking() {
-            self.link.command(|conn| conn.reset(CloseReason::HandlerPanicked));
+            let link = self.link.clone();
+            self.link.worker.tasks.on_panic(move |payload| link.panicked(payload));
         }
     }
 }
@@ -72,7 +81,7 @@ where
         let made = catch_unwind(AssertUnwindSafe(&make));
         match made {
             Ok(handler) => worker.attach(link, Box::new(handler)),
-            Err(_) => link.command(|conn| conn.reset(CloseReason::HandlerPanicked)),
+            Err(payload) => link.panicked(payload),
         }
     })
 }

@@ -8,21 +8,22 @@ use std::time::Duration;
 
 use super::Server;
 use super::state::ServerState;
+use crate::engine::Listener;
 use crate::error::{Error, Operation, Result};
-use crate::worker::accept::{Acceptor, Attach};
+use crate::worker::member::{Attach, Member};
 use crate::worker::{Message, Post, Worker};
 
-/// Starts the worker threads; the first gets the listener. Returns when all of them serve, or none does any more.
+/// Starts the worker threads; the first gets the listeners. Returns when all of them serve, or none does any more.
 pub(super) fn start(
     server: &Server,
     state: &Arc<ServerState>,
     attach: &Attach,
-    listener: std::net::TcpListener,
+    listeners: Vec<Listener>,
 ) -> Result<()> {
     let mut crew = Crew::new(state);
-    let mut listener = Some(listener);
+    let mut listeners = Some(listeners);
     for index in 0..state.workers() {
-        crew.spawn(server, index, attach, listener.take());
+        crew.spawn(server, index, attach, listeners.take().unwrap_or_default());
     }
     crew.muster(None)
 }
@@ -32,22 +33,22 @@ pub(super) fn run(
     server: &Server,
     state: &Arc<ServerState>,
     attach: &Attach,
-    listener: std::net::TcpListener,
+    listeners: Vec<Listener>,
     started: impl FnOnce(),
 ) -> Result<()> {
     let _leaving = Leaving(state.clone());
     let mut crew = Crew::new(state);
     for index in 1..state.workers() {
-        crew.spawn(server, index, attach, None);
+        crew.spawn(server, index, attach, Vec::new());
     }
-    match server.make_worker(0, state, attach.clone(), Some(listener)) {
-        Ok((worker, acceptor)) => {
+    match server.make_worker(0, state, attach, listeners) {
+        Ok((worker, member)) => {
             crew.muster(Some(worker.post.clone()))?;
             // If `started` panics, nobody is left to stop the others.
             let abandoned = Abandoned(state);
             started();
             std::mem::forget(abandoned);
-            serve(&worker, &acceptor);
+            serve(&worker, &member);
             Ok(())
         }
         Err(error) => {
@@ -84,23 +85,17 @@ impl<'a> Crew<'a> {
         Crew { state, report, reports, threads: Vec::new(), failure: None }
     }
 
-    fn spawn(
-        &mut self,
-        server: &Server,
-        index: usize,
-        attach: &Attach,
-        listener: Option<std::net::TcpListener>,
-    ) {
+    fn spawn(&mut self, server: &Server, index: usize, attach: &Attach, listeners: Vec<Listener>) {
         let (server, state, attach) = (server.clone(), self.state.clone(), attach.clone());
         let report = self.report.clone();
         let body = move || {
             let _leaving = Leaving(state.clone());
-            match server.make_worker(index, &state, attach, listener) {
-                Ok((worker, acceptor)) => {
+            match server.make_worker(index, &state, &attach, listeners) {
+                Ok((worker, member)) => {
                     drop(report.send(Ok((index, worker.post.clone()))));
                     // The start is over when nobody is left to report.
                     drop(report);
-                    serve(&worker, &acceptor);
+                    serve(&worker, &member);
                 }
                 Err(error) => drop(report.send(Err(error))),
             }
@@ -135,13 +130,13 @@ impl<'a> Crew<'a> {
 }
 
 /// What a worker thread does all day.
-fn serve(worker: &Rc<Worker>, acceptor: &Acceptor) {
+fn serve(worker: &Rc<Worker>, member: &Member) {
     let _entered = worker.enter();
-    while !acceptor.is_done(worker) {
+    while !member.is_done(worker) {
         worker.turn(true);
     }
     worker.shut();
-    worker.acceptor.borrow_mut().take();
+    worker.member.borrow_mut().take();
 }
 
 /// Tells that a worker's thread ended, in whichever way.

@@ -1,250 +1,90 @@
-//! A worker's share of its server: accepting, taking connections over, and draining.
+//! The door of a server, kept by its first worker: its listeners, and when to accept from them.
 //!
-//! The first worker of a server holds its listener and gives each accepted connection to the worker that has the fewest
-//! (docs/design/accepting.md tells why). An accept loop must neither die nor spin: every error is counted, and those
-//! that will not go away by trying again make it pause, 10 ms at first and doubling up to 1 s.
+//! Each accepted connection goes to the worker that has the fewest (docs/design/accepting.md tells why), if the server's
+//! desk lets it in (docs/design/admission.md). An accept loop must neither die nor spin: every error is counted, and those that
+//! will not go away by trying again make it pause, 10 ms at first and doubling up to 1 s.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::fs::File;
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rustix::io::Errno;
 
-use super::link::Link;
-use super::{Alarm, Message, Worker};
+use super::member::Member;
+use super::{Alarm, Worker};
 use crate::address::Address;
-use crate::conn::Profile;
+use crate::config::OverLimit;
 use crate::engine::{Listener, ListenerId, Socket};
-use crate::error::CloseReason;
-use crate::server::{Admission, ServerState};
+use crate::error::Rule;
+use crate::server::{ServerEvent, Turnstile};
+use crate::time::Time;
 
-const LISTENER: ListenerId = ListenerId(0);
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// Enough for handlers to be told of the end, and not for more.
-const LAST_TURNS: u32 = 16;
+/// So many errors in a row, each of one connection only, are no accident: a firewall's EPERM can persist.
+const ACCIDENTS_MAX: u32 = 16;
+/// The most connections that are shed with the reserve descriptor before the next pause.
+const SHED_MAX: usize = 64;
+/// The most connections that are taken from a listener's backlog before it is closed.
+const BACKLOG_MAX: usize = 65_536;
 
-/// Puts a handler on a new connection.
-pub(crate) type Attach = Arc<dyn Fn(&Rc<Worker>, &Rc<Link>, HandlerCount) + Send + Sync>;
-
-pub(crate) struct Acceptor {
-    server: Arc<ServerState>,
-    index: usize,
-    profile: Rc<Profile>,
-    attach: Attach,
-    accepting: Cell<Accepting>,
+/// The listeners of a server and whether they are accepted from. Those of the other members are empty.
+#[derive(Default)]
+pub(crate) struct Door {
+    /// What is open, by listener.
+    open: RefCell<Vec<bool>>,
+    state: Cell<State>,
     /// How long to pause after the next accept error.
-    pause: Cell<Duration>,
-    drain: Cell<Drain>,
-    /// Turns that tasks may still have when all connections are gone after the drain deadline.
-    turns_left: Cell<u32>,
-    handlers: Rc<Cell<usize>>,
+    pause: Cell<Backoff>,
+    /// Errors of one connection in a row.
+    accidents: Cell<u32>,
+    reserve: RefCell<Option<File>>,
 }
 
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
-enum Accepting {
-    /// This worker has no listener, or none any more.
-    No,
-    Yes,
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+enum State {
+    /// There is no listener, or none any more.
+    #[default]
+    Shut,
+    Accepting,
     /// The server holds as many connections as it may.
     Full,
-    /// An error makes it wait.
-    Paused,
+    /// An error, or the accept rate, makes it wait until then.
+    Paused {
+        since: Time,
+        until: Time,
+    },
+    Suspended,
 }
 
+#[derive(Copy, Clone, Debug)]
+struct Backoff(Duration);
+
+impl Default for Backoff {
+    fn default() -> Backoff {
+        Backoff(PAUSE_MIN)
+    }
+}
+
+/// What an accept error says about the next attempt (accept(2), "Error handling").
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
-enum Drain {
-    No,
-    Draining,
-    /// The deadline has passed; what was left was reset.
-    GaveUp,
+enum Trouble {
+    /// Only this connection is concerned: the next may do better at once.
+    Accident,
+    /// The process or the system has no more descriptors or memory.
+    Exhausted,
+    /// The listener is none any more.
+    Gone,
+    Other,
 }
 
-/// Counts one running handler for as long as it lives.
-pub(crate) struct HandlerCount(Rc<Cell<usize>>);
-
-impl HandlerCount {
-    fn new(count: &Rc<Cell<usize>>) -> HandlerCount {
-        count.set(count.get() + 1);
-        HandlerCount(count.clone())
-    }
-}
-
-impl Drop for HandlerCount {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
-    }
-}
-
-impl Acceptor {
-    pub(crate) fn new(
-        server: Arc<ServerState>,
-        index: usize,
-        profile: Rc<Profile>,
-        attach: Attach,
-    ) -> Rc<Acceptor> {
-        Rc::new(Acceptor {
-            server,
-            index,
-            profile,
-            attach,
-            accepting: Cell::new(Accepting::No),
-            pause: Cell::new(PAUSE_MIN),
-            drain: Cell::new(Drain::No),
-            turns_left: Cell::new(LAST_TURNS),
-            handlers: Rc::default(),
-        })
-    }
-
-    pub(crate) fn listen(&self, worker: &Worker, listener: Listener) -> io::Result<()> {
-        worker.listen(LISTENER, listener)?;
-        self.accepting.set(Accepting::Yes);
-        Ok(())
-    }
-
-    /// A connection was accepted here: the worker with the fewest connections gets it.
-    pub(crate) fn accepted(&self, worker: &Rc<Worker>, listener: ListenerId, socket: Socket, peer: Address) {
-        debug_assert_eq!(listener, LISTENER, "there is one listener");
-        self.pause.set(PAUSE_MIN);
-        let target = self.server.least_loaded();
-        let admission = Admission::new(self.server.clone(), target);
-        if self.server.is_full() && self.accepting.get() == Accepting::Yes {
-            self.accepting.set(Accepting::Full);
-            worker.engine.borrow_mut().pause_accept(LISTENER);
-        }
-        if target == self.index {
-            return self.adopt(worker, socket, peer, admission);
-        }
-        // A worker that is gone drops the message, and with it the socket and its admission.
-        if let Some(post) = self.server.post(target) {
-            drop(post.send(Message::Adopt { socket, peer, admission }));
-        }
-    }
-
-    /// Makes an accepted connection one of this worker's.
-    pub(crate) fn adopt(&self, worker: &Rc<Worker>, socket: Socket, peer: Address, admission: Admission) {
-        let link = match worker.open(socket, peer.clone(), &self.profile) {
-            Ok(link) => link,
-            Err(error) => {
-                self.server.count_accept_error();
-                event!(warn, %peer, %error, "an accepted connection could not be opened");
-                let _ = error;
-                return;
-            }
-        };
-        event!(debug, %peer, worker = self.index, "connection accepted");
-        link.admit(admission);
-        (self.attach)(worker, &link, HandlerCount::new(&self.handlers));
-        if self.drain.get() != Drain::No {
-            worker.tell_draining(&link);
-        }
-        if self.drain.get() == Drain::GaveUp {
-            link.command(|conn| conn.reset(CloseReason::Shutdown));
-        }
-    }
-
-    pub(crate) fn failed(&self, worker: &Worker, listener: ListenerId, error: &io::Error) {
-        self.server.count_accept_error();
-        if is_of_one_connection(error) {
-            worker.engine.borrow_mut().resume_accept(listener);
-            return;
-        }
-        let pause = self.pause.get();
-        event!(warn, %error, ?pause, "accepting failed; pausing");
-        self.pause.set((pause * 2).min(PAUSE_MAX));
-        self.accepting.set(Accepting::Paused);
-        let at = worker.now().after(pause);
-        worker.timers.borrow_mut().insert(at, Alarm::ResumeAccept(listener));
-    }
-
-    /// The pause after an error is over.
-    pub(crate) fn retry(&self, worker: &Worker, listener: ListenerId) {
-        if self.accepting.get() == Accepting::Paused {
-            self.accepting.set(Accepting::Yes);
-            worker.engine.borrow_mut().resume_accept(listener);
-        }
-    }
-
-    /// A connection ended somewhere: there may be room for another.
-    pub(crate) fn resume(&self, worker: &Worker) {
-        if self.accepting.get() == Accepting::Full && !self.server.is_full() {
-            self.accepting.set(Accepting::Yes);
-            worker.engine.borrow_mut().resume_accept(LISTENER);
-        }
-    }
-
-    /// Memory has become short, or is no longer: others have to do their part, or may go on.
-    pub(super) fn memory_changed(&self, short: bool) {
-        event!(info, short, used = self.server.memory.used(), "the memory budget is spent, or no longer");
-        self.server.memory_changed(short);
-    }
-
-    /// Stops accepting, tells every handler, and sets the deadline. The listener goes first, so that a client that
-    /// comes late is refused at once and can go elsewhere.
-    pub(crate) fn drain(&self, worker: &Rc<Worker>, within: Duration) {
-        if self.accepting.replace(Accepting::No) != Accepting::No {
-            worker.engine.borrow_mut().unlisten(LISTENER);
-            event!(info, ?within, "draining");
-        }
-        // The others learn it from here, behind the last connection that this worker handed to them.
-        if self.index == 0 {
-            for other in self.server.posts().iter().skip(1) {
-                drop(other.send(Message::Drain { within }));
-            }
-            self.server.draining.store(true, Ordering::SeqCst);
-        }
-        if within.is_zero() {
-            return self.give_up(worker);
-        }
-        let at = worker.now().after(within);
-        worker.timers.borrow_mut().insert(at, Alarm::Drain);
-        if self.drain.get() == Drain::No {
-            self.drain.set(Drain::Draining);
-            for link in worker.slots.all() {
-                worker.tell_draining(&link);
-            }
-        }
-    }
-
-    /// The drain deadline has passed: what is left is reset.
-    pub(crate) fn give_up(&self, worker: &Rc<Worker>) {
-        self.drain.set(Drain::GaveUp);
-        for link in worker.slots.all() {
-            link.command(|conn| conn.reset(CloseReason::Shutdown));
-        }
-    }
-
-    /// Whether the worker has nothing left to do for its server.
-    pub(crate) fn is_done(&self, worker: &Worker) -> bool {
-        match self.drain.get() {
-            Drain::No => false,
-            Drain::Draining => worker.slots.is_empty() && self.handlers.get() == 0 && !worker.has_work(),
-            // Handlers may go on to use connections of their own; they end here.
-            Drain::GaveUp if self.server.load(self.index) > 0 => false,
-            Drain::GaveUp => {
-                let left = self.turns_left.get().saturating_sub(1);
-                self.turns_left.set(left);
-                left == 0 || !worker.has_work()
-            }
-        }
-    }
-
-    pub(crate) fn is_draining(&self) -> bool {
-        self.drain.get() != Drain::No
-    }
-}
-
-/// Whether an accept error concerns only the connection that was to be accepted, so that the next may do better at once
-/// (accept(2), "Error handling").
-fn is_of_one_connection(error: &io::Error) -> bool {
-    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
-    matches!(
-        errno,
-        Some(
-            Errno::CONNABORTED
+impl Trouble {
+    fn of(error: &io::Error) -> Trouble {
+        match error.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(
+                Errno::CONNABORTED
                 | Errno::INTR
                 | Errno::PROTO
                 | Errno::NETDOWN
@@ -253,7 +93,270 @@ fn is_of_one_connection(error: &io::Error) -> bool {
                 | Errno::HOSTUNREACH
                 | Errno::OPNOTSUPP
                 | Errno::NETUNREACH
-                | Errno::PERM
-        )
-    )
+                | Errno::PERM,
+            ) => Trouble::Accident,
+            Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => Trouble::Exhausted,
+            Some(Errno::BADF | Errno::INVAL | Errno::NOTSOCK) => Trouble::Gone,
+            _ => Trouble::Other,
+        }
+    }
+}
+
+impl Door {
+    pub(super) fn open_all(&self, worker: &Worker, listeners: Vec<Listener>) -> io::Result<()> {
+        for (index, listener) in listeners.into_iter().enumerate() {
+            worker.engine.borrow_mut().listen(ListenerId(index as u32), listener)?;
+            self.open.borrow_mut().push(true);
+        }
+        if !self.open.borrow().is_empty() {
+            self.keep_reserve();
+            self.state.set(State::Accepting);
+        }
+        Ok(())
+    }
+
+    /// A descriptor that can be given up when there are no others.
+    fn keep_reserve(&self) {
+        let mut reserve = self.reserve.borrow_mut();
+        if reserve.is_none() {
+            *reserve = File::open("/dev/null").ok();
+        }
+    }
+
+    /// The listeners that are open.
+    fn listeners(&self) -> Vec<ListenerId> {
+        let open = self.open.borrow();
+        let indices = (0..open.len()).filter(|index| open[*index]);
+        indices.map(|index| ListenerId(index as u32)).collect()
+    }
+
+    fn is_open(&self, listener: ListenerId) -> bool {
+        self.open.borrow().get(listener.0 as usize) == Some(&true)
+    }
+
+    fn set_open(&self, listener: ListenerId, open: bool) {
+        self.open.borrow_mut()[listener.0 as usize] = open;
+    }
+
+    fn hold(&self, worker: &Worker, state: State) {
+        self.state.set(state);
+        for listener in self.listeners() {
+            worker.engine.borrow_mut().pause_accept(listener);
+        }
+    }
+
+    /// Accepts nothing until then.
+    fn hold_until(&self, worker: &Worker, until: Time) {
+        self.hold(worker, State::Paused { since: worker.now(), until });
+        worker.timers.borrow_mut().insert(until, Alarm::Accept);
+    }
+}
+
+impl Member {
+    /// A listener has accepted a connection.
+    pub(crate) fn accepted(
+        self: &Rc<Self>,
+        worker: &Rc<Worker>,
+        listener: ListenerId,
+        socket: Socket,
+        peer: Address,
+    ) {
+        self.door.pause.set(Backoff::default());
+        self.door.accidents.set(0);
+        self.let_in(worker, Some(listener), socket, peer);
+        if self.door.state.get() == State::Accepting {
+            self.pass_turnstile(worker);
+        }
+    }
+
+    /// Lets a connection in, if the rules allow it.
+    pub(crate) fn let_in(
+        self: &Rc<Self>,
+        worker: &Rc<Worker>,
+        listener: Option<ListenerId>,
+        socket: Socket,
+        peer: Address,
+    ) {
+        let listener = listener.map(|listener| listener.0 as usize);
+        if self.server.proxy(listener).is_some_and(|proxies| !proxies.trusts(&peer)) {
+            return self.refuse(socket, &peer, Rule::Untrusted);
+        }
+        match self.server.admit(listener, &peer, worker.now()) {
+            Ok(admission) => self.give(worker, socket, peer, admission),
+            Err(rule) => self.refuse(socket, &peer, rule),
+        }
+    }
+
+    fn refuse(&self, socket: Socket, peer: &Address, rule: Rule) {
+        self.server.count_refusal(rule);
+        self.server.tell(&ServerEvent::Refused { peer, rule });
+        // A reset leaves nothing behind, neither here nor in the kernel.
+        socket.refuse(self.server.over_limit() != OverLimit::Close);
+    }
+
+    /// Goes on accepting, or waits for what the rules ask for. Says whether it goes on.
+    fn pass_turnstile(&self, worker: &Worker) -> bool {
+        match self.server.turnstile(worker.now()) {
+            Turnstile::Open => return true,
+            Turnstile::Full => self.door.hold(worker, State::Full),
+            Turnstile::Until(at) => self.door.hold_until(worker, at),
+        }
+        false
+    }
+
+    /// Goes on accepting if the rules allow it.
+    fn go_on(&self, worker: &Worker) {
+        self.door.state.set(State::Accepting);
+        self.door.keep_reserve();
+        if self.pass_turnstile(worker) {
+            for listener in self.door.listeners() {
+                worker.engine.borrow_mut().resume_accept(listener);
+            }
+        }
+    }
+
+    /// Accepting failed. The engine waits until it is told to go on.
+    pub(crate) fn accept_failed(
+        self: &Rc<Self>,
+        worker: &Rc<Worker>,
+        listener: ListenerId,
+        error: &io::Error,
+    ) {
+        self.server.count_accept_error();
+        match Trouble::of(error) {
+            Trouble::Gone => return self.lose(worker, listener, error),
+            Trouble::Accident => {
+                self.door.accidents.set(self.door.accidents.get() + 1);
+                if self.door.accidents.get() <= ACCIDENTS_MAX {
+                    worker.engine.borrow_mut().resume_accept(listener);
+                    return;
+                }
+            }
+            Trouble::Exhausted => {
+                // Whoever leaves gives a descriptor back.
+                self.server.await_leave();
+                if self.server.over_limit() != OverLimit::Queue {
+                    self.shed(worker, listener);
+                }
+            }
+            Trouble::Other => {}
+        }
+        let Backoff(pause) = self.door.pause.get();
+        self.server.tell(&ServerEvent::AcceptFailed { error, pause });
+        self.door.pause.set(Backoff((pause * 2).min(PAUSE_MAX)));
+        self.door.hold_until(worker, worker.now().after(pause));
+    }
+
+    /// Gives the reserve descriptor up for a moment, to tell those who wait that they wait in vain.
+    fn shed(&self, worker: &Worker, listener: ListenerId) {
+        for _ in 0..SHED_MAX {
+            drop(self.door.reserve.take());
+            let accepted = worker.engine.borrow_mut().accept_now(listener);
+            let Ok(Some((socket, peer))) = accepted else { break };
+            self.refuse(socket, &peer, Rule::Descriptors);
+            self.door.keep_reserve();
+        }
+        self.door.keep_reserve();
+    }
+
+    fn lose(&self, worker: &Worker, listener: ListenerId, error: &io::Error) {
+        self.door.set_open(listener, false);
+        drop(worker.engine.borrow_mut().unlisten(listener));
+        let address = self.server.lose_listener(listener.0 as usize);
+        self.server.tell(&ServerEvent::ListenerLost { address, error });
+        if self.door.listeners().is_empty() {
+            self.door.state.set(State::Shut);
+        }
+    }
+
+    /// The time to wait until is over, unless it was moved meanwhile.
+    pub(crate) fn retry_accept(&self, worker: &Worker) {
+        if let State::Paused { until, .. } = self.door.state.get()
+            && until <= worker.now()
+        {
+            self.go_on(worker);
+        }
+    }
+
+    /// A connection ended somewhere, or the rules have changed: there may be room for another.
+    pub(crate) fn room_again(&self, worker: &Worker) {
+        match self.door.state.get() {
+            State::Full => self.go_on(worker),
+            // A pause for want of descriptors need not last to its end, but a moment, lest it be none.
+            State::Paused { since, until } => {
+                let soon = since.after(PAUSE_MIN).max(worker.now());
+                if soon < until {
+                    self.door.hold_until(worker, soon);
+                }
+            }
+            State::Accepting => drop(self.pass_turnstile(worker)),
+            State::Shut | State::Suspended => {}
+        }
+    }
+
+    /// Accepts nobody until it is resumed. Who is connected already comes in first.
+    pub(crate) fn suspend(self: &Rc<Self>, worker: &Rc<Worker>) {
+        if matches!(self.door.state.get(), State::Shut | State::Suspended) {
+            return;
+        }
+        for listener in self.door.listeners() {
+            if self.server.can_reopen(listener.0 as usize) {
+                self.take_backlog(worker, listener);
+                self.door.set_open(listener, false);
+                drop(worker.engine.borrow_mut().unlisten(listener));
+            }
+        }
+        self.door.hold(worker, State::Suspended);
+        self.server.tell(&ServerEvent::Suspended);
+    }
+
+    /// Accepts again, on those listeners too that were opened again.
+    pub(crate) fn resume(&self, worker: &Worker, reopened: Vec<(ListenerId, Listener)>) {
+        if self.door.state.get() != State::Suspended {
+            return;
+        }
+        for (id, listener) in reopened {
+            match worker.engine.borrow_mut().listen(id, listener) {
+                Ok(()) => self.door.set_open(id, true),
+                Err(error) => {
+                    let address = self.server.lose_listener(id.0 as usize);
+                    self.server.tell(&ServerEvent::ListenerLost { address, error: &error });
+                }
+            }
+        }
+        self.server.tell(&ServerEvent::Resumed);
+        self.go_on(worker);
+    }
+
+    /// Closes all listeners for good, after those who are connected already came in. Says whether it was open.
+    pub(super) fn shut_door(self: &Rc<Self>, worker: &Rc<Worker>) -> bool {
+        if self.door.state.get() == State::Shut {
+            return false;
+        }
+        for listener in self.door.listeners() {
+            self.take_backlog(worker, listener);
+            self.door.set_open(listener, false);
+            drop(worker.engine.borrow_mut().unlisten(listener));
+            self.server.clear_listener(listener.0 as usize);
+        }
+        self.door.state.set(State::Shut);
+        drop(self.door.reserve.take());
+        true
+    }
+
+    /// Accepts whom the kernel has connected already: closing the listener would reset them. Whom the rules would
+    /// leave in the queue is reset by that.
+    fn take_backlog(self: &Rc<Self>, worker: &Rc<Worker>, listener: ListenerId) {
+        for _ in 0..BACKLOG_MAX {
+            if self.server.turnstile(worker.now()) != Turnstile::Open || !self.door.is_open(listener) {
+                return;
+            }
+            let accepted = worker.engine.borrow_mut().accept_now(listener);
+            match accepted {
+                Ok(Some((socket, peer))) => self.let_in(worker, Some(listener), socket, peer),
+                Err(error) if Trouble::of(&error) == Trouble::Accident => {}
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
 }

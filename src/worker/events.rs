@@ -69,8 +69,9 @@ impl Worker {
             let conn = link.conn.borrow();
             conn.peer_ended() && conn.is_open() && !conn.is_blocked()
         };
-        if due && !link.end_told.replace(true) {
-            self.call(link, Handler::ended);
+        if due && !link.end_told.replace(true) && !self.call(link, Handler::ended) {
+            // What the handler waits for did not come whole, and will not.
+            link.command(Conn::close);
         }
     }
 
@@ -92,7 +93,10 @@ impl Worker {
     /// Returns whether what is left has to be offered again at once: nothing more can come before some of it is gone.
     #[inline]
     fn offer_joined(self: &Rc<Self>, link: &Rc<Link>, mut chunk: Chunk) -> bool {
-        let consumed = self.consume(link, &chunk);
+        let (consumed, begun) = match self.consume(link, &chunk) {
+            Some(consumed) => (consumed, false),
+            None => self.read_preface(link, &chunk),
+        };
         if consumed == chunk.len() {
             return false;
         }
@@ -101,6 +105,11 @@ impl Worker {
             return false;
         }
         chunk.advance(consumed);
+        if !link.is_event.get() {
+            // The preface is over, and the handler reads by itself.
+            conn.keep(chunk);
+            return false;
+        }
         conn.leave(chunk, consumed, self.now());
         if conn.is_blocked() {
             return false;
@@ -111,20 +120,20 @@ impl Worker {
             link.mark_dirty();
             return false;
         }
-        conn.is_full()
+        begun || conn.is_full()
     }
 
-    /// Gives `bytes` to the handler; returns how many it has consumed.
-    fn consume(self: &Rc<Self>, link: &Rc<Link>, bytes: &[u8]) -> usize {
+    /// Gives `bytes` to the handler; returns how many it has consumed. `None` if it has not begun yet.
+    fn consume(self: &Rc<Self>, link: &Rc<Link>, bytes: &[u8]) -> Option<usize> {
         let mut consumed = bytes.len();
-        self.call(link, |handler, conn| {
+        let called = self.call(link, |handler, conn| {
             let flow = handler.received(conn, bytes);
             if let Flow::Consumed(n) = flow {
                 consumed = n.min(bytes.len());
             }
             flow
         });
-        consumed
+        called.then_some(consumed)
     }
 
     /// Tells the handler that the server drains.
@@ -144,26 +153,30 @@ impl Worker {
             Flow::Continue
         });
         drop_guarded(link.handler.take());
+        self.drop_preface(link);
     }
 
-    /// Calls the handler, if there is one, and does what it decides. A panic resets the connection.
+    /// Calls the handler, if there is one, and does what it decides. A panic resets the connection. Returns whether there is
+    /// one.
     fn call(
         self: &Rc<Self>,
         link: &Rc<Link>,
         call: impl FnOnce(&mut dyn Handler, &mut event::Connection<'_>) -> Flow,
-    ) {
-        let Some(mut handler) = link.handler.take() else { return };
+    ) -> bool {
+        let Some(mut handler) = link.handler.take() else { return false };
         let mut conn = event::Connection::new(link);
         match catch_unwind(AssertUnwindSafe(|| call(&mut *handler, &mut conn))) {
             Ok(Flow::Continue | Flow::Consumed(_)) => {}
             Ok(Flow::Close) => link.command(Conn::close),
             Ok(Flow::Reset) => link.command(|conn| conn.reset(CloseReason::LocalReset)),
-            Err(_) => link.command(|conn| conn.reset(CloseReason::HandlerPanicked)),
+            Err(payload) => link.panicked(payload),
         }
+        self.returned(link);
         link.handler.set(Some(handler));
         let mut conn = link.conn.borrow_mut();
         if conn.is_blocked() {
             conn.make_wait();
         }
+        true
     }
 }

@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::{Buf, Bytes};
 
+use super::preface::Preface;
 use super::tasks::{Waiter, Waiters};
 use super::timer::TimerId;
 use super::{Alarm, Worker};
@@ -21,10 +22,11 @@ use crate::address::Address;
 use crate::conn::{Action, Conn, News, Room};
 use crate::engine::buffer::Chunk;
 use crate::engine::{Engine, Submitted, Token};
-use crate::error::CloseReason;
+use crate::error::{CloseReason, Rule};
 use crate::event::Handler;
+use crate::proxy::Proxied;
 use crate::remote::RemoteState;
-use crate::server::Admission;
+use crate::server::{Admission, ServerEvent};
 use crate::time::Time;
 
 /// From this size on a message that can leave at once is not copied into the queue.
@@ -38,6 +40,7 @@ pub(crate) struct Link {
     pub(crate) worker: Rc<Worker>,
     pub(crate) conn: RefCell<Conn>,
     dirty: Cell<bool>,
+    /// Received bytes are offered to `handler`, or to the preface as long as there is one.
     pub(super) is_event: Cell<bool>,
     /// The handler has been told that the peer ended.
     pub(super) end_told: Cell<bool>,
@@ -47,12 +50,32 @@ pub(crate) struct Link {
     pub(super) handler: Cell<Option<Box<dyn Handler>>>,
     pub(crate) reader: Waiter,
     timer: Cell<Option<TimerId>>,
-    /// Whom the socket is connected to.
+    /// Whom the socket is connected to, be it a proxy.
     peer: Address,
     /// Whether it is one of a server's connections; then `admission` is there until it is closed.
     pub(crate) is_admitted: Cell<bool>,
     admission: Cell<Option<Admission>>,
     rare: OnceCell<Box<Rare>>,
+    pub(crate) opened: Time,
+}
+
+/// Names a connection among all that its server ever has.
+///
+/// ```
+/// # fn example(conn: &wharf::Connection) {
+/// println!("connection {}", conn.id());
+/// # }
+/// ```
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId {
+    worker: u16,
+    token: Token,
+}
+
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.worker, self.token.index, self.token.generation)
+    }
 }
 
 /// What few connections need; made when one needs any of it.
@@ -64,16 +87,21 @@ pub(crate) struct Rare {
     pub(crate) closer: Waiters,
     pub(crate) drainer: Waiters,
     pub(crate) user: RefCell<Option<Box<dyn Any>>>,
+    /// What its handler calls it.
+    pub(crate) label: RefCell<Option<Arc<str>>>,
     remote: OnceCell<Arc<RemoteState>>,
     /// Messages of other threads that the send queue has no room for yet.
     arrivals: RefCell<VecDeque<Bytes>>,
     /// Another thread has closed the connection; that waits for the arrivals before it.
     close_behind: Cell<bool>,
+    /// What has to come before the handler begins.
+    pub(super) preface: RefCell<Option<Box<Preface>>>,
+    pub(super) proxied: OnceCell<Box<Proxied>>,
 }
 
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Link").field("token", &self.token).field("peer", &self.peer).finish_non_exhaustive()
+        f.debug_struct("Link").field("token", &self.token).field("peer", &self.peer()).finish_non_exhaustive()
     }
 }
 
@@ -90,6 +118,7 @@ pub(super) fn drop_guarded<T>(value: T) {
 
 impl Link {
     pub(crate) fn new(token: Token, worker: Rc<Worker>, peer: Address, conn: Conn) -> Rc<Link> {
+        let opened = worker.now();
         Rc::new(Link {
             token,
             worker,
@@ -105,6 +134,7 @@ impl Link {
             is_admitted: Cell::new(false),
             admission: Cell::new(None),
             rare: OnceCell::new(),
+            opened,
         })
     }
 
@@ -112,6 +142,42 @@ impl Link {
     pub(super) fn admit(&self, admission: Admission) {
         self.is_admitted.set(true);
         self.admission.set(Some(admission));
+    }
+
+    /// Its handler panicked: nobody knows in which state that left what it was to send.
+    pub(crate) fn panicked(self: &Rc<Self>, payload: Box<dyn Any + Send>) {
+        self.command(|conn| conn.reset(CloseReason::HandlerPanicked));
+        let message = payload
+            .downcast_ref::<&str>()
+            .copied()
+            .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+            .unwrap_or("(a panic without a message)");
+        self.worker.with_member(|member| {
+            member.server.count_panic();
+            member.server.tell(&ServerEvent::Panicked { id: self.id(), peer: &self.peer(), message });
+        });
+        drop_guarded(payload);
+    }
+
+    /// Names the connection among all of its server's.
+    pub(crate) fn id(&self) -> ConnectionId {
+        ConnectionId { worker: self.worker.index.get(), token: self.token }
+    }
+
+    /// Its proxy has told whom it is for: it gets a place of that peer's.
+    pub(super) fn seat(&self) -> Result<(), Rule> {
+        let Some(mut admission) = self.admission.take() else { return Ok(()) };
+        let seated = admission.seat(&self.peer());
+        self.admission.set(Some(admission));
+        seated
+    }
+
+    /// Which of the server's listeners it came through.
+    pub(crate) fn listener(&self) -> Option<usize> {
+        let admission = self.admission.take();
+        let listener = admission.as_ref().and_then(Admission::listener);
+        self.admission.set(admission);
+        listener
     }
 
     /// What few connections need, to be used.
@@ -124,9 +190,14 @@ impl Link {
         self.rare.get().map(|rare| &**rare)
     }
 
-    /// The address of the other end.
+    /// The address of the other end; of a connection that a proxy has passed on, the one that the proxy tells.
     pub(crate) fn peer(&self) -> Address {
-        self.peer.clone()
+        self.proxied().and_then(Proxied::source).unwrap_or(&self.peer).clone()
+    }
+
+    /// What a proxy has told, if one had to.
+    pub(crate) fn proxied(&self) -> Option<&Proxied> {
+        self.used_rare()?.proxied.get().map(|proxied| &**proxied)
     }
 
     /// The address of this end; asked of the engine once.
@@ -342,9 +413,8 @@ impl Worker {
             rare.drainer.wake(&self.tasks);
         }
         let counts = link.conn.borrow().counts();
-        event!(debug, peer = %link.peer(), %reason, received = counts.received, sent = counts.sent,
-            unsent = counts.unsent, "connection closed");
         if let Some(admission) = link.admission.take() {
+            admission.server().tell(&ServerEvent::Closed { id: link.id(), peer: &link.peer, reason, counts });
             admission.closed(reason, counts);
         }
     }

@@ -11,18 +11,28 @@ use super::Worker;
 /// What a server's workers hold together, and how much that may be.
 #[derive(Debug)]
 pub(crate) struct Budget {
-    max: Option<usize>,
+    /// `usize::MAX` is none.
+    max: AtomicUsize,
     used: AtomicUsize,
     short: AtomicBool,
 }
 
 impl Budget {
     pub(crate) fn new(max: Option<usize>) -> Budget {
-        Budget { max, used: AtomicUsize::new(0), short: AtomicBool::new(false) }
+        Budget {
+            max: AtomicUsize::new(max.unwrap_or(usize::MAX)),
+            used: AtomicUsize::new(0),
+            short: AtomicBool::new(false),
+        }
     }
 
     pub(crate) fn max(&self) -> Option<usize> {
-        self.max
+        Some(self.max.load(Ordering::Relaxed)).filter(|max| *max != usize::MAX)
+    }
+
+    /// Holds from the next pass of each worker on.
+    pub(crate) fn set_max(&self, max: Option<usize>) {
+        self.max.store(max.unwrap_or(usize::MAX), Ordering::Relaxed);
     }
 
     pub(crate) fn used(&self) -> usize {
@@ -44,16 +54,16 @@ impl Budget {
     }
 
     fn is_over(&self) -> bool {
-        self.max.is_some_and(|max| self.used() > max)
+        self.used() > self.max.load(Ordering::Relaxed)
     }
 
     /// Looks whether memory is short; says whether that is news. It stays short until an eighth is free, so that pools do not
     /// fill and empty by turns.
     fn judge(&self) -> bool {
-        let Some(max) = self.max else { return false };
+        let max = self.max.load(Ordering::Relaxed);
         let most = if self.is_short() { max - max / 8 } else { max };
         let short = self.used() > most;
-        self.short.swap(short, Ordering::Relaxed) != short
+        short != self.is_short() && self.short.swap(short, Ordering::Relaxed) != short
     }
 }
 
@@ -62,18 +72,15 @@ impl Worker {
     pub(super) fn account(&self) {
         let Some(budget) = self.budget.get() else { return };
         self.tell_memory(budget);
-        if budget.max.is_none() {
-            return;
-        }
         if budget.is_over() || self.pieces.is_short() {
             self.engine.borrow_mut().shed();
             self.pieces.shed();
             self.tell_memory(budget);
         }
         if budget.judge()
-            && let Some(acceptor) = &*self.acceptor.borrow()
+            && let Some(member) = &*self.member.borrow()
         {
-            acceptor.memory_changed(budget.is_short());
+            member.memory_changed(budget.is_short());
         }
         if budget.is_short() != self.pieces.is_short() {
             self.pieces.set_short(budget.is_short());
@@ -122,7 +129,7 @@ mod tests {
     #[test]
     fn without_a_budget_memory_is_never_short() {
         let budget = Budget::new(None);
-        budget.tell(0, usize::MAX);
+        budget.tell(0, usize::MAX - 1);
         assert!(!budget.judge() && !budget.is_short() && !budget.is_over());
     }
 }

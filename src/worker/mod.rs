@@ -15,19 +15,22 @@
 //!
 //! A worker without an operating system works the same way: the simulation calls [`Worker::turn`] instead of a thread.
 
-pub(crate) mod accept;
+mod accept;
 mod events;
 pub(crate) mod link;
 pub(crate) mod mailbox;
+pub(crate) mod member;
 pub(crate) mod memory;
 mod parking;
+pub(crate) mod preface;
+pub(crate) mod pulse;
+mod registry;
 pub(crate) mod slots;
 pub(crate) mod tasks;
 pub(crate) mod timer;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,14 +43,15 @@ use crate::conn::{Conn, Profile};
 use crate::engine::buffer::PiecePool;
 use crate::engine::{Completion, Engine, Listener, ListenerId, Socket, Token};
 use crate::error::CloseReason;
-use crate::server::Admission;
+use crate::server::{Admission, Reply, ServerEvent, Whom};
 use crate::time::Time;
 
-use accept::Acceptor;
 use link::Link;
 use mailbox::Mailbox;
+use member::Member;
 use memory::Budget;
 use parking::Parking;
+use pulse::Pulse;
 use slots::Slots;
 use tasks::{TaskId, Tasks, Wakeup};
 use timer::Wheel;
@@ -83,9 +87,26 @@ pub(crate) enum Message {
         reason: CloseReason,
     },
     /// There may be room for connections again.
-    ResumeAccept,
     /// Memory is short: whoever reads this turns, and accounts for itself.
     MemoryShort,
+    RoomAgain,
+    /// Make a connected socket one of the server's connections, if the rules allow it.
+    Arrive {
+        socket: Socket,
+        peer: Address,
+    },
+    Suspend,
+    /// Accept again, on these listeners that were opened again too.
+    Resume(Vec<(ListenerId, Listener)>),
+    /// What new connections get.
+    Configure(Box<(Limits, Deadlines)>),
+    /// Tell which connections there are.
+    List {
+        reply: Reply,
+    },
+    Disconnect {
+        whom: Whom,
+    },
     /// Stop accepting; end what has not ended within this time.
     Drain {
         within: Duration,
@@ -96,7 +117,10 @@ pub(crate) enum Message {
 pub(crate) enum Alarm {
     Link(Token),
     Wakeup(Wakeup),
-    ResumeAccept(ListenerId),
+    /// What has to come before a connection's handler has not come in time.
+    Preface(Token),
+    /// The pause of accepting is over.
+    Accept,
     /// The drain deadline.
     Drain,
 }
@@ -109,13 +133,17 @@ pub(crate) struct Worker {
     pub(crate) timers: RefCell<Wheel<Alarm>>,
     pub(crate) dirty: RefCell<Vec<Rc<Link>>>,
     /// The server that this worker belongs to, if any.
-    pub(crate) acceptor: RefCell<Option<Rc<Acceptor>>>,
+    pub(crate) member: RefCell<Option<Rc<Member>>>,
+    /// Which of the server's workers this is.
+    pub(crate) index: Cell<u16>,
     pieces: Rc<PiecePool>,
     /// The memory of the server that this worker belongs to, if any,
     pub(crate) budget: OnceCell<Arc<Budget>>,
     /// and what it was told last of this worker's part.
     memory_told: Cell<usize>,
     parking: RefCell<Parking>,
+    /// Read by the server's watchdog.
+    pulse: OnceCell<Arc<Pulse>>,
     now: Cell<Time>,
     /// Completions of the last turn.
     completed: Cell<usize>,
@@ -157,11 +185,13 @@ impl Worker {
             slots: Slots::default(),
             timers: RefCell::new(Wheel::new(now)),
             dirty: RefCell::default(),
-            acceptor: RefCell::default(),
+            member: RefCell::default(),
+            index: Cell::default(),
             pieces,
             budget: OnceCell::new(),
             memory_told: Cell::new(0),
             parking: RefCell::default(),
+            pulse: OnceCell::new(),
             now: Cell::new(now),
             completed: Cell::new(0),
             pass: Cell::new(1),
@@ -198,7 +228,9 @@ impl Worker {
         busy |= self.expire_timers();
         // Whoever drives the worker looks at what has happened before it may sleep on it.
         let sleeps = may_sleep && !busy && !self.has_work() && self.post.prepare_sleep();
+        self.beat(false);
         let waited = if sleeps { self.sleep() } else { self.engine.borrow_mut().wait(Some(Time::ZERO)) };
+        self.beat(true);
         self.post.awake();
         self.now.set(self.clock());
         if let Err(error) = waited {
@@ -221,6 +253,33 @@ impl Worker {
             }
         }
         engine.wait(until)
+    }
+
+    /// Has its turns watched.
+    pub(crate) fn watch(&self, pulse: Arc<Pulse>) {
+        drop(self.pulse.set(pulse));
+    }
+
+    fn beat(&self, works: bool) {
+        if let Some(pulse) = self.pulse.get() {
+            pulse.beat(works);
+        }
+    }
+
+    /// A handler has returned. If the watchdog saw the worker blocked meanwhile, it was this one.
+    #[inline]
+    pub(crate) fn returned(&self, link: &Link) {
+        if self.pulse.get().is_some_and(|pulse| pulse.take_blocked()) {
+            self.was_blocked(link);
+        }
+    }
+
+    #[cold]
+    fn was_blocked(&self, link: &Link) {
+        let lasted = self.clock().since(self.now());
+        self.with_member(|member| {
+            member.server.tell(&ServerEvent::HandlerBlocked { id: link.id(), peer: &link.peer(), lasted });
+        });
     }
 
     /// Sets how long the worker spins before it sleeps; zero is not at all.
@@ -259,22 +318,17 @@ impl Worker {
     /// Begins to connect; the link's waiters are told when that is over.
     pub(crate) fn connect(
         self: &Rc<Self>,
-        peer: SocketAddr,
+        peer: &Address,
         profile: &Rc<Profile>,
         options: &SocketOptions,
     ) -> io::Result<Rc<Link>> {
-        let link = self.link(peer.into(), profile);
+        let link = self.link(peer.clone(), profile);
         let begun = self.engine.borrow_mut().connect(link.token, peer, options);
         if let Err(error) = begun {
             self.never_opened(&link, &error);
             return Err(error);
         }
         Ok(link)
-    }
-
-    /// Starts to accept on `listener`.
-    pub(crate) fn listen(&self, id: ListenerId, listener: Listener) -> io::Result<()> {
-        self.engine.borrow_mut().listen(id, listener)
     }
 
     /// Ends everything of this worker that still lives: connections are reset, tasks dropped.
@@ -338,18 +392,31 @@ impl Worker {
                 with_link(token, &|link| link.command(|conn| conn.reset(reason)));
             }
             Message::Adopt { socket, peer, admission } => {
-                self.with_acceptor(|acceptor| acceptor.adopt(self, socket, peer, admission));
+                self.with_member(|member| member.adopt(self, socket, peer, admission));
             }
             Message::MemoryShort => {}
-            Message::ResumeAccept => self.with_acceptor(|acceptor| acceptor.resume(self)),
-            Message::Drain { within } => self.with_acceptor(|acceptor| acceptor.drain(self, within)),
+            Message::RoomAgain => self.with_member(|member| member.room_again(self)),
+            Message::Arrive { socket, peer } => {
+                self.with_member(|member| member.let_in(self, None, socket, peer));
+            }
+            Message::Suspend => self.with_member(|member| member.suspend(self)),
+            Message::Resume(listeners) => self.with_member(|member| member.resume(self, listeners)),
+            Message::Configure(settings) => {
+                let profile = self.profile(&settings.0, &settings.1);
+                self.with_member(|member| member.set_profile(profile));
+            }
+            Message::List { reply } => {
+                reply.add(self.list());
+            }
+            Message::Disconnect { whom } => self.disconnect(whom),
+            Message::Drain { within } => self.with_member(|member| member.drain(self, within)),
         }
     }
 
-    fn with_acceptor(&self, f: impl FnOnce(&Rc<Acceptor>)) {
-        let acceptor = self.acceptor.borrow().clone();
-        if let Some(acceptor) = acceptor {
-            f(&acceptor);
+    fn with_member(&self, f: impl FnOnce(&Rc<Member>)) {
+        let member = self.member.borrow().clone();
+        if let Some(member) = member {
+            f(&member);
         }
     }
 
@@ -384,8 +451,13 @@ impl Worker {
                         self.expire(&link);
                     }
                 }
-                Alarm::ResumeAccept(id) => self.with_acceptor(|acceptor| acceptor.retry(self, id)),
-                Alarm::Drain => self.with_acceptor(|acceptor| acceptor.give_up(self)),
+                Alarm::Preface(token) => {
+                    if let Some(link) = self.slots.get(token) {
+                        self.expire_preface(&link);
+                    }
+                }
+                Alarm::Accept => self.with_member(|member| member.retry_accept(self)),
+                Alarm::Drain => self.with_member(|member| member.give_up(self)),
             }
         }
     }
@@ -436,10 +508,10 @@ impl Worker {
                 Err(error) => conn.failed(&error),
             }),
             Completion::Accepted { listener, socket, peer } => {
-                self.with_acceptor(|acceptor| acceptor.accepted(self, listener, socket, peer));
+                self.with_member(|member| member.accepted(self, listener, socket, peer));
             }
             Completion::AcceptFailed { listener, error } => {
-                self.with_acceptor(|acceptor| acceptor.failed(self, listener, &error));
+                self.with_member(|member| member.accept_failed(self, listener, &error));
             }
             Completion::Woken => {}
         }

@@ -7,6 +7,7 @@
 //! This is own code because a library's task (async-task) pays reference counts and a state machine in atomics for each
 //! wake and poll; docs/design/tasks.md has the measurement.
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,6 +15,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Wake, Waker};
 
+use super::link::drop_guarded;
 use super::{Message, Post};
 
 /// Names one task of one worker for as long as it lives.
@@ -36,8 +38,12 @@ pub(crate) struct Tasks {
     /// The task that is being polled, with the data pointer of its waker.
     current: Cell<Option<(TaskId, *const ())>>,
     live: Cell<usize>,
+    /// Whom the panic of the task being polled is told to.
+    on_panic: Cell<Option<OnPanic>>,
     post: Post,
 }
+
+type OnPanic = Box<dyn FnOnce(Box<dyn Any + Send>)>;
 
 struct Entry {
     generation: u32,
@@ -57,6 +63,7 @@ impl Tasks {
             entries: RefCell::default(),
             free: RefCell::default(),
             ready: RefCell::default(),
+            on_panic: Cell::default(),
             root_ready: Cell::new(false),
             current: Cell::new(None),
             live: Cell::new(0),
@@ -172,9 +179,21 @@ impl Tasks {
             Ok(std::task::Poll::Pending) => {
                 self.entries.borrow_mut()[id.index as usize].body = Some(body);
             }
-            // Handlers catch their own panics and report them; what comes here ends the task alone.
-            Ok(std::task::Poll::Ready(())) | Err(_) => self.forget(id.index, body),
+            Ok(std::task::Poll::Ready(())) => self.forget(id.index, body),
+            // The panic ends the task alone.
+            Err(payload) => {
+                match self.on_panic.take() {
+                    Some(report) => report(payload),
+                    None => drop_guarded(payload),
+                }
+                self.forget(id.index, body);
+            }
         }
+    }
+
+    /// Has the panic that is ending the task being polled told to `report`.
+    pub(crate) fn on_panic(&self, report: impl FnOnce(Box<dyn Any + Send>) + 'static) {
+        self.on_panic.set(Some(Box::new(report)));
     }
 
     fn forget(&self, index: u32, body: Body) {
@@ -186,7 +205,7 @@ impl Tasks {
         self.free.borrow_mut().push(index);
         self.live.set(self.live.get() - 1);
         // What goes with the task may wake and spawn others. A destructor that panics ends here too.
-        drop(catch_unwind(AssertUnwindSafe(move || drop(body))));
+        drop_guarded(body);
     }
 
     fn waker(&self, id: TaskId) -> Waker {

@@ -5,38 +5,31 @@
 //! call says "would block" or moves fewer bytes than asked, which means the same (epoll(7), Q9): one system call per
 //! message instead of two. A buffer is leased only when there is data, so idle connections hold none.
 //!
-//! System calls on the path of a message go through rustix, which on Linux makes them itself: libc's `send` and `recv` are
-//! cancellation points, and pay for that with two atomic operations each once a process has a second thread.
-//! `MSG_NOSIGNAL` goes with every send, so that a broken connection is an error and never SIGPIPE.
-//!
 //! Late events are harmless here. One may come for the next connection in a slot only if somebody else, a forked child, still
 //! holds the old descriptor; a wrong flag costs one call that would block. Urgent data (MSG_OOB) is not supported: a peer
 //! that sends some may find what follows it unread until it sends more.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::net::{Shutdown, SocketAddr};
-#[cfg(target_os = "linux")]
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::event::Event;
-use mio::net::{TcpListener, TcpStream};
+use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
-use socket2::SockRef;
 
 use super::alarm::Alarm;
 use super::buffer::{Chunk, ChunkPool, Outgoing, SLICES_MAX};
+use super::listening::{Listening, Next};
 use super::{
-    ACCEPT_BUDGET, Completion, Listener, ListenerId, RECEIVE_BUDGET, Share, Socket, Submitted, Token, Waker,
+    Completion, Listener, ListenerId, RECEIVE_BUDGET, Share, Socket, Source, Submitted, Token, Waker, grow,
+    socket,
 };
 use crate::address::Address;
 use crate::config::SocketOptions;
-use crate::sockets;
 use crate::time::Time;
 
 /// Events fetched by one `wait`.
@@ -64,15 +57,9 @@ pub(crate) struct Readiness {
     turn: u64,
 }
 
-#[derive(Copy, Clone)]
-enum Source {
-    Connection(u32),
-    Listener(u32),
-}
-
 struct Connection {
     generation: u32,
-    stream: TcpStream,
+    socket: OwnedFd,
     connecting: bool,
     armed: bool,
     /// A read may find something.
@@ -92,25 +79,13 @@ struct Connection {
     share: Share,
 }
 
-struct Listening {
-    listener: TcpListener,
-    paused: bool,
-    ready: bool,
-    queued: bool,
-    share: Share,
-}
-
 impl Readiness {
     pub(crate) fn new() -> io::Result<Readiness> {
         let poll = Poll::new()?;
         let waker = Arc::new(mio::Waker::new(poll.registry(), WAKER)?);
         let alarm = Alarm::new()?;
         #[cfg(target_os = "linux")]
-        poll.registry().register(
-            &mut mio::unix::SourceFd(&alarm.as_fd().as_raw_fd()),
-            ALARM,
-            Interest::READABLE,
-        )?;
+        poll.registry().register(&mut SourceFd(&alarm.as_fd().as_raw_fd()), ALARM, Interest::READABLE)?;
         Ok(Readiness {
             poll,
             alarm,
@@ -144,15 +119,17 @@ impl Readiness {
 /// Listeners.
 impl Readiness {
     pub(crate) fn listen(&mut self, id: ListenerId, listener: Listener) -> io::Result<()> {
-        let Listener::Os(mut listener) = listener else {
+        let Listener::Os(listener) = listener else {
             return Err(io::Error::from(io::ErrorKind::Unsupported));
         };
         let index = id.0 as usize;
-        self.poll.registry().register(&mut listener, mio::Token(LISTENERS - index), Interest::READABLE)?;
+        self.poll.registry().register(
+            &mut SourceFd(&listener.as_raw_fd()),
+            mio::Token(LISTENERS - index),
+            Interest::READABLE,
+        )?;
         grow(&mut self.listeners, index);
-        let share = Share::default();
-        self.listeners[index] =
-            Some(Listening { listener, paused: false, ready: false, queued: false, share });
+        self.listeners[index] = Some(Listening::new(listener));
         Ok(())
     }
 
@@ -169,62 +146,60 @@ impl Readiness {
         }
     }
 
-    pub(crate) fn unlisten(&mut self, id: ListenerId) {
-        if let Some(listening) = self.listeners.get_mut(id.0 as usize) {
-            *listening = None;
+    pub(crate) fn unlisten(&mut self, id: ListenerId) -> Option<Listener> {
+        let listening = self.listeners.get_mut(id.0 as usize)?.take()?;
+        // Fails only for what was never registered.
+        drop(self.poll.registry().deregister(&mut SourceFd(&listening.listener.as_raw_fd())));
+        Some(Listener::Os(listening.listener))
+    }
+
+    pub(crate) fn accept_now(&mut self, id: ListenerId) -> io::Result<Option<(Socket, Address)>> {
+        match self.listeners.get_mut(id.0 as usize) {
+            Some(Some(listening)) => listening.accept_now(socket::accept),
+            _ => Ok(None),
         }
     }
 
     fn accept(&mut self, index: u32) -> Option<Completion> {
         let listening = self.listeners[index as usize].as_mut()?;
-        let listener = ListenerId(index);
         listening.queued = false;
-        while listening.ready && !listening.paused {
-            if !listening.share.take(self.turn, ACCEPT_BUDGET) {
+        match listening.accept(ListenerId(index), self.turn, socket::accept) {
+            Next::Report(completion) => {
+                listening.queued = true;
+                self.queue.push_front(Source::Listener(index));
+                Some(completion)
+            }
+            Next::Later => {
                 self.later.push(Source::Listener(index));
-                return None;
+                None
             }
-            match listening.listener.accept() {
-                Ok((stream, peer)) => {
-                    let peer = Address::canonical(peer);
-                    listening.queued = true;
-                    self.queue.push_front(Source::Listener(index));
-                    return Some(Completion::Accepted { listener, socket: Socket::Os(stream), peer });
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => listening.ready = false,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    listening.paused = true;
-                    return Some(Completion::AcceptFailed { listener, error });
-                }
-            }
+            Next::Rest => None,
         }
-        None
     }
 }
 
 /// Connections.
 impl Readiness {
     pub(crate) fn open(&mut self, token: Token, socket: Socket) -> io::Result<()> {
-        let Socket::Os(stream) = socket else { return Err(io::Error::from(io::ErrorKind::Unsupported)) };
-        self.register(token, stream, false)
+        let Socket::Os(socket) = socket else { return Err(io::Error::from(io::ErrorKind::Unsupported)) };
+        self.register(token, socket, false)
     }
 
     pub(crate) fn connect(
         &mut self,
         token: Token,
-        peer: SocketAddr,
+        peer: &Address,
         options: &SocketOptions,
     ) -> io::Result<()> {
-        let stream = TcpStream::connect(peer)?;
-        sockets::apply(&SockRef::from(&stream), options)?;
-        self.register(token, stream, true)
+        let (socket, address) = socket::for_peer(peer, options)?;
+        socket::connect(socket.as_fd(), &address)?;
+        self.register(token, socket, true)
     }
 
-    fn register(&mut self, token: Token, mut stream: TcpStream, connecting: bool) -> io::Result<()> {
+    fn register(&mut self, token: Token, socket: OwnedFd, connecting: bool) -> io::Result<()> {
         let index = token.index as usize;
         self.poll.registry().register(
-            &mut stream,
+            &mut SourceFd(&socket.as_raw_fd()),
             mio::Token(index),
             Interest::READABLE | Interest::WRITABLE,
         )?;
@@ -232,7 +207,7 @@ impl Readiness {
         debug_assert!(self.connections[index].is_none(), "a slot is free before it is used again");
         self.connections[index] = Some(Connection {
             generation: token.generation,
-            stream,
+            socket,
             connecting,
             armed: false,
             readable: false,
@@ -248,10 +223,12 @@ impl Readiness {
         Ok(())
     }
 
-    pub(crate) fn local_addr(&self, token: Token) -> io::Result<SocketAddr> {
+    pub(crate) fn local_addr(&self, token: Token) -> io::Result<Address> {
         let connection = self.connections.get(token.index as usize).and_then(Option::as_ref);
         match connection {
-            Some(connection) if connection.generation == token.generation => connection.stream.local_addr(),
+            Some(connection) if connection.generation == token.generation => {
+                socket::local_addr(connection.socket.as_fd())
+            }
             _ => Err(io::Error::from(io::ErrorKind::NotConnected)),
         }
     }
@@ -296,11 +273,7 @@ impl Readiness {
 
     pub(crate) fn shutdown(&mut self, token: Token) -> io::Result<()> {
         match self.connection(token) {
-            // A broken socket says only that it is not connected; why, it keeps elsewhere.
-            Some(connection) => connection
-                .stream
-                .shutdown(Shutdown::Write)
-                .map_err(|error| connection.stream.take_error().ok().flatten().unwrap_or(error)),
+            Some(connection) => socket::shutdown(connection.socket.as_fd()),
             None => Ok(()),
         }
     }
@@ -311,8 +284,7 @@ impl Readiness {
         }
         let Some(connection) = self.connections[token.index as usize].take() else { return };
         if reset {
-            // Linger of zero makes close(2) send RST. It fails only for a socket that is past caring.
-            drop(SockRef::from(&connection.stream).set_linger(Some(Duration::ZERO)));
+            socket::reset_on_close(connection.socket.as_fd());
         }
         self.finished.push_back(Completion::Closed { token, outgoing: connection.outgoing });
     }
@@ -486,7 +458,7 @@ impl Connection {
         if may_read || self.failed || !std::mem::take(&mut self.broken) {
             return None;
         }
-        let error = self.stream.take_error().unwrap_or_else(Some)?;
+        let error = socket::failure(self.socket.as_fd())?;
         (self.ended, self.failed) = (true, true);
         Some(error)
     }
@@ -496,16 +468,14 @@ impl Connection {
         if !self.writable {
             return None;
         }
-        let result = match self.stream.take_error() {
-            Ok(Some(error)) | Err(error) => Err(error),
-            // A socket may be told writable before it is connected (mio, TcpStream::connect).
-            Ok(None) => match self.stream.peer_addr() {
-                Ok(_) => Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::NotConnected => {
+        let result = match socket::failure(self.socket.as_fd()) {
+            Some(error) => Err(error),
+            None => match socket::is_connected(self.socket.as_fd()) {
+                Ok(false) => {
                     self.writable = false;
                     return None;
                 }
-                Err(error) => Err(error),
+                asked => asked.map(drop),
             },
         };
         self.connecting = false;
@@ -519,7 +489,7 @@ impl Connection {
             let mut room = 0;
             let read = chunks.fill(|buf| {
                 room = buf.len();
-                rustix::net::recv(&self.stream, buf, RecvFlags::empty()).map(|(n, _)| n)
+                socket::receive(self.socket.as_fd(), buf)
             });
             match &read {
                 // Fewer bytes than asked for: drained, unless the end is known to follow.
@@ -558,29 +528,26 @@ impl Connection {
     }
 
     fn write_slice(&mut self, bytes: &[u8]) -> Option<io::Result<usize>> {
-        self.write_with(bytes.len(), |stream| rustix::net::send(stream, bytes, SendFlags::NOSIGNAL))
+        self.write_with(bytes.len(), |socket| socket::send(socket, bytes))
     }
 
     /// Writes several pieces in one call.
     fn write_gathered(&mut self, slices: &[IoSlice<'_>]) -> Option<io::Result<usize>> {
         let given = slices.iter().map(|slice| slice.len()).sum();
-        self.write_with(given, |stream| {
-            let mut none = SendAncillaryBuffer::default();
-            rustix::net::sendmsg(stream, slices, &mut none, SendFlags::NOSIGNAL)
-        })
+        self.write_with(given, |socket| socket::send_gathered(socket, slices))
     }
 
     /// Makes a call that writes, at most `given` bytes, if the kernel may take some.
     fn write_with(
         &mut self,
         given: usize,
-        write: impl Fn(&TcpStream) -> Result<usize, Errno>,
+        write: impl Fn(BorrowedFd<'_>) -> Result<usize, Errno>,
     ) -> Option<io::Result<usize>> {
         if !self.writable || self.connecting {
             return None;
         }
         loop {
-            match write(&self.stream) {
+            match write(self.socket.as_fd()) {
                 Ok(n) => {
                     // Fewer bytes than given: full, and an edge will tell when there is room (epoll(7), Q9).
                     self.writable = n == given;
@@ -594,11 +561,5 @@ impl Connection {
                 Err(error) => return Some(Err(error.into())),
             }
         }
-    }
-}
-
-fn grow<T>(table: &mut Vec<Option<T>>, index: usize) {
-    if table.len() <= index {
-        table.resize_with(index + 1, || None);
     }
 }

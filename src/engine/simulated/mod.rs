@@ -20,7 +20,7 @@ mod trace;
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::rc::Rc;
 
 use rustix::io::Errno;
@@ -34,6 +34,7 @@ use super::{
     ACCEPT_BUDGET, Completion, HANDED_MAX, Listener, ListenerId, RECEIVE_BUDGET, Share, Socket, Submitted,
     Token, Waker,
 };
+use crate::address::Address;
 use crate::time::Time;
 
 /// The engine of one worker on one simulated host.
@@ -118,10 +119,19 @@ impl Simulated {
         }
     }
 
-    pub(crate) fn unlisten(&mut self, id: ListenerId) {
-        if let Some(accepting) = self.listeners.remove(&id.0) {
-            self.network.state().unlisten(accepting.listener);
+    pub(crate) fn unlisten(&mut self, id: ListenerId) -> Option<Listener> {
+        let accepting = self.listeners.remove(&id.0)?;
+        self.network.state().release_listener(accepting.listener).map(Listener::Simulated)
+    }
+
+    pub(crate) fn accept_now(&mut self, id: ListenerId) -> io::Result<Option<(Socket, Address)>> {
+        let Some(accepting) = self.listeners.get(&id.0) else { return Ok(None) };
+        let mut state = self.network.state();
+        if !state.has_queued(accepting.listener) {
+            return Ok(None);
         }
+        let (endpoint, peer) = state.accept(accepting.listener, self.address)?;
+        Ok(Some((Socket::Simulated(Box::new(endpoint)), peer.into())))
     }
 
     /// Takes an accepted socket. Its descriptor is counted since the accept, so this cannot run out of them.
@@ -135,7 +145,11 @@ impl Simulated {
         Ok(())
     }
 
-    pub(crate) fn connect(&mut self, token: Token, peer: SocketAddr) -> io::Result<()> {
+    pub(crate) fn connect(&mut self, token: Token, peer: &Address) -> io::Result<()> {
+        let Some(peer) = peer.socket() else {
+            let problem = "a simulated network has no Unix sockets";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, problem));
+        };
         let end = self.network.state().connect(self.address, peer)?;
         self.occupy(Slot { connecting: true, ..Slot::new(token, end) });
         Ok(())
@@ -151,11 +165,11 @@ impl Simulated {
         state.push_now(self.id, Ready::Slot(token));
     }
 
-    pub(crate) fn local_addr(&self, token: Token) -> io::Result<SocketAddr> {
+    pub(crate) fn local_addr(&self, token: Token) -> io::Result<Address> {
         let slot = self.slots.get(&token.index).filter(|slot| slot.token == token);
         let state = self.network.state();
         let addresses = slot.and_then(|slot| state.addresses(slot.end));
-        Ok(addresses.ok_or(Errno::NOTCONN)?.0)
+        Ok(Address::canonical(addresses.ok_or(Errno::NOTCONN)?.0))
     }
 
     pub(crate) fn receive(&mut self, token: Token) {

@@ -120,6 +120,11 @@ impl Endpoint {
         self.claim.network = None;
         self.end
     }
+
+    /// Closes the socket; with `reset` the peer is reset.
+    pub(in crate::engine) fn refuse(mut self, reset: bool) {
+        self.claim.socket = Unclaimed::End { end: self.end, host: self.host, reset };
+    }
 }
 
 /// A listening socket that no engine holds. Dropping it stops listening, when the network is used next.
@@ -152,7 +157,7 @@ struct Claim {
 
 #[derive(Copy, Clone, Debug)]
 enum Unclaimed {
-    End(EndId, IpAddr),
+    End { end: EndId, host: IpAddr, reset: bool },
     Listener(u64),
 }
 
@@ -457,6 +462,14 @@ impl State {
         }
     }
 
+    /// Takes a listener from the engine that accepts; what is queued stays so.
+    pub(super) fn release_listener(&mut self, id: u64) -> Option<Listening> {
+        let listener = self.listeners.get_mut(&id)?;
+        listener.holder = None;
+        let address = listener.address;
+        Some(Listening { id, address, claim: self.claim(Unclaimed::Listener(id)) })
+    }
+
     pub(super) fn is_full(&self, listener: u64) -> bool {
         let listener = self.listeners.get(&listener);
         listener.is_some_and(|listener| listener.queue.len() >= self.faults.backlog)
@@ -488,7 +501,7 @@ impl State {
         }
         let (local, peer) = self.addresses(end).expect("a queued connection exists");
         self.log(format_args!("{local} accept {peer}"));
-        Ok((Endpoint { host, end, claim: self.claim(Unclaimed::End(end, host)) }, peer))
+        Ok((Endpoint { host, end, claim: self.claim(Unclaimed::End { end, host, reset: false }) }, peer))
     }
 
     // Sockets that no engine holds.
@@ -501,9 +514,9 @@ impl State {
         while let Ok(socket) = self.unclaimed.1.try_recv() {
             match socket {
                 Unclaimed::Listener(id) => self.unlisten(id),
-                Unclaimed::End(end, host) => {
+                Unclaimed::End { end, host, reset } => {
                     self.release_descriptor(host);
-                    self.close(end, false);
+                    self.close(end, reset);
                 }
             }
         }

@@ -6,13 +6,13 @@
 #![allow(unsafe_code)] // one method of the trait is unsafe; nothing here is called
 
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
 use socket2::SockAddr;
 
 use super::buffers::Buffers;
+use crate::address::Address;
 
 /// Names a request; comes back with each of its completions.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -125,7 +125,7 @@ pub(crate) trait Kernel {
     fn receive(&mut self, socket: BorrowedFd<'_>, into: &mut [u8]) -> Result<usize, Errno>;
     fn send(&mut self, socket: BorrowedFd<'_>, bytes: &[u8]) -> Result<usize, Errno>;
     fn send_gathered(&mut self, socket: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> Result<usize, Errno>;
-    fn accept(&mut self, listener: BorrowedFd<'_>) -> Result<(OwnedFd, SocketAddr), Errno>;
+    fn accept(&mut self, listener: BorrowedFd<'_>) -> Result<(OwnedFd, Address), Errno>;
     /// Takes the failure that the socket keeps, if it has one.
     fn failure(&mut self, socket: BorrowedFd<'_>) -> Option<io::Error>;
     fn shutdown(&mut self, socket: BorrowedFd<'_>) -> io::Result<()>;

@@ -14,23 +14,21 @@
 
 use std::io::{self, IoSlice};
 use std::mem::ManuallyDrop;
-use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::Duration;
 
 use io_uring::types::{BufRingEntry, CancelBuilder, Fd};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags};
-use socket2::SockRef;
+use rustix::net::{RecvFlags, SendFlags};
 
 use super::buffers::Buffers;
 use super::kernel::{Completed, Kernel, Key, Request};
-use crate::engine::UringFeatures;
+use crate::address::Address;
+use crate::engine::{UringFeatures, socket};
 
 /// The only buffer group of a ring.
 const GROUP: u16 = 0;
@@ -221,49 +219,39 @@ impl Kernel for Ring {
     }
 
     fn receive(&mut self, socket: BorrowedFd<'_>, into: &mut [u8]) -> Result<usize, Errno> {
-        rustix::net::recv(socket, into, RecvFlags::DONTWAIT).map(|(n, _)| n)
+        socket::receive(socket, into)
     }
 
     fn send(&mut self, socket: BorrowedFd<'_>, bytes: &[u8]) -> Result<usize, Errno> {
-        rustix::net::send(socket, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
+        socket::send(socket, bytes)
     }
 
     fn send_gathered(&mut self, socket: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> Result<usize, Errno> {
-        let mut none = SendAncillaryBuffer::default();
-        rustix::net::sendmsg(socket, slices, &mut none, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
+        socket::send_gathered(socket, slices)
     }
 
-    fn accept(&mut self, listener: BorrowedFd<'_>) -> Result<(OwnedFd, SocketAddr), Errno> {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let mut accepted = rustix::net::acceptfrom_with(listener, flags);
-        if accepted.as_ref().is_err_and(|errno| *errno == Errno::MFILE) && self.queued() > 0 {
-            // Descriptors may be about to be closed.
-            drop(self.enter(false));
-            accepted = rustix::net::acceptfrom_with(listener, flags);
+    fn accept(&mut self, listener: BorrowedFd<'_>) -> Result<(OwnedFd, Address), Errno> {
+        match socket::accept(listener) {
+            Err(Errno::MFILE) if self.queued() > 0 => {
+                // Descriptors may be about to be closed.
+                drop(self.enter(false));
+                socket::accept(listener)
+            }
+            accepted => accepted,
         }
-        let (socket, address) = accepted?;
-        // Only TCP listeners come here, so the address is there and is one of the internet.
-        let address =
-            address.and_then(|address| SocketAddr::try_from(address).ok()).ok_or(Errno::AFNOSUPPORT)?;
-        Ok((socket, address))
     }
 
     fn failure(&mut self, socket: BorrowedFd<'_>) -> Option<io::Error> {
-        SockRef::from(&socket).take_error().unwrap_or_else(Some)
+        socket::failure(socket)
     }
 
     fn shutdown(&mut self, socket: BorrowedFd<'_>) -> io::Result<()> {
-        let socket = SockRef::from(&socket);
-        // A broken socket says only that it is not connected; why, it keeps elsewhere.
-        socket
-            .shutdown(std::net::Shutdown::Write)
-            .map_err(|error| socket.take_error().ok().flatten().unwrap_or(error))
+        socket::shutdown(socket)
     }
 
     fn close(&mut self, socket: OwnedFd, reset: bool) {
         if reset {
-            // Linger of zero makes close(2) send RST. It fails only for a socket that is past caring.
-            drop(SockRef::from(&socket).set_linger(Some(Duration::ZERO)));
+            socket::reset_on_close(socket.as_fd());
         }
         let fd = socket.into_raw_fd();
         let close = opcode::Close::new(Fd(fd)).build().flags(squeue::Flags::SKIP_SUCCESS);
@@ -301,13 +289,6 @@ impl Drop for Ring {
             ManuallyDrop::drop(&mut self.ring);
             ManuallyDrop::drop(&mut self.buffers);
         }
-    }
-}
-
-impl AsFd for Ring {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the ring owns its descriptor and is borrowed.
-        unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) }
     }
 }
 

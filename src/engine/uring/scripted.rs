@@ -11,7 +11,6 @@ use std::cell::{RefCell, RefMut};
 use std::collections::{BTreeSet, VecDeque};
 use std::io::{self, IoSlice};
 use std::mem;
-use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
@@ -23,6 +22,7 @@ use socket2::SockAddr;
 use super::buffers::Buffers;
 use super::kernel::{Completed, Kernel, Key, Request};
 use super::ring::{Sizes, is_transient};
+use crate::address::{Address, UnixName};
 
 /// A receive goes on so often before others get their turn.
 const RETRIES_MAX: usize = 32;
@@ -31,7 +31,6 @@ const IN: usize = 1;
 const ERR: usize = 8;
 const HUP: usize = 16;
 const RDHUP: usize = 0x2000;
-const PEER: &str = "127.0.0.1:40000";
 
 /// The kernel, and the test's hand on it.
 #[derive(Clone)]
@@ -414,11 +413,11 @@ impl Kernel for Scripted {
         state.take(id, &bytes).unwrap_or(Err(Errno::AGAIN))
     }
 
-    fn accept(&mut self, listener: BorrowedFd<'_>) -> Result<(OwnedFd, SocketAddr), Errno> {
+    fn accept(&mut self, listener: BorrowedFd<'_>) -> Result<(OwnedFd, Address), Errno> {
         let id = self.id(listener.as_raw_fd());
         let waiting = self.state().sockets[id.0].waiting.pop_front();
         match waiting {
-            Some(None) => Ok((self.socket().0, PEER.parse().expect("an address"))),
+            Some(None) => Ok((self.socket().0, Address::Unix(UnixName::unnamed()))),
             Some(Some(errno)) => Err(errno),
             None => Err(Errno::AGAIN),
         }

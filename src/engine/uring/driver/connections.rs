@@ -2,19 +2,18 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::io::Errno;
-use socket2::{Domain, Protocol, SockAddr, SockRef, Type};
+use socket2::SockAddr;
 
 use super::super::kernel::{Completed, Kernel, Key, Request};
+use super::Driver;
 use super::key::Kind;
-use super::{Driver, Source, grow};
+use crate::address::Address;
 use crate::config::SocketOptions;
 use crate::engine::buffer::{Chunk, Outgoing};
-use crate::engine::{Completion, Share, Socket, Token};
-use crate::sockets;
+use crate::engine::{Completion, Share, Socket, Source, Token, grow, socket};
 
 pub(super) struct Connection {
     pub(super) generation: u32,
@@ -78,8 +77,8 @@ pub(super) struct Rare {
 /// Commands.
 impl<K: Kernel> Driver<K> {
     pub(crate) fn open(&mut self, token: Token, socket: Socket) -> io::Result<()> {
-        let Socket::Os(stream) = socket else { return Err(io::ErrorKind::Unsupported.into()) };
-        self.put(token, std::net::TcpStream::from(stream).into());
+        let Socket::Os(socket) = socket else { return Err(io::ErrorKind::Unsupported.into()) };
+        self.put(token, socket);
         self.unwatched.push(token);
         Ok(())
     }
@@ -87,16 +86,21 @@ impl<K: Kernel> Driver<K> {
     pub(crate) fn connect(
         &mut self,
         token: Token,
-        peer: SocketAddr,
+        peer: &Address,
         options: &SocketOptions,
     ) -> io::Result<()> {
-        let socket = socket2::Socket::new(Domain::for_address(peer), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_nonblocking(true)?;
-        sockets::apply(&SockRef::from(&socket), options)?;
-        let connection = self.put(token, socket.into());
+        let (socket, address) = socket::for_peer(peer, options)?;
+        if peer.unix().is_some() {
+            // Never takes time: it is connected at once, or refused with a cause (connect(2)).
+            socket::connect(socket.as_fd(), &address)?;
+            self.put(token, socket).is.connecting = true;
+            self.enqueue(Source::Connection(token.index));
+            return Ok(());
+        }
+        let connection = self.put(token, socket);
         (connection.is.connecting, connection.requests) = (true, 1);
         let fd = connection.socket.as_raw_fd();
-        let address: *const SockAddr = connection.rare().address.insert(peer.into());
+        let address: *const SockAddr = connection.rare().address.insert(address);
         self.request(Kind::Connect, token, Request::Connect { fd, address });
         Ok(())
     }
@@ -117,11 +121,10 @@ impl<K: Kernel> Driver<K> {
         })
     }
 
-    pub(crate) fn local_addr(&self, token: Token) -> io::Result<SocketAddr> {
+    pub(crate) fn local_addr(&self, token: Token) -> io::Result<Address> {
         match self.connections.get(token.index as usize) {
             Some(Some(connection)) if connection.generation == token.generation => {
-                let address = SockRef::from(&connection.socket).local_addr()?;
-                address.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into())
+                socket::local_addr(connection.socket.as_fd())
             }
             _ => Err(io::ErrorKind::NotConnected.into()),
         }
@@ -165,7 +168,7 @@ impl<K: Kernel> Driver<K> {
             (receiving && !cancelling, Kind::Receive),
             (polling, Kind::Readable),
             (watching, Kind::Broken),
-            (connecting, Kind::Connect),
+            (connecting && connection.requests > 0, Kind::Connect),
             (sending && !unconfirmed, Kind::Send),
         ];
         self.hurries |= unconfirmed;
@@ -198,14 +201,19 @@ impl<K: Kernel> Driver<K> {
     pub(super) fn connected(&mut self, completed: Completed) -> Option<Completion> {
         let connection = self.addressee(completed.key)?;
         let token = connection.token(completed.key);
-        connection.is.connecting = false;
         connection.requests -= 1;
         connection.rare = None;
         if connection.is.closing {
             self.release_if_idle(token.index);
             return None;
         }
-        let result = completed.outcome().map(drop).map_err(io::Error::from);
+        self.finish_connecting(token, completed.outcome().map(drop).map_err(io::Error::from))
+    }
+
+    /// Tells what a connect came to.
+    pub(super) fn finish_connecting(&mut self, token: Token, result: io::Result<()>) -> Option<Completion> {
+        let connection = self.connection(token)?;
+        connection.is.connecting = false;
         (connection.is.ended, connection.is.failed) = (result.is_err(), result.is_err());
         self.arm(token);
         self.unwatched.push(token);

@@ -4,6 +4,7 @@
 //! Received and sent bytes follow a fixed pattern, so that a lost, doubled or moved byte shows at once.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
 
@@ -131,8 +132,7 @@ impl Harness {
             4 => self.handle(amount % 4),
             5 => {
                 let (fd, id) = self.kernel.socket();
-                let stream = mio::net::TcpStream::from_std(std::net::TcpStream::from(fd));
-                self.open(slot, Socket::Os(stream), id);
+                self.open(slot, Socket::Os(fd), id);
             }
             6 => self.connect(slot),
             7 | 8 => self.with_link(slot, |link, driver, _| {
@@ -197,8 +197,8 @@ impl Harness {
             return;
         }
         let token = self.next_token(slot);
-        let peer = "127.0.0.1:1".parse().expect("an address");
-        self.driver.connect(token, peer, &SocketOptions::default()).expect("it begins to connect");
+        let peer: SocketAddr = "127.0.0.1:1".parse().expect("an address");
+        self.driver.connect(token, &peer.into(), &SocketOptions::default()).expect("it begins to connect");
         let fd = self.driver.connections[slot].as_ref().expect("it has a slot").socket.as_raw_fd();
         let id = self.kernel.made(fd);
         self.links[slot] = Some(Link::new(token, id, false));
@@ -217,11 +217,10 @@ impl Harness {
     }
 
     fn listeners(&mut self, amount: usize) {
-        match (amount % 6, self.listening) {
+        match (amount % 7, self.listening) {
             (0, None) => {
                 let (fd, id) = self.kernel.listener();
-                let listener = mio::net::TcpListener::from_std(std::net::TcpListener::from(fd));
-                self.driver.listen(LISTENER, Listener::Os(listener)).expect("it listens");
+                self.driver.listen(LISTENER, Listener::Os(fd)).expect("it listens");
                 (self.listening, self.accept_paused) = (Some(id), false);
             }
             (1, Some(_)) => {
@@ -233,8 +232,14 @@ impl Harness {
                 self.accept_paused = false;
             }
             (3, Some(_)) if amount > 200 => {
-                self.driver.unlisten(LISTENER);
+                assert!(self.driver.unlisten(LISTENER).is_some());
                 self.listening = None;
+            }
+            (6, _) => {
+                let waited = self.listening.map(|id| self.kernel.waiting(id));
+                let accepted = self.driver.accept_now(LISTENER);
+                let is_told = accepted.as_ref().is_ok_and(Option::is_none);
+                assert!(is_told || waited > Some(0), "nobody is made up");
             }
             (4, Some(id)) => self.kernel.knocks(id, Some([Errno::MFILE, Errno::INTR][amount / 6 % 2])),
             (_, Some(id)) => (0..amount).for_each(|_| self.kernel.knocks(id, None)),
@@ -281,8 +286,8 @@ impl Harness {
                 assert!(self.listening.is_some() && !self.accept_paused, "nothing is accepted unasked");
                 self.accepted_in_turn += 1;
                 assert!(self.accepted_in_turn <= ACCEPT_BUDGET, "a listener gets no more than its share");
-                let Socket::Os(stream) = &socket else { panic!("a socket of the system") };
-                let id = self.kernel.id(stream.as_raw_fd());
+                let Socket::Os(fd) = &socket else { panic!("a socket of the system") };
+                let id = self.kernel.id(fd.as_raw_fd());
                 if let Some(slot) = self.links.iter().position(Option::is_none) {
                     self.open(slot, socket, id);
                 }

@@ -4,24 +4,20 @@
 //! paused, and does not tell the peer's address. docs/design/uring.md has the comparison.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-
-use rustix::io::Errno;
+use std::os::fd::AsRawFd;
 
 use super::super::kernel::{Completed, Kernel, Request};
 use super::key::Kind;
-use super::{Driver, SUBMISSIONS_MAX, Source, grow};
+use super::{Driver, SUBMISSIONS_MAX};
 use crate::address::Address;
-use crate::engine::{ACCEPT_BUDGET, Completion, Listener, ListenerId, Share, Socket, Token};
+use crate::engine::listening::{Listening, Next};
+use crate::engine::{Completion, Listener, ListenerId, Socket, Source, Token, grow};
 
-pub(super) struct Listening {
-    pub(super) listener: OwnedFd,
-    pub(super) generation: u32,
-    pub(super) paused: bool,
-    pub(super) polling: bool,
-    pub(super) ready: bool,
-    pub(super) queued: bool,
-    pub(super) share: Share,
+/// A listener, and the poll that watches it.
+pub(super) struct Watched {
+    pub(super) listening: Listening,
+    generation: u32,
+    polling: bool,
 }
 
 impl<K: Kernel> Driver<K> {
@@ -30,38 +26,31 @@ impl<K: Kernel> Driver<K> {
         let index = id.0 as usize;
         grow(&mut self.listeners, index);
         self.listeners_made += 1;
-        self.listeners[index] = Some(Listening {
-            listener: OwnedFd::from(std::net::TcpListener::from(listener)),
-            generation: self.listeners_made,
-            paused: false,
-            polling: false,
-            ready: false,
-            queued: false,
-            share: Share::default(),
-        });
+        let (listening, generation) = (Listening::new(listener), self.listeners_made);
+        self.listeners[index] = Some(Watched { listening, generation, polling: false });
         self.await_connections(id.0);
         Ok(())
     }
 
     pub(crate) fn pause_accept(&mut self, id: ListenerId) {
-        if let Some(Some(listening)) = self.listeners.get_mut(id.0 as usize) {
-            listening.paused = true;
+        if let Some(Some(watched)) = self.listeners.get_mut(id.0 as usize) {
+            watched.listening.paused = true;
         }
     }
 
     pub(crate) fn resume_accept(&mut self, id: ListenerId) {
-        if let Some(Some(listening)) = self.listeners.get_mut(id.0 as usize) {
-            listening.paused = false;
+        if let Some(Some(watched)) = self.listeners.get_mut(id.0 as usize) {
+            watched.listening.paused = false;
             self.enqueue(Source::Listener(id.0));
             self.await_connections(id.0);
         }
     }
 
-    pub(crate) fn unlisten(&mut self, id: ListenerId) {
-        let Some(listening) = self.listeners.get_mut(id.0 as usize).and_then(Option::take) else { return };
-        if listening.polling {
+    pub(crate) fn unlisten(&mut self, id: ListenerId) -> Option<Listener> {
+        let watched = self.listeners.get_mut(id.0 as usize)?.take()?;
+        if watched.polling {
             // A request keeps its socket open: connects would go on succeeding until it is gone.
-            self.cancel(Kind::Accept, Token { index: id.0, generation: listening.generation });
+            self.cancel(Kind::Accept, Token { index: id.0, generation: watched.generation });
             // And it has to find this socket, not the next one with the same descriptor.
             for _ in 0..SUBMISSIONS_MAX {
                 self.flush_backlog();
@@ -71,52 +60,45 @@ impl<K: Kernel> Driver<K> {
                 }
             }
         }
+        Some(Listener::Os(watched.listening.listener))
     }
 
-    pub(super) fn await_connections(&mut self, index: u32) {
-        if let Some(Some(listening)) = self.listeners.get_mut(index as usize)
-            && !(listening.polling || listening.ready || listening.paused)
+    pub(crate) fn accept_now(&mut self, id: ListenerId) -> io::Result<Option<(Socket, Address)>> {
+        match self.listeners.get_mut(id.0 as usize) {
+            Some(Some(watched)) => watched.listening.accept_now(|listener| self.kernel.accept(listener)),
+            _ => Ok(None),
+        }
+    }
+
+    fn await_connections(&mut self, index: u32) {
+        if let Some(Some(watched)) = self.listeners.get_mut(index as usize)
+            && !(watched.polling || watched.listening.ready || watched.listening.paused)
         {
-            listening.polling = true;
-            let token = Token { index, generation: listening.generation };
-            let request = Request::PollReadable { fd: listening.listener.as_raw_fd() };
+            watched.polling = true;
+            let token = Token { index, generation: watched.generation };
+            let request = Request::PollReadable { fd: watched.listening.listener.as_raw_fd() };
             self.request(Kind::Accept, token, request);
         }
     }
 
     pub(super) fn connections_wait(&mut self, completed: Completed) {
         let index = completed.key.index();
-        if let Some(Some(listening)) = self.listeners.get_mut(index as usize)
-            && completed.key.is_for(Token { index, generation: listening.generation })
+        if let Some(Some(watched)) = self.listeners.get_mut(index as usize)
+            && completed.key.is_for(Token { index, generation: watched.generation })
         {
-            (listening.polling, listening.ready) = (false, true);
+            (watched.polling, watched.listening.ready) = (false, true);
             self.enqueue(Source::Listener(index));
         }
     }
 
     pub(super) fn accept(&mut self, index: u32) -> Option<Completion> {
-        let listening = self.listeners[index as usize].as_mut()?;
-        let listener = ListenerId(index);
-        while listening.ready && !listening.paused {
-            if !listening.share.take(self.turn, ACCEPT_BUDGET) {
-                self.later.push(Source::Listener(index));
-                return None;
-            }
-            match self.kernel.accept(listening.listener.as_fd()) {
-                Ok((socket, peer)) => {
-                    let peer = Address::canonical(peer);
-                    let stream = mio::net::TcpStream::from_std(std::net::TcpStream::from(socket));
-                    return Some(Completion::Accepted { listener, socket: Socket::Os(stream), peer });
-                }
-                Err(Errno::AGAIN) => listening.ready = false,
-                Err(Errno::INTR) => {}
-                Err(error) => {
-                    listening.paused = true;
-                    return Some(Completion::AcceptFailed { listener, error: error.into() });
-                }
-            }
+        let watched = self.listeners[index as usize].as_mut()?;
+        match watched.listening.accept(ListenerId(index), self.turn, |listener| self.kernel.accept(listener))
+        {
+            Next::Report(completion) => return Some(completion),
+            Next::Later => self.later.push(Source::Listener(index)),
+            Next::Rest => self.await_connections(index),
         }
-        self.await_connections(index);
         None
     }
 }

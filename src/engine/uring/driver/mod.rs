@@ -33,12 +33,12 @@ use super::buffers::Buffers;
 use super::kernel::{Completed, Kernel, Key, Request};
 use crate::engine::alarm::Alarm;
 use crate::engine::buffer::{ChunkPool, Outgoing, PiecePool};
-use crate::engine::{Completion, Token, Waker};
+use crate::engine::{Completion, Source, Token, Waker};
 use crate::time::Time;
 
 use connections::Connection;
 use key::{Kind, NOBODY};
-use listeners::Listening;
+use listeners::Watched;
 use sending::{COPIES_MAX, Unconfirmed};
 
 pub(super) use sending::INLINE_SENDS;
@@ -55,7 +55,7 @@ pub(crate) struct Driver<K: Kernel> {
     buffers: Rc<Buffers>,
     chunks: Rc<ChunkPool>,
     connections: Vec<Option<Connection>>,
-    listeners: Vec<Option<Listening>>,
+    listeners: Vec<Option<Watched>>,
     waker: Arc<OwnedFd>,
     alarm: Alarm,
     started: Instant,
@@ -90,12 +90,6 @@ pub(crate) struct Driver<K: Kernel> {
     in_flight: usize,
     listeners_made: u32,
     turn: u64,
-}
-
-#[derive(Copy, Clone)]
-enum Source {
-    Connection(u32),
-    Listener(u32),
 }
 
 impl<K: Kernel> Driver<K> {
@@ -368,7 +362,7 @@ impl<K: Kernel> Driver<K> {
                 self.connections[index as usize].as_mut().map(|connection| &mut connection.is.queued)
             }
             Source::Listener(index) => {
-                self.listeners[index as usize].as_mut().map(|listening| &mut listening.queued)
+                self.listeners[index as usize].as_mut().map(|watched| &mut watched.listening.queued)
             }
         }
     }
@@ -415,11 +409,5 @@ impl<K: Kernel> Drop for Driver<K> {
                 std::mem::forget((connection.outgoing, connection.rare));
             }
         }
-    }
-}
-
-fn grow<T>(table: &mut Vec<Option<T>>, index: usize) {
-    if table.len() <= index {
-        table.resize_with(index + 1, || None);
     }
 }

@@ -16,10 +16,10 @@ use rustix::event::PollFlags;
 use rustix::io::Errno;
 
 use super::super::kernel::{Completed, Kernel, Request};
+use super::Driver;
 use super::key::Kind;
-use super::{Driver, Source};
 use crate::engine::buffer::Chunk;
-use crate::engine::{Completion, RECEIVE_BUDGET, Token};
+use crate::engine::{Completion, RECEIVE_BUDGET, Source, Token};
 
 /// The most bytes that one multishot receive delivers: a connection's share of a turn, after which it has to ask again.
 const CAP: u32 = 64 * 1024;
@@ -174,10 +174,14 @@ impl<K: Kernel> Driver<K> {
         Some(end_of(token, result))
     }
 
-    /// Does what a connection can do without the ring: reports what was held, and reads in bulk.
+    /// Does what a connection can do without the ring: reports that it is connected, or what was held, and reads in bulk.
     pub(super) fn step(&mut self, index: u32) -> Option<Completion> {
         let connection = self.connections[index as usize].as_mut()?;
         let token = Token { index, generation: connection.generation };
+        if connection.is.connecting && connection.requests == 0 {
+            // A Unix socket: connected, and no request that would tell it.
+            return self.finish_connecting(token, Ok(()));
+        }
         if !connection.is.wanted || connection.is.closing {
             return None;
         }

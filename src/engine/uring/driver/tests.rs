@@ -1011,7 +1011,7 @@ fn a_closed_listener_accepts_nothing_more_and_its_number_can_be_used_again() {
     let old = world.listen();
     world.turn();
     world.knock(old, 1);
-    world.driver().unlisten(LISTENER);
+    drop(world.driver().unlisten(LISTENER));
     assert_eq!(world.kernel.open_descriptors(), 0, "its poll is gone, too");
     let listener = world.listen();
     assert_eq!(world.settle(), [""; 0]);
@@ -1019,7 +1019,7 @@ fn a_closed_listener_accepts_nothing_more_and_its_number_can_be_used_again() {
     assert_eq!(world.settle(), ["accepted"]);
     world.driver().pause_accept(ListenerId(9));
     world.driver().resume_accept(ListenerId(9));
-    world.driver().unlisten(ListenerId(9));
+    assert!(world.driver().unlisten(ListenerId(9)).is_none());
 }
 
 #[test]
@@ -1027,7 +1027,7 @@ fn a_listener_is_closed_for_good_also_by_a_kernel_that_is_busy() {
     let mut world = World::new();
     world.listen();
     world.kernel.state().enter_fails.extend([Errno::BUSY; 3]);
-    world.driver().unlisten(LISTENER);
+    drop(world.driver().unlisten(LISTENER));
     let accept = world.kernel.in_flight().into_iter().find(|key| key.kind() == Some(Kind::Accept));
     assert_eq!((accept, world.kernel.open_descriptors()), (None, 0));
     assert!(world.kernel.state().enter_fails.is_empty());
@@ -1179,8 +1179,7 @@ impl World {
 
     fn open_as(&mut self, token: Token) -> (Token, SocketId) {
         let (fd, id) = self.kernel.socket();
-        let stream = mio::net::TcpStream::from_std(std::net::TcpStream::from(fd));
-        self.driver().open(token, Socket::Os(stream)).expect("it opens");
+        self.driver().open(token, Socket::Os(fd)).expect("it opens");
         (token, id)
     }
 
@@ -1202,7 +1201,7 @@ impl World {
     fn connect(&mut self, index: u32) -> (Token, SocketId) {
         let peer: SocketAddr = "127.0.0.1:1".parse().expect("an address");
         let token = token(index, 1);
-        self.driver().connect(token, peer, &SocketOptions::default()).expect("it begins to connect");
+        self.driver().connect(token, &peer.into(), &SocketOptions::default()).expect("it begins to connect");
         let connection = self.driver().connections[index as usize].as_ref().expect("it is there");
         let fd = connection.socket.as_raw_fd();
         (token, self.kernel.made(fd))
@@ -1210,8 +1209,7 @@ impl World {
 
     fn listen(&mut self) -> SocketId {
         let (fd, id) = self.kernel.listener();
-        let listener = mio::net::TcpListener::from_std(std::net::TcpListener::from(fd));
-        self.driver().listen(LISTENER, Listener::Os(listener)).expect("it listens");
+        self.driver().listen(LISTENER, Listener::Os(fd)).expect("it listens");
         id
     }
 

@@ -1,0 +1,204 @@
+//! Whom a server tells what happens to it: [`ServerEvent`] and those who listen to it.
+
+use std::fmt;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::Stats;
+use super::state::lock;
+use crate::address::Address;
+use crate::conn::Counts;
+use crate::error::{CloseReason, Rule};
+use crate::worker::link::ConnectionId;
+
+/// Something that has happened to a server, as [`Server::watch`](crate::Server::watch) tells it.
+///
+/// Prints as one line.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ServerEvent<'a> {
+    /// A connection was let in, and its handler is about to see it.
+    #[non_exhaustive]
+    Opened {
+        /// Names the connection.
+        id: ConnectionId,
+        /// The other end.
+        peer: &'a Address,
+    },
+    /// A connection has ended; its handler was told before.
+    #[non_exhaustive]
+    Closed {
+        /// Names the connection.
+        id: ConnectionId,
+        /// The other end.
+        peer: &'a Address,
+        /// Why it ended.
+        reason: CloseReason,
+        /// What went through it.
+        counts: Counts,
+    },
+    /// A connection was refused.
+    #[non_exhaustive]
+    Refused {
+        /// The other end.
+        peer: &'a Address,
+        /// What kept it out.
+        rule: Rule,
+    },
+    /// A handler panicked; its connection is reset.
+    #[non_exhaustive]
+    Panicked {
+        /// Names the connection.
+        id: ConnectionId,
+        /// The other end.
+        peer: &'a Address,
+        /// The panic's message.
+        message: &'a str,
+    },
+    /// A worker does not turn: a handler has kept it for so long already.
+    #[non_exhaustive]
+    WorkerBlocked {
+        /// Which of the workers.
+        worker: usize,
+        /// The time since it turned.
+        lasted: Duration,
+    },
+    /// The handler that had blocked its worker has returned.
+    #[non_exhaustive]
+    HandlerBlocked {
+        /// Names the handler's connection.
+        id: ConnectionId,
+        /// The other end.
+        peer: &'a Address,
+        /// For how long it kept the worker, at least.
+        lasted: Duration,
+    },
+    /// Accepting failed in a way that trying again at once will not mend; the server pauses.
+    #[non_exhaustive]
+    AcceptFailed {
+        /// What accept(2) said.
+        error: &'a io::Error,
+        /// For how long it pauses at most.
+        pause: Duration,
+    },
+    /// A listener is gone and will not come back. The others go on.
+    #[non_exhaustive]
+    ListenerLost {
+        /// Where it listened.
+        address: &'a Address,
+        /// What accept(2) said.
+        error: &'a io::Error,
+    },
+    /// It accepts nobody until it is resumed.
+    Suspended,
+    /// It accepts again.
+    Resumed,
+    /// It accepts nobody any more, and ends what has not ended by itself within this time.
+    #[non_exhaustive]
+    Draining {
+        /// The time that connections have.
+        within: Duration,
+    },
+}
+
+impl fmt::Display for ServerEvent<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ServerEvent::Opened { id, peer } => write!(f, "{peer} ({id}): connected"),
+            ServerEvent::Closed { id, peer, reason, counts } => write!(
+                f,
+                "{peer} ({id}): {reason}; received {}, sent {}, unsent {}",
+                counts.received, counts.sent, counts.unsent
+            ),
+            ServerEvent::Refused { peer, rule } => write!(f, "{peer}: refused: {rule}"),
+            ServerEvent::Panicked { id, peer, message } => {
+                write!(f, "{peer} ({id}): handler panicked: {message}")
+            }
+            ServerEvent::WorkerBlocked { worker, lasted } => {
+                write!(f, "worker {worker} has been blocked by a handler for {lasted:?}")
+            }
+            ServerEvent::HandlerBlocked { id, peer, lasted } => {
+                write!(f, "{peer} ({id}): handler blocked its worker for {lasted:?}")
+            }
+            ServerEvent::AcceptFailed { error, pause } => {
+                write!(f, "accepting failed, pausing for {pause:?}: {error}")
+            }
+            ServerEvent::ListenerLost { address, error } => write!(f, "listener {address} is gone: {error}"),
+            ServerEvent::Suspended => f.write_str("suspended"),
+            ServerEvent::Resumed => f.write_str("resumed"),
+            ServerEvent::Draining { within } => write!(f, "draining for at most {within:?}"),
+        }
+    }
+}
+
+type Watcher = dyn Fn(&ServerEvent<'_>) + Send + Sync;
+type OnExit = Box<dyn FnOnce(&Stats) + Send>;
+
+/// The user's functions that a server calls besides its handlers.
+#[derive(Clone, Default)]
+pub(super) struct Hooks {
+    watcher: Option<Arc<Watcher>>,
+    on_exit: Arc<Mutex<Option<OnExit>>>,
+}
+
+impl Hooks {
+    pub(super) fn set_watcher(&mut self, watcher: impl Fn(&ServerEvent<'_>) + Send + Sync + 'static) {
+        self.watcher = Some(Arc::new(watcher));
+    }
+
+    pub(super) fn set_on_exit(&mut self, on_exit: impl FnOnce(&Stats) + Send + 'static) {
+        self.on_exit = Arc::new(Mutex::new(Some(Box::new(on_exit))));
+    }
+
+    /// A panic of the watcher is the end of that call and of nothing else.
+    pub(super) fn tell(&self, event: &ServerEvent<'_>) {
+        #[cfg(feature = "tracing")]
+        trace(event);
+        if let Some(watcher) = &self.watcher {
+            drop(catch_unwind(AssertUnwindSafe(|| watcher(event))));
+        }
+    }
+
+    /// The server has ended. Only the first call tells anybody.
+    pub(super) fn ended(&self, stats: &Stats) {
+        let on_exit = lock(&self.on_exit).take();
+        if let Some(on_exit) = on_exit {
+            drop(catch_unwind(AssertUnwindSafe(|| on_exit(stats))));
+        }
+    }
+}
+
+impl fmt::Debug for Hooks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hooks").field("watcher", &self.watcher.is_some()).finish_non_exhaustive()
+    }
+}
+
+/// The same for the program's `tracing` subscriber.
+#[cfg(feature = "tracing")]
+fn trace(event: &ServerEvent<'_>) {
+    match event {
+        ServerEvent::Opened { id, peer } => event!(debug, %peer, %id, "connection accepted"),
+        ServerEvent::Closed { id, peer, reason, counts } => event!(debug, %peer, %id, %reason,
+            received = counts.received, sent = counts.sent, unsent = counts.unsent, "connection closed"),
+        ServerEvent::Refused { peer, rule } => event!(debug, %peer, %rule, "connection refused"),
+        ServerEvent::Panicked { id, peer, message } => {
+            event!(error, %peer, %id, message, "handler panicked");
+        }
+        ServerEvent::WorkerBlocked { worker, lasted } => {
+            event!(warn, worker, ?lasted, "a handler blocks its worker");
+        }
+        ServerEvent::HandlerBlocked { id, peer, lasted } => {
+            event!(warn, %peer, %id, ?lasted, "handler blocked its worker");
+        }
+        ServerEvent::AcceptFailed { error, pause } => {
+            event!(warn, %error, ?pause, "accepting failed; pausing")
+        }
+        ServerEvent::ListenerLost { address, error } => event!(error, %address, %error, "a listener is gone"),
+        ServerEvent::Suspended => event!(info, "suspended"),
+        ServerEvent::Resumed => event!(info, "resumed"),
+        ServerEvent::Draining { within } => event!(info, ?within, "draining"),
+    }
+}

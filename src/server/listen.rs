@@ -1,0 +1,258 @@
+//! One listener of a server: where it listens, or which socket it was given, and how it is opened.
+
+use std::fmt;
+use std::fs::Permissions;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use socket2::SockRef;
+
+use crate::address::{Address, UnixName};
+use crate::config::{ProxyProtocol, SocketOptions};
+use crate::endpoint::{Endpoint, Host};
+use crate::engine::{Listener, socket};
+use crate::error::{Error, Operation, Result};
+use crate::resolve;
+use crate::sockets;
+
+/// One listener of a server. Text and addresses turn into one, and so do listening sockets of the standard library.
+///
+/// ```
+/// use wharf::{Connection, Listen, Server, SocketOptions};
+///
+/// let inherited = std::net::TcpListener::bind("127.0.0.1:0")?;
+/// let server = Server::bind("127.0.0.1:0")
+///     .listen(inherited)
+///     .listen(Listen::at("127.0.0.1:0").sockets(SocketOptions::default().backlog(64)))
+///     .start(|_: Connection| async { Ok(()) })?;
+/// assert_eq!(server.listeners().len(), 3);
+/// # server.stop().wait()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Listen {
+    source: Source,
+    sockets: Option<SocketOptions>,
+    mode: Option<u32>,
+    proxy: Option<ProxyProtocol>,
+}
+
+#[derive(Clone, Debug)]
+enum Source {
+    Text(String),
+    Given(Arc<OwnedFd>),
+}
+
+/// A listener that is open.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) listener: Listener,
+    pub(super) address: Address,
+    pub(super) file: Option<SocketFile>,
+}
+
+impl Listen {
+    /// A listener at `address`: `1.2.3.4:port`, `[v6]:port`, `name:port`, `unix:/path` or, in the abstract namespace of
+    /// Linux, `unix:@name`.
+    ///
+    /// Port 0 takes a free port. `[::]` takes IPv4 too. The file of a Unix socket that nobody listens on any more is
+    /// replaced; it is removed when the server drains.
+    pub fn at(address: impl fmt::Display) -> Listen {
+        Listen { source: Source::Text(address.to_string()), sockets: None, mode: None, proxy: None }
+    }
+
+    /// A socket that listens already: of a service manager, of a parent process, or made by this program.
+    ///
+    /// It is duplicated at each start, so the same description can start again. Options of its own are not changed.
+    pub fn given(socket: impl Into<OwnedFd>) -> Listen {
+        Listen { source: Source::Given(Arc::new(socket.into())), sockets: None, mode: None, proxy: None }
+    }
+
+    /// Sets the options of this listener's sockets. Default: the server's.
+    #[must_use]
+    pub fn sockets(mut self, options: SocketOptions) -> Listen {
+        self.sockets = Some(options);
+        self
+    }
+
+    /// Sets the permissions of a Unix socket's file, for example `0o660`. Default: what the process's umask leaves.
+    ///
+    /// They are set right after the file was made. Where that moment matters, put it in a directory of its own.
+    #[must_use]
+    pub fn mode(mut self, mode: u32) -> Listen {
+        self.mode = Some(mode);
+        self
+    }
+
+    /// Has connections say whom they are for: they come through proxies that speak the PROXY protocol. Default: they do
+    /// not.
+    ///
+    /// Limits per address and [`Access`](crate::Access) then concern whom the proxy speaks for.
+    #[must_use]
+    pub fn proxy_protocol(mut self, proxies: ProxyProtocol) -> Listen {
+        self.proxy = Some(proxies);
+        self
+    }
+
+    pub(super) fn proxy(&self) -> Option<&ProxyProtocol> {
+        self.proxy.as_ref()
+    }
+
+    pub(super) fn validate(&self) -> Result<()> {
+        self.sockets.as_ref().map_or(Ok(()), SocketOptions::validate)?;
+        self.proxy.as_ref().map_or(Ok(()), ProxyProtocol::validate)
+    }
+
+    /// Whether nobody but whoever gave it could open it again.
+    pub(super) fn is_given(&self) -> bool {
+        matches!(self.source, Source::Given(_))
+    }
+
+    /// What was written as its address; for errors.
+    pub(crate) fn text(&self) -> String {
+        match &self.source {
+            Source::Text(text) => text.clone(),
+            Source::Given(_) => String::from("a given socket"),
+        }
+    }
+
+    /// Opens it, at `again` if that is known from an earlier time.
+    pub(super) fn open(&self, defaults: &SocketOptions, again: Option<&Address>) -> Result<Opened> {
+        let failed = |error| Error::os(Operation::Listen, error).at(self.text());
+        let options = self.sockets.as_ref().unwrap_or(defaults);
+        let (socket, file) = match &self.source {
+            Source::Given(socket) => (given(socket).map_err(failed)?, None),
+            Source::Text(text) => match self.place(text, again)? {
+                Place::Ip(candidates) => (listen_on_first(&candidates, options).map_err(failed)?, None),
+                Place::Unix(name) => {
+                    let socket = sockets::listen_unix(&name, options).map_err(failed)?;
+                    let file = name.path().map(SocketFile::of).transpose().map_err(failed)?;
+                    if let (Some(file), Some(mode)) = (&file, self.mode) {
+                        file.set_mode(mode).map_err(failed)?;
+                    }
+                    (socket, file)
+                }
+            },
+        };
+        let address = socket::local_addr(socket.as_fd()).map_err(failed)?;
+        Ok(Opened { listener: Listener::Os(socket), address, file })
+    }
+
+    fn place(&self, text: &str, again: Option<&Address>) -> Result<Place> {
+        match again {
+            Some(Address::Ip(socket)) => return Ok(Place::Ip(vec![*socket])),
+            Some(Address::Unix(name)) => return Ok(Place::Unix(name.clone())),
+            None => {}
+        }
+        let endpoint = Endpoint::parse(Operation::Listen, text)?;
+        Ok(match &endpoint.host {
+            Host::Name(name) => Place::Ip(
+                resolve::resolve(name, endpoint.port)
+                    .map_err(|cause| Error::new(Operation::Listen, cause).at(text))?,
+            ),
+            Host::Unix(name) => Place::Unix(name.clone()),
+            Host::Ip(_) | Host::Scoped(_) => Place::Ip(endpoint.literal().into_iter().collect()),
+        })
+    }
+}
+
+/// Where a listener is to be.
+enum Place {
+    /// At the first of these that can be had.
+    Ip(Vec<SocketAddr>),
+    Unix(UnixName),
+}
+
+/// The file of a Unix socket that we listen on. Dropped, it is removed, unless it has become somebody else's.
+#[derive(Debug)]
+pub(super) struct SocketFile {
+    path: PathBuf,
+    /// Device, inode and time of its making.
+    identity: (u64, u64, i64, i64),
+}
+
+impl SocketFile {
+    fn of(path: &Path) -> io::Result<SocketFile> {
+        Ok(SocketFile { path: path.to_owned(), identity: identity(path)? })
+    }
+
+    fn set_mode(&self, mode: u32) -> io::Result<()> {
+        std::fs::set_permissions(&self.path, Permissions::from_mode(mode))
+    }
+
+    /// Leaves the file to whoever listens on it next.
+    pub(super) fn leave(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if identity(&self.path).is_ok_and(|now| now == self.identity) {
+            // Whoever comes next replaces one that cannot be removed.
+            drop(std::fs::remove_file(&self.path));
+        }
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64, i64, i64)> {
+    let file = std::fs::symlink_metadata(path)?;
+    Ok((file.dev(), file.ino(), file.mtime(), file.mtime_nsec()))
+}
+
+impl From<&str> for Listen {
+    fn from(address: &str) -> Listen {
+        Listen::at(address)
+    }
+}
+
+impl From<String> for Listen {
+    fn from(address: String) -> Listen {
+        Listen::at(address)
+    }
+}
+
+impl From<SocketAddr> for Listen {
+    fn from(address: SocketAddr) -> Listen {
+        Listen::at(address)
+    }
+}
+
+impl From<std::net::TcpListener> for Listen {
+    fn from(listener: std::net::TcpListener) -> Listen {
+        Listen::given(listener)
+    }
+}
+
+impl From<UnixListener> for Listen {
+    fn from(listener: UnixListener) -> Listen {
+        Listen::given(listener)
+    }
+}
+
+fn listen_on_first(candidates: &[SocketAddr], options: &SocketOptions) -> io::Result<OwnedFd> {
+    let mut failure = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for address in candidates {
+        match sockets::listen(*address, options) {
+            Ok(listener) => return Ok(listener.into()),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
+
+/// A descriptor of our own for a socket that listens already.
+fn given(socket: &OwnedFd) -> io::Result<OwnedFd> {
+    let listener = socket.try_clone()?;
+    let options = SockRef::from(&listener);
+    if !options.is_listener()? {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the given socket does not listen"));
+    }
+    options.set_nonblocking(true)?;
+    Ok(listener)
+}
