@@ -242,7 +242,7 @@ scenario! {
             let sockets = SocketOptions::default().receive_buffer(16 * 1024);
             let mut conn = Client::new(address).sockets(sockets).open().await.unwrap();
             conn.send(b"!").await.unwrap();
-            until("a send is refused", || seen.lock().unwrap().iter().any(|each| each.is_err())).await;
+            until("a send is refused", || seen.lock().unwrap().iter().any(std::result::Result::is_err)).await;
             conn.finish().await.unwrap();
             let received = recv_all(&mut conn).await.unwrap();
             let accepted = seen.lock().unwrap().iter().filter(|each| each.is_ok()).count();

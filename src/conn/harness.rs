@@ -66,6 +66,8 @@ pub(crate) enum Step {
     Reset,
     CloseAfter(u16),
     SetDeadline(u16),
+    /// Memory becomes short, or is no longer.
+    Short(bool),
     /// So many milliseconds pass.
     Pass(u16),
 }
@@ -74,7 +76,7 @@ impl Step {
     /// Reads a step from two bytes, for the fuzzer.
     pub(crate) fn from_bytes(kind: u8, amount: u8) -> Step {
         let n = u16::from(amount) * 4;
-        match kind % 27 {
+        match kind % 28 {
             0 => Step::Connected,
             1 => Step::Receive(n),
             2 => Step::PeerEnds,
@@ -101,6 +103,7 @@ impl Step {
             23 => Step::ReadPart(n),
             24 => Step::HangsUp,
             25 => Step::HalfBreaks,
+            26 => Step::Short(amount % 2 == 1),
             _ => Step::Pass(n),
         }
     }
@@ -123,6 +126,7 @@ pub(crate) fn drive_with(when_full: WhenFull, steps: impl IntoIterator<Item = St
 
 struct Harness {
     conn: Conn,
+    pieces: Rc<PiecePool>,
     now: Time,
     armed: bool,
     in_flight: Option<Outgoing>,
@@ -168,8 +172,11 @@ impl Harness {
             .send_max(SEND_MAX)
             .when_full(when_full);
         let deadlines = Deadlines::default().age(Duration::from_secs(3600));
+        let pieces = PiecePool::new();
+        let profile = Profile { limits, deadlines, pieces: pieces.clone() };
         Harness {
-            conn: Conn::new(Rc::new(Profile { limits, deadlines, pieces: PiecePool::new() }), Time::ZERO),
+            conn: Conn::new(Rc::new(profile), Time::ZERO),
+            pieces,
             now: Time::ZERO,
             armed: false,
             in_flight: None,
@@ -255,6 +262,7 @@ impl Harness {
             Step::Close => self.conn.close(),
             Step::Reset => self.conn.reset(CloseReason::LocalReset),
             Step::CloseAfter(ms) => self.conn.close_after(Duration::from_millis(ms.into()), self.now),
+            Step::Short(short) => self.pieces.set_short(short),
             Step::SetDeadline(ms) => {
                 self.conn.set_deadline(Some(self.now.after(Duration::from_millis(ms.into()))));
             }
@@ -290,8 +298,8 @@ impl Harness {
         let Some((mut outgoing, bounces)) = self.handed.take() else { return };
         let sent = outgoing.len() - bounces;
         self.check_sent(&outgoing, sent);
+        outgoing.advance(sent, &self.pieces);
         if bounces > 0 {
-            outgoing.advance(sent, &PiecePool::new());
             if let Some(mut behind) = self.in_flight.take() {
                 outgoing.append(&mut behind);
             }
@@ -379,7 +387,9 @@ impl Harness {
 
     /// Sends a message as a link does: past the queue as far as that is possible, the rest through it.
     fn queue(&mut self, n: usize, push: impl FnOnce(&mut Conn, &[u8])) {
+        let (before, short) = (self.conn.pending(), self.pieces.is_short());
         let room = self.conn.room_or_end(n);
+        assert!(!short || before == 0 || room != Ok(Room::Yes), "one message at a time");
         if self.conn.when_full() == WhenFull::Disconnect {
             assert_ne!(room, Ok(Room::Later), "nobody waits");
         }
@@ -451,6 +461,10 @@ impl Harness {
             let reason = self.conn.reason().expect("a closed connection has a reason");
             assert_eq!(*self.reason.get_or_insert(reason), reason, "the reason stays");
             assert_eq!(self.conn.pending(), 0);
+            self.pieces.shed();
+            if self.in_flight.is_none() && self.handed.is_none() && self.conn.unread() == 0 {
+                assert_eq!(self.pieces.held(), 0, "no memory is left behind");
+            }
             assert_eq!(counts.sent as usize, self.sent, "what was sent is counted");
             assert_eq!(self.sent + counts.unsent as usize, self.queued, "what was not sent is counted");
             assert!(!reason.is_graceful() || counts.unsent == 0, "nothing is lost gracefully");

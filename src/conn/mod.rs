@@ -89,6 +89,8 @@ pub(crate) struct Conn {
     /// The peer's end is known, or this one's is certain: whoever waited for that was told.
     hung_up: bool,
     news: News,
+    /// What is unread is the beginning of a message, and a handler waits for the rest.
+    incomplete: bool,
     /// Somebody was told to wait until the queue has drained to its low mark.
     blocked: bool,
     /// Somebody waits for an empty queue.
@@ -304,6 +306,13 @@ impl Conn {
         self.inbox.len() >= self.profile.limits.receive_buffer
     }
 
+    /// Whether nothing more is to be received for now. Where memory is short that is so with any unread byte, unless a
+    /// handler cannot go on without more.
+    pub(crate) fn has_enough(&self) -> bool {
+        let one_is_enough = self.profile.pieces.is_short() && !self.incomplete;
+        self.is_full() || (one_is_enough && self.inbox.len() > 0)
+    }
+
     /// Whether the engine was told to stop receiving although more may come.
     pub(crate) fn is_paused(&self) -> bool {
         !self.armed && self.phase == Phase::Open && self.reading == Reading::Open
@@ -367,6 +376,7 @@ impl Conn {
             armed: false,
             hung_up: false,
             news: News::default(),
+            incomplete: false,
             blocked: false,
             flush_awaited: false,
             handed_at: Time::NEVER,
@@ -396,9 +406,9 @@ impl Conn {
 
     /// Reads the next part of a message, of which `buf` is what is missing.
     pub(crate) fn read_part(&mut self, buf: &mut [u8]) -> usize {
-        let was_paused = self.is_paused();
+        let was_full = self.is_full();
         let n = self.inbox.read(buf);
-        if n == buf.len() || was_paused {
+        if n == buf.len() || was_full {
             // Complete, or the peer had to wait for this side.
             self.clock.message_over();
         }
@@ -411,12 +421,13 @@ impl Conn {
     }
 
     pub(crate) fn take_joined(&mut self) -> Option<Chunk> {
+        self.incomplete = false;
         self.inbox.take_joined()
     }
 
     /// Puts bytes back that were taken but not used. They may come back after the close.
     pub(crate) fn unread_bytes(&mut self, bytes: &[u8]) {
-        self.inbox.unread(bytes);
+        self.inbox.unread(bytes, self.profile.pieces.count());
     }
 
     /// Keeps received bytes that no handler has seen yet.
@@ -431,7 +442,8 @@ impl Conn {
             self.clock.message_over();
         }
         self.inbox.push(chunk);
-        if !self.blocked {
+        self.incomplete = !self.blocked;
+        if self.incomplete {
             self.await_rest(self.inbox.len(), now);
         }
     }
@@ -477,7 +489,7 @@ impl Conn {
     /// makes no sense any more.
     pub(crate) fn room(&mut self, len: usize) -> Result<Room, CloseReason> {
         self.writable()?;
-        let room = self.outbox.room(len, &self.profile.limits);
+        let room = self.outbox.room(len, &self.profile.limits, self.profile.pieces.is_short());
         self.blocked |= room == Room::Later;
         Ok(room)
     }
@@ -508,7 +520,7 @@ impl Conn {
                 self.pending() + bytes.len() <= self.send_max(),
                 "the hard bound of the send queue"
             );
-            self.outbox.push_owned(bytes);
+            self.outbox.push_owned(bytes, &self.profile.pieces);
         }
     }
 
@@ -736,7 +748,9 @@ impl Conn {
         } else if n > 0 || !self.clock.is_writing() {
             self.clock.writing(now, &self.profile.deadlines);
         }
-        if self.blocked && self.outbox.pending() <= self.profile.limits.send_low {
+        // Where memory is short, a queue has room when it is empty.
+        let low = if self.profile.pieces.is_short() { 0 } else { self.profile.limits.send_low };
+        if self.blocked && self.outbox.pending() <= low {
             self.blocked = false;
             self.news.add(News::UNBLOCKED);
             self.news.add(News::WRITABLE);
@@ -884,7 +898,7 @@ impl Conn {
     }
 
     fn receive_interest(&mut self) -> Option<Action> {
-        let wanted = self.reading == Reading::Open && (self.phase == Phase::Closing || !self.is_full());
+        let wanted = self.reading == Reading::Open && (self.phase == Phase::Closing || !self.has_enough());
         if wanted == self.armed {
             return None;
         }

@@ -30,6 +30,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => Just(Step::EngineCloses),
         4 => n().prop_map(Step::Pass),
         1 => Just(Step::Pass(60_001)),
+        2 => proptest::bool::ANY.prop_map(Step::Short),
         1 => n().prop_map(Step::CloseAfter),
         1 => n().prop_map(Step::SetDeadline),
         1 => Just(Step::PeerEnds),

@@ -444,6 +444,27 @@ impl Engine {
         }
     }
 
+    /// Bytes of receive buffers that are in use, or kept for the next reception.
+    #[inline]
+    pub(crate) fn held(&self) -> usize {
+        match self {
+            #[cfg(target_os = "linux")]
+            Engine::Uring(engine) => engine.held(),
+            Engine::Readiness(engine) => engine.chunks().held(),
+            Engine::Simulated(engine) => engine.chunks().held(),
+        }
+    }
+
+    /// Frees the receive buffers that are idle.
+    pub(crate) fn shed(&mut self) {
+        backend!(self, engine => engine.chunks().shed());
+    }
+
+    /// Whether to copy receptions rather than to keep large buffers for them.
+    pub(crate) fn set_frugal(&mut self, frugal: bool) {
+        backend!(self, engine => engine.chunks().set_frugal(frugal));
+    }
+
     /// Closes the socket; with `reset` the peer gets RST and unsent bytes are thrown away.
     pub(crate) fn close(&mut self, token: Token, reset: bool) {
         backend!(self, engine => engine.close(token, reset));

@@ -423,6 +423,7 @@ impl Server {
     ) -> Result<Rc<Member>> {
         worker.index.set(index as u16);
         worker.watch(state.pulses[index].clone());
+        worker.budget.get_or_init(|| state.memory.clone());
         let profile = worker.profile(&self.limits, &self.deadlines);
         let member = Member::new(state.clone(), index, profile, attach.clone());
         *worker.member.borrow_mut() = Some(member.clone());

@@ -15,11 +15,14 @@ use crate::conn::Counts;
 use crate::engine::Engine;
 use crate::error::{CloseReason, Rule};
 use crate::time::Time;
+use crate::worker::memory::Budget;
 use crate::worker::pulse::Pulse;
 use crate::worker::{Message, Post};
 
 /// What the workers of one server share with each other and with its handles.
 pub(crate) struct ServerState {
+    /// What the connections' buffers take.
+    pub(crate) memory: Arc<Budget>,
     pub(super) started: Instant,
     pub(super) listeners: Vec<ListenerState>,
     /// What holds for listeners that are not told otherwise.
@@ -116,6 +119,7 @@ impl ServerState {
             hooks,
         } = founding;
         Arc::new(ServerState {
+            memory: Arc::new(Budget::new(limits.memory)),
             started: Instant::now(),
             listeners,
             proxies,
@@ -210,6 +214,20 @@ impl ServerState {
         (0..self.loads.len())
             .min_by_key(|worker| (self.pulses[*worker].is_blocked(), self.load(*worker)))
             .unwrap_or(0)
+    }
+
+    /// Whether the memory budget is spent, so that there is none for another connection.
+    pub(crate) fn memory_is_short(&self) -> bool {
+        self.memory.is_short()
+    }
+
+    /// Memory has become short: workers that sleep on idle buffers have to free them. Or it is no longer.
+    pub(crate) fn memory_changed(&self, short: bool) {
+        if short {
+            self.tell_all(|| Message::MemoryShort);
+        } else {
+            self.tell_first(Message::RoomAgain);
+        }
     }
 
     /// Tells whoever watches the server.

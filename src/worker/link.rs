@@ -411,7 +411,7 @@ impl Worker {
             return self.advance(link);
         }
         conn.deliver(chunk);
-        let full = conn.is_full();
+        let full = conn.has_enough();
         drop(conn);
         link.reader.wake(&self.tasks);
         if full {
@@ -463,6 +463,7 @@ impl Worker {
             let undelivered: usize = rare.arrivals.take().iter().map(Bytes::len).sum();
             link.conn.borrow_mut().lost(undelivered);
             link.release_queued(undelivered);
+            self.pieces.count().shrink(undelivered);
         }
         if let Some(remote) = link.used_remote() {
             remote.close(reason);
@@ -511,6 +512,7 @@ impl Worker {
             link.release_queued(bytes.len());
             return link.conn.borrow_mut().lost(bytes.len());
         }
+        self.pieces.count().grow(bytes.len());
         link.rare().arrivals.borrow_mut().push_back(bytes);
         self.pump(link);
         link.mark_dirty();
@@ -537,6 +539,7 @@ impl Worker {
                 return;
             }
             let Some(bytes) = arrivals.pop_front() else { return };
+            self.pieces.count().shrink(bytes.len());
             link.release_queued(bytes.len());
             match room {
                 Ok(_) => conn.send_owned(bytes),

@@ -103,6 +103,12 @@ impl Member {
         }
     }
 
+    /// Memory has become short, or is no longer: others have to do their part, or may go on.
+    pub(super) fn memory_changed(&self, short: bool) {
+        event!(info, short, used = self.server.memory.used(), "the memory budget is spent, or no longer");
+        self.server.memory_changed(short);
+    }
+
     /// Makes a connection that was let in one of this worker's.
     pub(crate) fn adopt(
         self: &Rc<Self>,

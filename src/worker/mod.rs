@@ -20,6 +20,7 @@ mod events;
 pub(crate) mod link;
 pub(crate) mod mailbox;
 pub(crate) mod member;
+pub(crate) mod memory;
 mod parking;
 pub(crate) mod preface;
 pub(crate) mod pulse;
@@ -48,6 +49,7 @@ use crate::time::Time;
 use link::Link;
 use mailbox::Mailbox;
 use member::Member;
+use memory::Budget;
 use parking::Parking;
 use pulse::Pulse;
 use slots::Slots;
@@ -86,6 +88,8 @@ pub(crate) enum Message {
         reason: CloseReason,
     },
     /// There may be room for connections again.
+    /// Memory is short: whoever reads this turns, and accounts for itself.
+    MemoryShort,
     RoomAgain,
     /// Make a connected socket one of the server's connections, if the rules allow it.
     Arrive {
@@ -134,6 +138,10 @@ pub(crate) struct Worker {
     /// Which of the server's workers this is.
     pub(crate) index: Cell<u16>,
     pieces: Rc<PiecePool>,
+    /// The memory of the server that this worker belongs to, if any,
+    pub(crate) budget: OnceCell<Arc<Budget>>,
+    /// and what it was told last of this worker's part.
+    memory_told: Cell<usize>,
     parking: RefCell<Parking>,
     /// Read by the server's watchdog.
     pulse: OnceCell<Arc<Pulse>>,
@@ -181,6 +189,8 @@ impl Worker {
             member: RefCell::default(),
             index: Cell::default(),
             pieces,
+            budget: OnceCell::new(),
+            memory_told: Cell::new(0),
             parking: RefCell::default(),
             pulse: OnceCell::new(),
             now: Cell::new(now),
@@ -335,6 +345,7 @@ impl Worker {
         // On a simulated network a close takes time, which nobody gives any more.
         self.slots.clear();
         drop(self.dirty.take());
+        self.account_for_end();
     }
 
     /// What the connections that are made with these options share here.
@@ -384,6 +395,7 @@ impl Worker {
             Message::Adopt { socket, peer, admission } => {
                 self.with_member(|member| member.adopt(self, socket, peer, admission));
             }
+            Message::MemoryShort => {}
             Message::RoomAgain => self.with_member(|member| member.room_again(self)),
             Message::Arrive { socket, peer } => {
                 self.with_member(|member| member.let_in(self, None, socket, peer));
@@ -424,6 +436,7 @@ impl Worker {
             self.advance(&link);
         }
         *self.spare.borrow_mut() = dirty;
+        self.account();
         busy
     }
 

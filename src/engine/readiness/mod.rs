@@ -108,6 +108,11 @@ impl Readiness {
         Time::ZERO.after(self.started.elapsed())
     }
 
+    /// Where the receive buffers come from.
+    pub(crate) fn chunks(&self) -> &ChunkPool {
+        &self.chunks
+    }
+
     pub(crate) fn waker(&self) -> Waker {
         Waker::Readiness(self.waker.clone())
     }

@@ -81,6 +81,11 @@ impl Simulated {
         &self.network
     }
 
+    /// Where the receive buffers come from.
+    pub(crate) fn chunks(&self) -> &ChunkPool {
+        &self.chunks
+    }
+
     pub(crate) fn waker(&self) -> Waker {
         Waker::Simulated
     }

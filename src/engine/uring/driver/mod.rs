@@ -332,6 +332,16 @@ impl<K: Kernel> Driver<K> {
         None
     }
 
+    /// Bytes of receive buffers that are in use or kept for the next reception.
+    pub(crate) fn held(&self) -> usize {
+        self.chunks.held() + self.buffers.held()
+    }
+
+    /// Where the buffers of bulk receptions come from.
+    pub(crate) fn chunks(&self) -> &ChunkPool {
+        &self.chunks
+    }
+
     /// Buffers of completions that nobody has looked at.
     #[cfg(any(test, fuzzing))]
     fn arrived_buffers(&self) -> usize {

@@ -99,7 +99,8 @@ impl<K: Kernel> Driver<K> {
                     self.go_bulk(token);
                 }
                 let chunk = Chunk::leased(lease, n);
-                let chunk = if self.buffers.is_scarce() { Chunk::copied(&chunk) } else { chunk };
+                let copies = self.buffers.is_scarce() || (self.chunks.is_frugal() && n < large);
+                let chunk = if copies { chunk.copy() } else { chunk };
                 if is_usual {
                     // What `deliver` would do, without looking again.
                     return Some(Completion::Received { token, chunk });
