@@ -448,6 +448,8 @@ pub enum Rule {
     PerAddress,
     /// The server holds [`Limits::connections`](crate::Limits::connections).
     Connections,
+    /// The server's connections hold all of [`Limits::memory`](crate::Limits::memory).
+    Memory,
     /// Connections came faster than [`Limits::accept_rate`](crate::Limits::accept_rate).
     Rate,
     /// The process has no descriptors, or the system no memory, for another connection.
@@ -456,8 +458,15 @@ pub enum Rule {
 
 impl Rule {
     /// All rules, in the order in which they are asked.
-    pub(crate) const ALL: [Rule; 6] =
-        [Rule::Network, Rule::Untrusted, Rule::PerAddress, Rule::Connections, Rule::Rate, Rule::Descriptors];
+    pub(crate) const ALL: [Rule; 7] = [
+        Rule::Network,
+        Rule::Untrusted,
+        Rule::PerAddress,
+        Rule::Connections,
+        Rule::Memory,
+        Rule::Rate,
+        Rule::Descriptors,
+    ];
 
     pub(crate) fn index(self) -> usize {
         Rule::ALL.iter().position(|each| *each == self).unwrap_or_default()
@@ -471,6 +480,7 @@ impl fmt::Display for Rule {
             Rule::Untrusted => "not a trusted proxy",
             Rule::PerAddress => "connections per address",
             Rule::Connections => "connections in total",
+            Rule::Memory => "memory budget",
             Rule::Rate => "accept rate",
             Rule::Descriptors => "out of descriptors or memory",
         })

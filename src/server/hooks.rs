@@ -91,6 +91,18 @@ pub enum ServerEvent<'a> {
         /// What accept(2) said.
         error: &'a io::Error,
     },
+    /// Its connections hold more than [`Limits::memory`](crate::Limits::memory): they do with less, and nobody comes in.
+    #[non_exhaustive]
+    MemoryShort {
+        /// What they hold, in bytes.
+        used: usize,
+    },
+    /// Memory is enough again.
+    #[non_exhaustive]
+    MemoryEnough {
+        /// What its connections hold, in bytes.
+        used: usize,
+    },
     /// It accepts nobody until it is resumed.
     Suspended,
     /// It accepts again.
@@ -126,6 +138,8 @@ impl fmt::Display for ServerEvent<'_> {
                 write!(f, "accepting failed, pausing for {pause:?}: {error}")
             }
             ServerEvent::ListenerLost { address, error } => write!(f, "listener {address} is gone: {error}"),
+            ServerEvent::MemoryShort { used } => write!(f, "memory is short: {used} bytes are used"),
+            ServerEvent::MemoryEnough { used } => write!(f, "memory is enough again: {used} bytes are used"),
             ServerEvent::Suspended => f.write_str("suspended"),
             ServerEvent::Resumed => f.write_str("resumed"),
             ServerEvent::Draining { within } => write!(f, "draining for at most {within:?}"),
@@ -194,9 +208,11 @@ fn trace(event: &ServerEvent<'_>) {
             event!(warn, %peer, %id, ?lasted, "handler blocked its worker");
         }
         ServerEvent::AcceptFailed { error, pause } => {
-            event!(warn, %error, ?pause, "accepting failed; pausing")
+            event!(warn, %error, ?pause, "accepting failed; pausing");
         }
         ServerEvent::ListenerLost { address, error } => event!(error, %address, %error, "a listener is gone"),
+        ServerEvent::MemoryShort { used } => event!(warn, used, "memory is short"),
+        ServerEvent::MemoryEnough { used } => event!(info, used, "memory is enough again"),
         ServerEvent::Suspended => event!(info, "suspended"),
         ServerEvent::Resumed => event!(info, "resumed"),
         ServerEvent::Draining { within } => event!(info, ?within, "draining"),

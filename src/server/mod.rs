@@ -341,10 +341,10 @@ impl Server {
             listeners.push(opened.listener);
             states.push(ListenerState::new(listen.clone(), opened.address, opened.file));
         }
-        Ok((self.found(plan, states, false), listeners))
+        Ok((self.found(&plan, states, false), listeners))
     }
 
-    fn found(&self, plan: Plan, listeners: Vec<ListenerState>, simulated: bool) -> Arc<ServerState> {
+    fn found(&self, plan: &Plan, listeners: Vec<ListenerState>, simulated: bool) -> Arc<ServerState> {
         ServerState::new(Founding {
             listeners,
             proxies: self.proxies.clone(),
@@ -370,7 +370,7 @@ impl Server {
         let (listeners, addresses): (Vec<_>, Vec<_>) = listeners.into_iter().unzip();
         let states = self.listen.iter().zip(addresses);
         let states = states.map(|(listen, address)| ListenerState::new(listen.clone(), address.into(), None));
-        let state = self.found(plan, states.collect(), true);
+        let state = self.found(&plan, states.collect(), true);
         let workers: Vec<_> = engines.into_iter().map(Worker::new).collect();
         state.set_posts(workers.iter().map(|worker| worker.post.clone()).collect());
         let mut listeners = Some(listeners);

@@ -217,7 +217,7 @@ impl ServerState {
     }
 
     /// Whether the memory budget is spent, so that there is none for another connection.
-    pub(crate) fn memory_is_short(&self) -> bool {
+    pub(super) fn memory_is_short(&self) -> bool {
         self.memory.is_short()
     }
 
@@ -256,7 +256,7 @@ impl ServerState {
     ) -> Result<Admission, Rule> {
         // Whom a proxy speaks for is not known before it has said so.
         let behind_proxy = self.proxy(listener).is_some();
-        match lock(&self.desk).desk.admit((!behind_proxy).then_some(peer), now) {
+        match lock(&self.desk).desk.admit((!behind_proxy).then_some(peer), self.memory.is_short(), now) {
             Verdict::Admit(seat) => Ok(Admission::new(self.clone(), seat, listener)),
             Verdict::Refuse(rule) => Err(rule),
         }
@@ -265,7 +265,7 @@ impl ServerState {
     /// Whether to take the next connection from the backlog. If not before somebody leaves, whoever leaves says so.
     pub(crate) fn turnstile(&self, now: Time) -> Turnstile {
         let mut reception = lock(&self.desk);
-        let turnstile = reception.desk.turnstile(now);
+        let turnstile = reception.desk.turnstile(self.memory.is_short(), now);
         reception.awaited |= turnstile == Turnstile::Full;
         turnstile
     }

@@ -95,7 +95,7 @@ impl Member {
     ) {
         let target = admission.worker();
         if target == self.index {
-            return self.adopt(worker, socket, peer, admission);
+            return self.adopt(worker, socket, &peer, admission);
         }
         // A worker that is gone drops the message, and with it the socket and its admission.
         if let Some(post) = self.server.post(target) {
@@ -105,7 +105,12 @@ impl Member {
 
     /// Memory has become short, or is no longer: others have to do their part, or may go on.
     pub(super) fn memory_changed(&self, short: bool) {
-        event!(info, short, used = self.server.memory.used(), "the memory budget is spent, or no longer");
+        let used = self.server.memory.used();
+        self.server.tell(&if short {
+            ServerEvent::MemoryShort { used }
+        } else {
+            ServerEvent::MemoryEnough { used }
+        });
         self.server.memory_changed(short);
     }
 
@@ -114,7 +119,7 @@ impl Member {
         self: &Rc<Self>,
         worker: &Rc<Worker>,
         socket: Socket,
-        peer: Address,
+        peer: &Address,
         admission: Admission,
     ) {
         let profile = self.profile.borrow().clone();
