@@ -555,3 +555,30 @@ scenario! {
         assert_eq!(told.all(), ["reset by the peer"]);
     }
 }
+
+scenario! {
+    fn a_reader_that_stalls_holds_its_sender_back_and_then_gets_everything(world) {
+        const TOTAL: usize = 3 << 19;
+        let max = 64 * 1024;
+        let (behaviour, notes) = Watched::new(Stream { total: TOTAL, piece: 10_000 });
+        let server = world.serve_with(behaviour, |server| {
+            let limits = Limits::default().send_marks(16 * 1024, 32 * 1024).send_max(max);
+            server.limits(limits).sockets(SocketOptions::default().send_buffer(16 * 1024))
+        });
+        let address = server.local_addr();
+        let stall = world.time(8.0);
+        world.run(async move {
+            let sockets = SocketOptions::default().receive_buffer(16 * 1024);
+            let limits = Limits::default().receive_buffer(4096);
+            let mut conn = Client::new(address).sockets(sockets).limits(limits).open().await.unwrap();
+            wharf::sleep(stall).await;
+            assert!(conn.counts().received < TOTAL as u64 / 2, "the sender waits");
+            let received = recv_all(&mut conn).await.unwrap();
+            assert_eq!(received.len(), TOTAL);
+            assert_pattern(&received, 0);
+        });
+        assert!(notes.look(|noted| noted.pending_max) <= max + 32 * 1024, "within its bounds");
+        let stats = world.stop(&server);
+        assert_eq!((stats.closed(CloseReason::Local), stats.unsent), (1, 0));
+    }
+}
