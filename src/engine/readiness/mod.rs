@@ -5,8 +5,9 @@
 //! call says "would block" or moves fewer bytes than asked, which means the same (epoll(7), Q9): one system call per
 //! message instead of two. A buffer is leased only when there is data, so idle connections hold none.
 //!
-//! Late events are harmless here. One may come for the next connection in a slot only if somebody else, a forked child, still
-//! holds the old descriptor; a wrong flag costs one call that would block. Urgent data (MSG_OOB) is not supported: a peer
+//! Late events are nearly harmless here. One may come for the next connection in a slot only if somebody else, a forked child, still
+//! holds the old descriptor; a wrong flag costs one call that would block, or tells a paused connection of an end that is not
+//! there. Urgent data (MSG_OOB) is not supported: a peer
 //! that sends some may find what follows it unread until it sends more.
 
 use std::collections::VecDeque;
