@@ -95,6 +95,13 @@ pub enum ServerEvent<'a> {
     Suspended,
     /// It accepts again.
     Resumed,
+    /// A successor serves in its place, and has its listeners ([`Server::handover`](crate::Server::handover)); it is about to
+    /// drain.
+    #[non_exhaustive]
+    HandedOver {
+        /// The successor's process.
+        process: u32,
+    },
     /// It accepts nobody any more, and ends what has not ended by itself within this time.
     #[non_exhaustive]
     Draining {
@@ -128,6 +135,7 @@ impl fmt::Display for ServerEvent<'_> {
             ServerEvent::ListenerLost { address, error } => write!(f, "listener {address} is gone: {error}"),
             ServerEvent::Suspended => f.write_str("suspended"),
             ServerEvent::Resumed => f.write_str("resumed"),
+            ServerEvent::HandedOver { process } => write!(f, "handed over to process {process}"),
             ServerEvent::Draining { within } => write!(f, "draining for at most {within:?}"),
         }
     }
@@ -199,6 +207,7 @@ fn trace(event: &ServerEvent<'_>) {
         ServerEvent::ListenerLost { address, error } => event!(error, %address, %error, "a listener is gone"),
         ServerEvent::Suspended => event!(info, "suspended"),
         ServerEvent::Resumed => event!(info, "resumed"),
+        ServerEvent::HandedOver { process } => event!(info, process, "handed over"),
         ServerEvent::Draining { within } => event!(info, ?within, "draining"),
     }
 }
