@@ -52,6 +52,7 @@ pub(crate) enum Operation {
     Run,
     Handle,
     Adopt,
+    TakeOver,
     Parse,
 }
 
@@ -271,6 +272,7 @@ impl Operation {
             Operation::Run => "run",
             Operation::Handle => "handle",
             Operation::Adopt => "adopt",
+            Operation::TakeOver => "take over",
             Operation::Parse => "parse",
         }
     }
@@ -279,7 +281,7 @@ impl Operation {
     fn preposition(self) -> &'static str {
         match self {
             Operation::Listen => " on",
-            Operation::Receive => " from",
+            Operation::Receive | Operation::TakeOver => " from",
             Operation::Connect
             | Operation::Send
             | Operation::Flush

@@ -126,8 +126,8 @@ pub mod fuzzing {
 pub use address::{Address, UnixName};
 pub use client::{Client, Connect, Connecting};
 pub use config::{
-    AcceptRate, Access, Backend, Deadlines, Limits, OverLimit, ProxyProtocol, ReceiveRate, SocketOptions,
-    WhenFull,
+    AcceptRate, Access, Backend, Deadlines, Handover, Limits, OverLimit, ProxyProtocol, ReceiveRate,
+    SocketOptions, WhenFull,
 };
 pub use conn::{Counts, Hangup};
 pub use connection::{

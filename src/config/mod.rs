@@ -3,6 +3,7 @@
 mod access;
 mod backend;
 mod deadlines;
+mod handover;
 mod limits;
 mod proxy;
 mod sockets;
@@ -10,6 +11,7 @@ mod sockets;
 pub use access::Access;
 pub use backend::Backend;
 pub use deadlines::{Deadlines, ReceiveRate};
+pub use handover::Handover;
 pub use limits::{AcceptRate, Limits, OverLimit, WhenFull};
 pub use proxy::ProxyProtocol;
 pub use sockets::SocketOptions;

@@ -177,9 +177,10 @@ impl ServerHandle {
         let mut reopened = Vec::new();
         for (index, state) in self.state.listeners.iter().enumerate() {
             if self.state.can_reopen(index) {
-                let opened = state.listen.open(&self.state.sockets, Some(&state.address))?;
-                *lock(&state.file) = opened.file;
-                reopened.push((ListenerId(index as u32), opened.listener));
+                let opened = state.listen.open(&self.state.sockets, Some(&state.address), None)?;
+                let failed = |error| Error::os(Operation::Listen, error).at(&state.address);
+                let listener = self.state.hold(index, opened).map_err(failed)?;
+                reopened.push((ListenerId(index as u32), listener));
             }
         }
         self.state.suspended.store(false, Ordering::SeqCst);

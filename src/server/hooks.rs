@@ -107,6 +107,13 @@ pub enum ServerEvent<'a> {
     Suspended,
     /// It accepts again.
     Resumed,
+    /// A successor serves in its place, and has its listeners ([`Server::handover`](crate::Server::handover)); it is about to
+    /// drain.
+    #[non_exhaustive]
+    HandedOver {
+        /// The successor's process.
+        process: u32,
+    },
     /// It accepts nobody any more, and ends what has not ended by itself within this time.
     #[non_exhaustive]
     Draining {
@@ -142,6 +149,7 @@ impl fmt::Display for ServerEvent<'_> {
             ServerEvent::MemoryEnough { used } => write!(f, "memory is enough again: {used} bytes are used"),
             ServerEvent::Suspended => f.write_str("suspended"),
             ServerEvent::Resumed => f.write_str("resumed"),
+            ServerEvent::HandedOver { process } => write!(f, "handed over to process {process}"),
             ServerEvent::Draining { within } => write!(f, "draining for at most {within:?}"),
         }
     }
@@ -215,6 +223,7 @@ fn trace(event: &ServerEvent<'_>) {
         ServerEvent::MemoryEnough { used } => event!(info, used, "memory is enough again"),
         ServerEvent::Suspended => event!(info, "suspended"),
         ServerEvent::Resumed => event!(info, "resumed"),
+        ServerEvent::HandedOver { process } => event!(info, process, "handed over"),
         ServerEvent::Draining { within } => event!(info, ?within, "draining"),
     }
 }

@@ -220,6 +220,10 @@ impl Member {
 
     /// Starts accepting on the server's listeners, in their order.
     pub(crate) fn listen(&self, worker: &Worker, listeners: Vec<Listener>) -> std::io::Result<()> {
-        self.door.open_all(worker, listeners)
+        self.door.open_all(worker, listeners)?;
+        if self.server.door_is_held {
+            self.door.hold_at_first(worker);
+        }
+        Ok(())
     }
 }

@@ -97,6 +97,8 @@ pub(crate) enum Message {
         peer: Address,
     },
     Suspend,
+    /// The predecessor knows that the server serves: accept.
+    OpenDoor,
     /// Accept again, on these listeners that were opened again too.
     Resume(Vec<(ListenerId, Listener)>),
     /// What new connections get.
@@ -400,6 +402,7 @@ impl Worker {
             Message::Arrive { socket, peer } => {
                 self.with_member(|member| member.let_in(self, None, socket, peer));
             }
+            Message::OpenDoor => self.with_member(|member| member.open_door(self)),
             Message::Suspend => self.with_member(|member| member.suspend(self)),
             Message::Resume(listeners) => self.with_member(|member| member.resume(self, listeners)),
             Message::Configure(settings) => {
