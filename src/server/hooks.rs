@@ -202,7 +202,7 @@ fn trace(event: &ServerEvent<'_>) {
             event!(warn, %peer, %id, ?lasted, "handler blocked its worker");
         }
         ServerEvent::AcceptFailed { error, pause } => {
-            event!(warn, %error, ?pause, "accepting failed; pausing")
+            event!(warn, %error, ?pause, "accepting failed; pausing");
         }
         ServerEvent::ListenerLost { address, error } => event!(error, %address, %error, "a listener is gone"),
         ServerEvent::Suspended => event!(info, "suspended"),

@@ -500,6 +500,7 @@ fn tell_of_start(state: &ServerState) {
     let _ = state;
 }
 
+#[derive(Copy, Clone)]
 struct Plan {
     workers: usize,
     connections: usize,

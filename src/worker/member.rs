@@ -95,7 +95,7 @@ impl Member {
     ) {
         let target = admission.worker();
         if target == self.index {
-            return self.adopt(worker, socket, peer, admission);
+            return self.adopt(worker, socket, &peer, admission);
         }
         // A worker that is gone drops the message, and with it the socket and its admission.
         if let Some(post) = self.server.post(target) {
@@ -114,7 +114,7 @@ impl Member {
         self: &Rc<Self>,
         worker: &Rc<Worker>,
         socket: Socket,
-        peer: Address,
+        peer: &Address,
         admission: Admission,
     ) {
         let profile = self.profile.borrow().clone();

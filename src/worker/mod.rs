@@ -395,7 +395,7 @@ impl Worker {
                 with_link(token, &|link| link.command(|conn| conn.reset(reason)));
             }
             Message::Adopt { socket, peer, admission } => {
-                self.with_member(|member| member.adopt(self, socket, peer, admission));
+                self.with_member(|member| member.adopt(self, socket, &peer, admission));
             }
             Message::MemoryShort => {}
             Message::RoomAgain => self.with_member(|member| member.room_again(self)),

@@ -1,5 +1,7 @@
 //! Tests in a process of their own: this test binary again, with a role in its environment.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::io::{BufRead, Read};
 use std::process::{Child, Command, Stdio};
 
