@@ -5,6 +5,7 @@ mod handle;
 mod handover;
 mod hooks;
 mod listen;
+mod passed;
 mod registry;
 mod snapshot;
 mod state;
@@ -100,7 +101,8 @@ const LISTENERS_MAX: usize = 64;
 const SPIN_MAX: Duration = Duration::from_millis(10);
 
 impl Server {
-    /// Describes a server that will listen on `address`: `1.2.3.4:port`, `[v6]:port` or `name:port`.
+    /// Describes a server that will listen on `address`: `1.2.3.4:port`, `[v6]:port`, `name:port`, or whatever else
+    /// [`Listen::at`] reads.
     ///
     /// Port 0 takes a free port, which [`ServerHandle::local_addr`] tells. `[::]` takes IPv4 too. Nothing happens until
     /// the server starts, so a bad address is an error of [`Server::start`].
@@ -355,6 +357,7 @@ impl Server {
     fn prepare(&mut self) -> Result<(Arc<ServerState>, Vec<Listener>, Option<Heritage>)> {
         let plan = self.plan()?;
         self.backend = self.backend.chosen()?;
+        self.find_passed()?;
         let mut heritage = self.handover.as_ref().map(Heritage::claim).transpose()?;
         let (mut all, mut states) = (Vec::new(), Vec::new());
         for listen in &self.listen {
@@ -368,6 +371,20 @@ impl Server {
         let listeners =
             held.collect::<io::Result<_>>().map_err(|error| Error::os(Operation::Listen, error))?;
         Ok((state, listeners, heritage))
+    }
+
+    /// Replaces `systemd` and the like by the sockets that these stand for.
+    fn find_passed(&mut self) -> Result<()> {
+        let found = self.listen.iter().map(Listen::passed).collect::<Result<Vec<_>>>()?;
+        self.listen = found.into_iter().flatten().collect();
+        self.check_listeners()
+    }
+
+    fn check_listeners(&self) -> Result<()> {
+        if self.listen.len() > LISTENERS_MAX {
+            return Err(Error::option("listen", format!("must be at most {LISTENERS_MAX} listeners")));
+        }
+        Ok(())
     }
 
     fn found(
@@ -480,9 +497,7 @@ impl Server {
         if matches!(self.watchdog, Watchdog::Asked(Some(limit)) if limit < WATCHDOG_MIN) {
             return Err(Error::option("watchdog", "must be at least 10 ms; None turns it off"));
         }
-        if self.listen.len() > LISTENERS_MAX {
-            return Err(Error::option("listen", format!("must be at most {LISTENERS_MAX} listeners")));
-        }
+        self.check_listeners()?;
         if self.spin > SPIN_MAX {
             return Err(Error::option("spin", "must be at most 10 ms"));
         }
