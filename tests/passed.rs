@@ -8,12 +8,14 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use wharf::{Connection, ErrorKind, Listen, Result, Server, ServerHandle};
+use wharf::systemd::{self, State};
+use wharf::{Connection, ErrorKind, Handover, Listen, Result, Server, ServerHandle};
 
 const ROLE: &str = "WHARF_TEST_ROLE";
 
@@ -40,6 +42,75 @@ fn child(test: &str, sockets: [OwnedFd; 2], names: &str, process: &str) {
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+/// What a child tells its service manager, each message as a list of its lines.
+fn told(test: &str, abstract_name: bool) -> Vec<Vec<String>> {
+    let folder = std::env::temp_dir().join(format!("wharf-{test}-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let (manager, target) = if abstract_name {
+        let name = format!("wharf-{test}-{}", std::process::id());
+        (
+            UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap(),
+            format!("@{name}"),
+        )
+    } else {
+        let path = folder.join("notify");
+        (UnixDatagram::bind(&path).unwrap(), path.display().to_string())
+    };
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .env(ROLE, &folder)
+        .env("NOTIFY_SOCKET", target)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    std::fs::remove_dir_all(folder).unwrap();
+    manager.set_nonblocking(true).unwrap();
+    let mut message = [0; 1024];
+    let messages = std::iter::from_fn(|| manager.recv(&mut message).ok().map(|n| message[..n].to_vec()));
+    let lines = |message: Vec<u8>| String::from_utf8(message).unwrap().lines().map(String::from).collect();
+    messages.map(lines).collect()
+}
+
+#[test]
+fn the_service_manager_is_told_when_a_server_serves_and_stops() {
+    const NAME: &str = "the_service_manager_is_told_when_a_server_serves_and_stops";
+    if !is_child() {
+        for abstract_name in [false, true] {
+            assert_eq!(told(NAME, abstract_name), [["READY=1"], ["STATUS=half way"], ["STOPPING=1"]]);
+        }
+        return;
+    }
+    let server = serve(Server::bind("127.0.0.1:0").notify_systemd()).unwrap();
+    let silent = serve(Server::bind("127.0.0.1:0")).unwrap();
+    assert!(systemd::notify(&[State::Status("half way")]).unwrap());
+    for server in [silent, server] {
+        server.drain(Duration::from_secs(5)).drain(Duration::ZERO).wait().unwrap();
+    }
+}
+
+#[test]
+fn the_service_manager_follows_a_hand_over() {
+    const NAME: &str = "the_service_manager_follows_a_hand_over";
+    if !is_child() {
+        let mut told = told(NAME, false);
+        // Who comes first is open: the new one's word, or the old one's.
+        told[1..3].sort_by_key(Vec::len);
+        let main = told[1][0].clone();
+        assert!(main.starts_with("MAINPID="), "{told:?}");
+        assert_eq!(told, [vec!["READY=1"], vec![&main], vec![&main, "READY=1"], vec!["STOPPING=1"]]);
+        return;
+    }
+    let upgrade = std::path::PathBuf::from(std::env::var_os(ROLE).unwrap()).join("upgrade");
+    let replaceable = || {
+        let server = Server::bind("127.0.0.1:0").notify_systemd();
+        serve(server.handover(Handover::at(&upgrade))).unwrap()
+    };
+    let first = replaceable();
+    let second = replaceable();
+    first.wait().unwrap();
+    second.stop().wait().unwrap();
 }
 
 fn tcp() -> OwnedFd {

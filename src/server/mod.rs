@@ -42,6 +42,7 @@ use crate::connection::Connection;
 use crate::engine::{Engine, Listener};
 use crate::error::{Cause, Error, Operation, Result};
 use crate::event::Handler;
+use crate::systemd::State;
 use crate::worker::Worker;
 use crate::worker::member::{Attach, Member};
 
@@ -81,6 +82,7 @@ pub struct Server {
     spin: Duration,
     workers: Option<usize>,
     handover: Option<Handover>,
+    notifies: bool,
     hooks: Hooks,
     watchdog: Watchdog,
 }
@@ -132,6 +134,7 @@ impl Server {
             spin: Duration::ZERO,
             workers: None,
             handover: None,
+            notifies: false,
             hooks: Hooks::default(),
             watchdog: Watchdog::Unless(WATCHDOG),
         }
@@ -206,6 +209,17 @@ impl Server {
     /// Starting is an error if there is a predecessor that does not answer in time, or makes no sense.
     pub fn handover(mut self, handover: Handover) -> Server {
         self.handover = Some(handover);
+        self
+    }
+
+    /// Has the service manager told when it serves (`READY=1`, once all workers do) and when it stops accepting for good
+    /// (`STOPPING=1`), see [`systemd`](crate::systemd). Default: nobody is told.
+    ///
+    /// Nothing happens where no manager asks for it (`NOTIFY_SOCKET` is not set). When the server is
+    /// [handed over](Server::handover), both processes tell which is the main one from now on (`MAINPID=`); for a unit that is
+    /// replaced that way, `NotifyAccess=all` lets the manager believe the new one.
+    pub fn notify_systemd(mut self) -> Server {
+        self.notifies = true;
         self
     }
 
@@ -341,7 +355,12 @@ impl Server {
     /// Does what is left to do when all workers turn. `threads` tells whether the server has threads anyway.
     fn enter(&self, state: &Arc<ServerState>, heritage: Option<Heritage>, threads: bool) -> Result<()> {
         self.watch_workers(state, threads)?;
-        heritage.map_or(Ok(()), |heritage| heritage.enter(state))
+        let inherited = heritage.as_ref().is_some_and(Heritage::is_inherited);
+        heritage.map_or(Ok(()), |heritage| heritage.enter(state))?;
+        let main = inherited.then(|| State::MainProcess(std::process::id()));
+        let states: Vec<_> = main.into_iter().chain([State::Ready]).collect();
+        state.notify(&states);
+        Ok(())
     }
 
     /// Starts the watchdog, if there is to be one. `threads` tells whether the server has threads anyway.
@@ -405,6 +424,7 @@ impl Server {
             workers: plan.workers,
             simulated,
             keeps_copies: self.handover.is_some(),
+            notifies: self.notifies && !simulated,
             door_is_held,
             hooks: self.hooks.clone(),
         })
