@@ -107,8 +107,11 @@ impl fmt::Display for Snapshot {
             let blocked = if self.blocked_workers.contains(&worker) { ", blocked by a handler" } else { "" };
             line(&format!("worker.{worker}"), &format_args!("{connections}{backend}{blocked}"))?;
         }
-        if let Some(per_address) = self.limits.per_address {
-            line("limit.per_address", &per_address)?;
+        for (name, limit) in self.limits.set() {
+            line(&format!("limit.{name}"), &limit)?;
+        }
+        for (name, deadline) in self.deadlines.on() {
+            line(&format!("deadline.{name}"), &deadline)?;
         }
         let stats = &self.stats;
         line("accepted", &stats.accepted)?;
