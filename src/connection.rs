@@ -2,6 +2,7 @@
 
 use std::cell::Ref;
 use std::fmt;
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -12,12 +13,12 @@ use bytes::Bytes;
 
 use crate::address::Address;
 use crate::config::WhenFull;
-use crate::conn::{Conn, Counts, Readable, Room};
+use crate::conn::{Conn, Counts, Hangup, Readable, Room};
 use crate::engine::buffer::Chunk;
 use crate::error::{Cause, CloseReason, Error, Operation, Result};
 use crate::proxy::Proxied;
 use crate::remote::Remote;
-use crate::runtime::{Late, Within};
+use crate::runtime::{Late, Sleep, Within, sleep};
 use crate::worker::link::{ConnectionId, Link};
 
 /// One TCP connection, on a server or a client.
@@ -94,6 +95,16 @@ macro_rules! common_methods {
             self.link.conn.borrow().counts()
         }
 
+        /// Bytes that were sent and that the peer's system has not acknowledged: those queued here, and those in the kernel's
+        /// hands. A few too many for a moment, never too few.
+        ///
+        /// `None` if the connection is closed, or if the operating system does not tell, which Linux does for TCP.
+        /// Acknowledged is not read; see [`Connection::delivered`].
+        /// Acknowledged is not read.
+        pub fn unacked(&self) -> Option<usize> {
+            self.link.unacked().ok()
+        }
+
         /// Why the connection ended, or is about to; `None` while it stands.
         pub fn close_reason(&self) -> Option<CloseReason> {
             self.link.conn.borrow().reason()
@@ -105,6 +116,49 @@ macro_rules! common_methods {
         /// Cancel safe; it changes nothing.
         pub fn closed(&self) -> Closing {
             Closing { link: self.link.clone() }
+        }
+
+        /// Waits until it is known that the peer sends nothing more, without reading: it has ended its side (FIN), or the
+        /// connection is closed, or about to be.
+        ///
+        /// It is told also while bytes are unread, here or in the kernel, and however many those are: so work for a peer that
+        /// has gone can be given up before its input is read. Whether the peer has gone for good is another matter. One that
+        /// ended its side may go on reading; and one that vanished without a word is told by nothing but deadlines.
+        ///
+        /// ```no_run
+        /// # async fn expensive() -> wharf::Result<Vec<u8>> { todo!() }
+        /// # async fn serve(mut conn: wharf::Connection) -> wharf::Result<()> {
+        /// use futures_lite::FutureExt;
+        ///
+        /// let hangup = conn.hangup();
+        /// let gone = async { hangup.await; Err(wharf::Error::other("the client is gone")) };
+        /// conn.send(&expensive().or(gone).await?).await
+        /// # }
+        /// ```
+        ///
+        /// # Cancellation
+        /// Cancel safe; it changes nothing. It holds no borrow of the connection, so it can be awaited beside an operation.
+        pub fn hangup(&self) -> HangingUp {
+            HangingUp { link: self.link.clone() }
+        }
+
+        /// Waits until the peer's system has acknowledged everything that was sent before the call.
+        ///
+        /// That is TCP's word and nothing more: the bytes have arrived at the peer's kernel. Whether its program reads them,
+        /// let alone acts on them, only an answer of its own can tell. What it is good for: to know, before this side forgets a
+        /// message or exits, that no failure of the network can lose it any more.
+        ///
+        /// The system does not tell of an acknowledgement; this looks for it again and again, after 1 ms and then less and
+        /// less often, at last every 50 ms.
+        ///
+        /// # Errors
+        /// If the connection ends before; [`Error::undelivered`] tells how many bytes were not acknowledged. If the operating
+        /// system does not tell, which Linux does for TCP: [`Error::io_kind`] is `Unsupported`.
+        ///
+        /// # Cancellation
+        /// Cancel safe; it changes nothing. It holds no borrow of the connection, so it can be awaited beside an operation.
+        pub fn delivered(&self) -> Delivered {
+            Delivered::new(&self.link)
         }
 
         /// Waits until the server begins to drain, or the connection is closed; on a client, only for the latter.
@@ -403,6 +457,7 @@ operation!(<'a> RecvChunk, Option<Chunk>, self => self.reader.link, Operation::R
 operation!(<'a> Send, (), self => self.link, Operation::Send);
 operation!(<'a> SendOwned, (), self => self.link, Operation::Send);
 operation!(<'a> Flush, (), self => self.link, self.operation);
+operation!(Delivered, (), self => self.link, Operation::Deliver);
 
 /// The future of [`Connection::recv`].
 #[derive(Debug)]
@@ -656,12 +711,76 @@ impl Future for Flush<'_> {
         if conn.is_flushed() {
             return Poll::Ready(Ok(()));
         }
-        if let Some(reason) = conn.reason().filter(|_| !conn.is_flushing()) {
+        if let Some(reason) = conn.final_reason() {
             return Poll::Ready(Err(closed(self.link, self.operation, reason)));
         }
         conn.await_flush();
         self.link.rare().writer.register(&self.link.worker.tasks, cx);
         Poll::Pending
+    }
+}
+
+/// The future of [`Connection::delivered`].
+#[derive(Debug)]
+#[must_use = "futures do nothing unless awaited"]
+pub struct Delivered {
+    link: Rc<Link>,
+    /// How far the stream has to be acknowledged.
+    target: u64,
+    pause: Duration,
+    sleep: Option<Sleep>,
+}
+
+/// How long to wait before the first look for an acknowledgement,
+const LOOK_MIN: Duration = Duration::from_millis(1);
+/// and between two looks at most.
+const LOOK_MAX: Duration = Duration::from_millis(50);
+
+impl Delivered {
+    fn new(link: &Rc<Link>) -> Delivered {
+        link.await_delivery();
+        Delivered { link: link.clone(), target: link.conn.borrow().given(), pause: LOOK_MIN, sleep: None }
+    }
+
+    /// What is left to be acknowledged.
+    fn left(&self) -> Result<u64> {
+        match (self.link.delivered(), self.link.conn.borrow().reason()) {
+            (Ok(delivered), _) => Ok(self.target.saturating_sub(delivered)),
+            (Err(error), Some(reason)) if error.kind() != io::ErrorKind::Unsupported => {
+                Err(closed(&self.link, Operation::Deliver, reason))
+            }
+            (Err(error), _) => Err(Error::os(Operation::Deliver, error).at(self.link.peer())),
+        }
+    }
+}
+
+impl Future for Delivered {
+    type Output = Result<()>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        let this = self.get_mut();
+        loop {
+            // While it stands, only time brings news.
+            let end = this.link.conn.borrow().final_reason();
+            if let Some(sleep) = this.sleep.as_mut().filter(|_| end.is_none())
+                && Pin::new(sleep).poll(cx).is_pending()
+            {
+                this.link.rare().closer.register(&this.link.worker.tasks, cx);
+                return Poll::Pending;
+            }
+            match (this.left(), end) {
+                (Ok(0), _) => return Poll::Ready(Ok(())),
+                (Ok(bytes), Some(reason)) => {
+                    let cause = Cause::Undelivered { reason, bytes };
+                    let error = Error::new(Operation::Deliver, cause).at(this.link.peer());
+                    return Poll::Ready(Err(error));
+                }
+                (Ok(_), None) => {}
+                (Err(error), _) => return Poll::Ready(Err(error)),
+            }
+            this.sleep = Some(sleep(this.pause));
+            this.pause = LOOK_MAX.min(this.pause * 2);
+        }
     }
 }
 
@@ -737,6 +856,49 @@ impl Future for Draining {
 impl fmt::Debug for Draining {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Draining").field("peer", &self.link.peer()).finish_non_exhaustive()
+    }
+}
+
+/// The future of [`Connection::hangup`].
+#[must_use = "futures do nothing unless awaited"]
+pub struct HangingUp {
+    link: Rc<Link>,
+}
+
+impl HangingUp {
+    /// Ends the wait with an error if the peer has not ended `after` this long.
+    pub fn within(self, after: Duration) -> Within<HangingUp> {
+        Within::new(self, after)
+    }
+}
+
+impl Late for HangingUp {
+    type Value = Hangup;
+
+    fn result(hangup: Hangup) -> Result<Hangup> {
+        Ok(hangup)
+    }
+
+    fn late(&self, after: Duration) -> Error {
+        Error::new(Operation::Wait, Cause::TimedOut { after }).at(self.link.peer())
+    }
+}
+
+impl Future for HangingUp {
+    type Output = Hangup;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Hangup> {
+        if let Some(hangup) = self.link.conn.borrow().hangup() {
+            return Poll::Ready(hangup);
+        }
+        self.link.rare().hangup.register(&self.link.worker.tasks, cx);
+        Poll::Pending
+    }
+}
+
+impl fmt::Debug for HangingUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HangingUp").field("peer", &self.link.peer()).finish_non_exhaustive()
     }
 }
 

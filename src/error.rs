@@ -47,25 +47,54 @@ pub(crate) enum Operation {
     Send,
     Flush,
     Finish,
+    Deliver,
     Wait,
     Run,
     Handle,
     Adopt,
+    TakeOver,
     Parse,
 }
 
 #[derive(Debug)]
 pub(crate) enum Cause {
     Os(io::Error),
-    TimedOut { after: Duration },
+    TimedOut {
+        after: Duration,
+    },
     Closed(CloseReason),
-    Ended { received: usize, wanted: usize },
-    Option { name: &'static str, problem: String },
-    Variable { name: &'static str, problem: String },
-    Address { problem: String },
-    TooLarge { bytes: usize, bound: usize, option: &'static str },
-    Full { queued: usize, option: &'static str },
-    NotFound { problem: String },
+    /// So many bytes were not acknowledged.
+    Undelivered {
+        reason: CloseReason,
+        bytes: u64,
+    },
+    Ended {
+        received: usize,
+        wanted: usize,
+    },
+    Option {
+        name: &'static str,
+        problem: String,
+    },
+    Variable {
+        name: &'static str,
+        problem: String,
+    },
+    Address {
+        problem: String,
+    },
+    TooLarge {
+        bytes: usize,
+        bound: usize,
+        option: &'static str,
+    },
+    Full {
+        queued: usize,
+        option: &'static str,
+    },
+    NotFound {
+        problem: String,
+    },
     Misuse(&'static str),
     Other(Box<dyn StdError + Send + Sync>),
 }
@@ -111,7 +140,7 @@ impl Error {
             Cause::TooLarge { .. } | Cause::Full { .. } => ErrorKind::Limit,
             Cause::Option { .. } | Cause::Variable { .. } | Cause::Address { .. } => ErrorKind::Caller,
             Cause::Misuse(_) | Cause::Other(_) => ErrorKind::Caller,
-            Cause::Closed(reason) => match reason {
+            Cause::Closed(reason) | Cause::Undelivered { reason, .. } => match reason {
                 CloseReason::Peer | CloseReason::PeerReset => ErrorKind::Peer,
                 CloseReason::Network(_) | CloseReason::Proxy(_) => ErrorKind::Peer,
                 CloseReason::Timeout(_) => ErrorKind::Timeout,
@@ -143,7 +172,7 @@ impl Error {
 
     /// Whether the connection was already closed; [`Error::close_reason`] tells why.
     pub fn is_closed(&self) -> bool {
-        matches!(self.0.cause, Cause::Closed(_))
+        self.close_reason().is_some()
     }
 
     /// How many bytes of a message that never came whole are there, still to be read with `recv`.
@@ -154,20 +183,31 @@ impl Error {
         }
     }
 
+    /// How many bytes of what was to be delivered the peer's system had not acknowledged when the connection ended; see
+    /// [`Connection::delivered`](crate::Connection::delivered). Fewer may not have arrived: an acknowledgement can be lost too.
+    pub fn undelivered(&self) -> Option<u64> {
+        match self.0.cause {
+            Cause::Undelivered { bytes, .. } => Some(bytes),
+            _ => None,
+        }
+    }
+
     /// Why the connection had ended, if this error is due to that.
     pub fn close_reason(&self) -> Option<CloseReason> {
         match self.0.cause {
-            Cause::Closed(reason) => Some(reason),
+            Cause::Closed(reason) | Cause::Undelivered { reason, .. } => Some(reason),
             _ => None,
         }
     }
 
     /// The kind of the operating system's error, if one is the cause.
     pub fn io_kind(&self) -> Option<io::ErrorKind> {
-        match &self.0.cause {
-            Cause::Os(error) => Some(error.kind()),
-            Cause::Closed(CloseReason::Network(kind)) => Some(*kind),
-            Cause::Closed(CloseReason::PeerReset) => Some(io::ErrorKind::ConnectionReset),
+        if let Cause::Os(error) = &self.0.cause {
+            return Some(error.kind());
+        }
+        match self.close_reason()? {
+            CloseReason::Network(kind) => Some(kind),
+            CloseReason::PeerReset => Some(io::ErrorKind::ConnectionReset),
             _ => None,
         }
     }
@@ -227,10 +267,12 @@ impl Operation {
             Operation::Send => "send",
             Operation::Flush => "flush",
             Operation::Finish => "finish",
+            Operation::Deliver => "deliver",
             Operation::Wait => "wait",
             Operation::Run => "run",
             Operation::Handle => "handle",
             Operation::Adopt => "adopt",
+            Operation::TakeOver => "take over",
             Operation::Parse => "parse",
         }
     }
@@ -239,8 +281,12 @@ impl Operation {
     fn preposition(self) -> &'static str {
         match self {
             Operation::Listen => " on",
-            Operation::Receive => " from",
-            Operation::Connect | Operation::Send | Operation::Flush | Operation::Finish => " to",
+            Operation::Receive | Operation::TakeOver => " from",
+            Operation::Connect
+            | Operation::Send
+            | Operation::Flush
+            | Operation::Finish
+            | Operation::Deliver => " to",
             Operation::Start
             | Operation::Wait
             | Operation::Run
@@ -257,6 +303,9 @@ impl fmt::Display for Cause {
             Cause::Os(error) => f.write_str(&plain(error)),
             Cause::TimedOut { after } => write!(f, "timed out after {after:?}"),
             Cause::Closed(reason) => write!(f, "connection is closed: {reason}"),
+            Cause::Undelivered { reason, bytes } => {
+                write!(f, "connection is closed: {reason}; {bytes} bytes were not acknowledged")
+            }
             Cause::Ended { received, wanted } => {
                 write!(f, "the peer ended after {received} of {wanted} bytes")
             }
@@ -401,6 +450,8 @@ pub enum Rule {
     PerAddress,
     /// The server holds [`Limits::connections`](crate::Limits::connections).
     Connections,
+    /// The server's connections hold all of [`Limits::memory`](crate::Limits::memory).
+    Memory,
     /// Connections came faster than [`Limits::accept_rate`](crate::Limits::accept_rate).
     Rate,
     /// The process has no descriptors, or the system no memory, for another connection.
@@ -409,8 +460,15 @@ pub enum Rule {
 
 impl Rule {
     /// All rules, in the order in which they are asked.
-    pub(crate) const ALL: [Rule; 6] =
-        [Rule::Network, Rule::Untrusted, Rule::PerAddress, Rule::Connections, Rule::Rate, Rule::Descriptors];
+    pub(crate) const ALL: [Rule; 7] = [
+        Rule::Network,
+        Rule::Untrusted,
+        Rule::PerAddress,
+        Rule::Connections,
+        Rule::Memory,
+        Rule::Rate,
+        Rule::Descriptors,
+    ];
 
     pub(crate) fn index(self) -> usize {
         Rule::ALL.iter().position(|each| *each == self).unwrap_or_default()
@@ -424,6 +482,7 @@ impl fmt::Display for Rule {
             Rule::Untrusted => "not a trusted proxy",
             Rule::PerAddress => "connections per address",
             Rule::Connections => "connections in total",
+            Rule::Memory => "memory budget",
             Rule::Rate => "accept rate",
             Rule::Descriptors => "out of descriptors or memory",
         })

@@ -23,7 +23,8 @@ use crate::worker::link::{ConnectionId, Link};
 /// 1. [`connected`](Handler::connected), once.
 /// 2. [`received`](Handler::received) whenever bytes have come; [`writable`](Handler::writable) when sending is possible
 ///    again after [`Connection::send`] refused; [`draining`](Handler::draining) once, if the server drains.
-/// 3. [`ended`](Handler::ended), if the peer ends its side, after its last byte.
+/// 3. [`hung_up`](Handler::hung_up) at most once, if the peer's end is known before all of its bytes could be offered;
+///    [`ended`](Handler::ended), if the peer ends its side, after its last byte.
 /// 4. [`closed`](Handler::closed), exactly once and last, with the reason.
 ///
 /// Calls never overlap. A handler must not block: it holds up every connection of its worker. One that panics loses its
@@ -75,6 +76,16 @@ pub trait Handler: 'static {
     fn ended(&mut self, conn: &mut Connection<'_>) -> Flow {
         let _ = conn;
         Flow::Close
+    }
+
+    /// The peer has ended its side, and there are bytes of it that were not offered yet, because [`Connection::send`] refuses.
+    ///
+    /// Called at most once, and only then: otherwise [`ended`](Handler::ended) is the first to tell. It still follows, behind
+    /// the last byte. A handler that makes something expensive for a peer that may be gone can stop here. Goes on by default:
+    /// a peer that has ended its side may well wait for the answer.
+    fn hung_up(&mut self, conn: &mut Connection<'_>) -> Flow {
+        let _ = conn;
+        Flow::Continue
     }
 
     /// The server stops accepting and will reset what has not ended at its drain deadline. Goes on by default.
@@ -158,6 +169,15 @@ impl<'a> Connection<'a> {
     /// Bytes queued and not yet handed to the kernel.
     pub fn pending(&self) -> usize {
         self.link.conn.borrow().pending()
+    }
+
+    /// Bytes that were sent and that the peer's system has not acknowledged: those [`pending`](Connection::pending), and those in
+    /// the kernel's hands. A few too many for a moment, never too few.
+    ///
+    /// `None` if the connection is closed, or if the operating system does not tell, which Linux does for TCP. Acknowledged
+    /// means that the peer's system has them, not that its program has read them.
+    pub fn unacked(&self) -> Option<usize> {
+        self.link.unacked().ok()
     }
 
     /// Ends this side's direction (half-close): FIN follows what is queued, and receiving goes on.

@@ -92,8 +92,10 @@ mod worker;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing {
+    use crate::address::Address;
     use crate::conn::harness::{Step, drive};
-    use crate::endpoint::Endpoint;
+    use crate::endpoint::{Endpoint, Host};
+    use crate::engine::socket::sock_addr;
     use crate::error::Operation;
 
     /// Takes a connection core through the steps that `data` spells.
@@ -107,9 +109,12 @@ pub mod fuzzing {
         crate::engine::uring::fuzz(data);
     }
 
-    /// Reads `text` as an address.
+    /// Reads `text` as an address. What is read as a Unix socket's name, the kernel takes for one.
     pub fn address(text: &str) {
-        drop(Endpoint::parse(Operation::Connect, text));
+        if let Ok(Endpoint { host: Host::Unix(name), .. }) = Endpoint::parse(Operation::Connect, text) {
+            assert!(name.path().is_none() || name.to_string() == text, "{name}");
+            sock_addr(&Address::Unix(name)).expect("it is neither empty nor too long");
+        }
     }
 
     /// Reads `data` as the beginning of a connection that comes through a proxy.
@@ -121,12 +126,13 @@ pub mod fuzzing {
 pub use address::{Address, UnixName};
 pub use client::{Client, Connect, Connecting};
 pub use config::{
-    AcceptRate, Access, Backend, Deadlines, Limits, OverLimit, ProxyProtocol, ReceiveRate, SocketOptions,
-    WhenFull,
+    AcceptRate, Access, Backend, Deadlines, Handover, Limits, OverLimit, ProxyProtocol, ReceiveRate,
+    SocketOptions, WhenFull,
 };
-pub use conn::Counts;
+pub use conn::{Counts, Hangup};
 pub use connection::{
-    Closing, Connection, Draining, Flush, ReadHalf, Recv, RecvChunk, RecvExact, Send, SendOwned, WriteHalf,
+    Closing, Connection, Delivered, Draining, Flush, HangingUp, ReadHalf, Recv, RecvChunk, RecvExact, Send,
+    SendOwned, WriteHalf,
 };
 pub use engine::buffer::Chunk;
 pub use error::{Bound, CloseReason, Deadline, Error, ErrorKind, ProxyFault, Result, Rule};

@@ -1,5 +1,7 @@
 //! Who comes in: limits, rates, networks, several listeners, suspending, listings and sending away.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -109,6 +109,7 @@ fn options_that_make_no_sense_are_named() {
         ("workers", local().workers(0)),
         ("workers", local().workers(100_000)),
         ("connections", local().limits(limits().connections(0))),
+        ("memory", local().limits(limits().memory((1 << 20) - 1))),
         ("receive_buffer", local().limits(limits().receive_buffer(0))),
         ("send_marks", local().limits(limits().send_marks(10, 10))),
         ("send_marks", local().limits(limits().send_marks(0, 0))),
@@ -225,6 +226,7 @@ fn a_connect_to_a_full_backlog_ends_at_its_deadline() {
 fn extreme_numbers_saturate() {
     let limits = Limits::default()
         .connections(usize::MAX)
+        .memory(usize::MAX)
         .receive_buffer(usize::MAX)
         .send_marks(usize::MAX - 1, usize::MAX)
         .send_max(usize::MAX);

@@ -12,62 +12,18 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use wharf::{Backend, Client, ErrorKind, Limits, Server};
 
 use common::behaviours::Echo;
+use common::child::{alone, child, processor_time, role, told};
 use common::{Behaviour, Watchdog, backends};
 
-const ROLE: &str = "WHARF_TEST_ROLE";
 const DESCRIPTORS: u64 = 40;
-
-/// Starts the test `name` again as a child that finds `backend` in its environment.
-fn child(name: &str, backend: Backend) -> Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture", "--test-threads=1"])
-        .env(ROLE, backend.name())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap()
-}
-
-/// The engine that this process is to run on, if it is a child.
-fn role() -> Option<Backend> {
-    std::env::var(ROLE).ok().map(|name| name.parse().unwrap())
-}
-
-/// Runs the test `name` on each engine in a process of its own.
-fn alone(name: &str, body: fn(Backend)) {
-    if let Some(backend) = role() {
-        return body(backend);
-    }
-    for backend in backends(name) {
-        let _watchdog = Watchdog::new(name);
-        let mut child = child(name, backend);
-        drop(child.stdin.take());
-        let mut output = String::new();
-        child.stdout.take().unwrap().read_to_string(&mut output).unwrap();
-        assert!(child.wait().unwrap().success(), "{backend}: {output}");
-    }
-}
-
-fn open_descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd").unwrap().count()
-}
-
-/// The processor time that a process has used, in hundredths of a second.
-fn processor_time(process: u32) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
-    // The name may hold anything, but it ends at the last parenthesis; user and system time are fields 14 and 15.
-    let fields: Vec<_> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
-    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
-}
 
 /// The server's process: serves with few descriptors until its parent closes its input.
 fn serve_with_few_descriptors(backend: Backend, event_style: bool) {
@@ -86,15 +42,8 @@ fn serve_with_few_descriptors(backend: Backend, event_style: bool) {
     println!("\naccept_errors {} accepted {}", stats.accept_errors, stats.accepted);
 }
 
-/// The first line of the child's that begins with `word`, without it.
-fn told(output: &mut impl BufRead, word: &str) -> String {
-    loop {
-        let mut line = String::new();
-        assert!(output.read_line(&mut line).unwrap() > 0, "the child has ended without telling `{word}`");
-        if let Some(rest) = line.strip_prefix(word) {
-            return rest.trim().to_owned();
-        }
-    }
+fn open_descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
 fn ping(stream: &mut TcpStream) -> std::io::Result<()> {
@@ -116,6 +65,7 @@ fn survives(name: &str, backend: Backend) {
     let mut streams: Vec<_> = (0..DESCRIPTORS + 20).map(|_| connect()).collect();
     ping(&mut streams[0]).unwrap();
     let before = processor_time(child.id());
+    // Processor time that is not used can only be seen over some time.
     std::thread::sleep(Duration::from_millis(500));
     let used = processor_time(child.id()) - before;
     assert!(used <= 10, "it waits and does not spin: {used} hundredths of a second in half of one");

@@ -242,7 +242,7 @@ scenario! {
             let sockets = SocketOptions::default().receive_buffer(16 * 1024);
             let mut conn = Client::new(address).sockets(sockets).open().await.unwrap();
             conn.send(b"!").await.unwrap();
-            until("a send is refused", || seen.lock().unwrap().iter().any(|each| each.is_err())).await;
+            until("a send is refused", || seen.lock().unwrap().iter().any(std::result::Result::is_err)).await;
             conn.finish().await.unwrap();
             let received = recv_all(&mut conn).await.unwrap();
             let accepted = seen.lock().unwrap().iter().filter(|each| each.is_ok()).count();
@@ -1044,12 +1044,22 @@ impl Behaviour for Relay {
     }
 }
 
-/// Moves bytes until the end, and passes that on too.
+/// Moves bytes until the end, and passes that on too; a failure ends both, and must not look like an end in order.
 async fn pump(mut from: ReadHalf, mut to: WriteHalf) -> Result<()> {
-    while let Some(chunk) = from.recv_chunk().await? {
-        to.send(&chunk).await?;
+    let moved = async {
+        while let Some(chunk) = from.recv_chunk().await? {
+            to.send(&chunk).await?;
+        }
+        to.finish().await
+    };
+    let result = moved.await;
+    if result.is_err() {
+        from.remote().reset();
+        to.remote().reset();
+        // Dropped before, it would end in order.
+        to.closed().await;
     }
-    to.finish().await
+    result
 }
 
 scenario! {
@@ -1070,6 +1080,33 @@ scenario! {
         });
         for server in [relay, checksums] {
             assert_eq!(world.stop(&server).closed(CloseReason::Peer), 1);
+        }
+    }
+}
+
+scenario! {
+    async fn a_relay_ends_both_connections_when_either_is_reset(world) {
+        for by_the_client in [true, false] {
+            let moody = world.serve(Moody);
+            let at = moody.local_addr();
+            let relay = world.serve(Relay(at));
+            let address = relay.local_addr();
+            let through = relay.clone();
+            world.run(async move {
+                let mut conn = Client::connect(address).await.unwrap();
+                conn.send(b"hello").await.unwrap();
+                conn.recv_exact(&mut [0; 5]).await.unwrap();
+                if by_the_client {
+                    conn.reset().await;
+                } else {
+                    conn.send(b"r").await.unwrap();
+                    recv_all(&mut conn).await.expect_err("a reset is passed on as one");
+                }
+                until("the relay has let go", || through.connections() == 0).await;
+            });
+            for server in [relay, moody] {
+                assert_eq!(world.stop(&server).accepted, 1);
+            }
         }
     }
 }

@@ -22,7 +22,11 @@ pub struct Limits {
     pub(crate) send_low: usize,
     pub(crate) send_max: usize,
     pub(crate) when_full: WhenFull,
+    pub(crate) memory: Option<usize>,
 }
+
+/// With less not even a few connections could have a buffer in each direction.
+const MEMORY_MIN: usize = 1024 * 1024;
 
 /// What becomes of a message that the send queue has no room for: the peer reads too slowly.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -52,6 +56,7 @@ impl Default for Limits {
             send_low: 16 * 1024,
             send_max: 1024 * 1024,
             when_full: WhenFull::Wait,
+            memory: None,
         }
     }
 }
@@ -165,9 +170,26 @@ impl Limits {
         all.into_iter().filter_map(|(name, limit)| Some((name, limit?)))
     }
 
+    /// Sets the memory that all connections of a server together may hold in buffers, in bytes, at least 1 MiB. Default:
+    /// none, for each connection is bounded, and so is their number. Of no concern to clients.
+    ///
+    /// When it is spent, idle buffers are freed; and while that is not enough, every connection has to do with one message at
+    /// a time in each direction: [`Connection::send`](crate::Connection::send) waits for an empty queue, and nothing is
+    /// received while anything is unread. (An event handler that has left the beginning of a message still gets the rest of
+    /// it.) So no connection stands still for want of memory, and the budget may be passed by a message and a read of 65 KiB
+    /// for each. See [`ServerHandle::memory_used`](crate::ServerHandle::memory_used).
+    #[must_use]
+    pub fn memory(mut self, bytes: impl Into<Option<usize>>) -> Limits {
+        self.memory = bytes.into();
+        self
+    }
+
     pub(crate) fn validate(&self) -> Result<()> {
         if self.connections == Some(0) {
             return Err(Error::option("connections", "must be at least 1"));
+        }
+        if self.memory.is_some_and(|bytes| bytes < MEMORY_MIN) {
+            return Err(Error::option("memory", "must be at least 1 MiB; None is no budget"));
         }
         if self.per_address == Some(0) {
             return Err(Error::option("per_address", "must be at least 1; `deny` keeps addresses out"));

@@ -3,6 +3,7 @@
 mod access;
 mod backend;
 mod deadlines;
+mod handover;
 mod limits;
 mod proxy;
 mod sockets;
@@ -10,6 +11,7 @@ mod sockets;
 pub use access::Access;
 pub use backend::Backend;
 pub use deadlines::{Deadlines, ReceiveRate};
+pub use handover::Handover;
 pub use limits::{AcceptRate, Limits, OverLimit, WhenFull};
 pub use proxy::ProxyProtocol;
 pub use sockets::SocketOptions;
@@ -31,6 +33,7 @@ mod tests {
     fn a_bad_value_is_refused_with_the_name_of_its_option() {
         let refused = [
             (Limits::default().connections(0).validate(), "connections"),
+            (Limits::default().memory(1).validate(), "memory"),
             (Limits::default().per_address(0).validate(), "per_address"),
             (Limits::default().ipv6_prefix(0).validate(), "ipv6_prefix"),
             (Limits::default().accept_rate(AcceptRate::new(0)).validate(), "accept_rate"),

@@ -31,7 +31,11 @@ pub(crate) enum Step {
     /// So many bytes come, if the engine may report any.
     Receive(u16),
     PeerEnds,
+    /// The peer's end is known while nobody receives.
+    HangsUp,
     Breaks,
+    /// It breaks while something may be left to be received.
+    HalfBreaks,
     /// The next send takes so many bytes inline.
     SendsInline(u16),
     /// The next send is handed over, and so many of its bytes will bounce.
@@ -62,6 +66,8 @@ pub(crate) enum Step {
     Reset,
     CloseAfter(u16),
     SetDeadline(u16),
+    /// Memory becomes short, or is no longer.
+    Short(bool),
     /// So many milliseconds pass.
     Pass(u16),
 }
@@ -70,7 +76,7 @@ impl Step {
     /// Reads a step from two bytes, for the fuzzer.
     pub(crate) fn from_bytes(kind: u8, amount: u8) -> Step {
         let n = u16::from(amount) * 4;
-        match kind % 25 {
+        match kind % 28 {
             0 => Step::Connected,
             1 => Step::Receive(n),
             2 => Step::PeerEnds,
@@ -95,6 +101,9 @@ impl Step {
             21 => Step::Submits,
             22 => Step::Offer(n),
             23 => Step::ReadPart(n),
+            24 => Step::HangsUp,
+            25 => Step::HalfBreaks,
+            26 => Step::Short(amount % 2 == 1),
             _ => Step::Pass(n),
         }
     }
@@ -117,6 +126,7 @@ pub(crate) fn drive_with(when_full: WhenFull, steps: impl IntoIterator<Item = St
 
 struct Harness {
     conn: Conn,
+    pieces: Rc<PiecePool>,
     now: Time,
     armed: bool,
     in_flight: Option<Outgoing>,
@@ -132,9 +142,12 @@ struct Harness {
     engine_open: bool,
     peer_ended: bool,
     broken: bool,
+    /// No send can succeed any more.
+    send_broken: bool,
     fin_sent: bool,
     close_asked: bool,
     closed_told: usize,
+    hangup_told: usize,
     received: usize,
     read: usize,
     queued: usize,
@@ -159,8 +172,11 @@ impl Harness {
             .send_max(SEND_MAX)
             .when_full(when_full);
         let deadlines = Deadlines::default().age(Duration::from_secs(3600));
+        let pieces = PiecePool::new();
+        let profile = Profile { limits, deadlines, pieces: pieces.clone() };
         Harness {
-            conn: Conn::new(Rc::new(Profile { limits, deadlines, pieces: PiecePool::new() }), Time::ZERO),
+            conn: Conn::new(Rc::new(profile), Time::ZERO),
+            pieces,
             now: Time::ZERO,
             armed: false,
             in_flight: None,
@@ -171,9 +187,11 @@ impl Harness {
             engine_open: false,
             peer_ended: false,
             broken: false,
+            send_broken: false,
             fin_sent: false,
             close_asked: false,
             closed_told: 0,
+            hangup_told: 0,
             received: 0,
             read: 0,
             queued: 0,
@@ -194,9 +212,14 @@ impl Harness {
                 self.peer_ended = true;
                 self.conn.receive_ended();
             }
+            Step::HangsUp if live && !self.armed && !self.peer_ended => self.conn.hung_up(),
             Step::Breaks if !self.close_asked && !self.broken => {
                 self.broken = true;
                 self.conn.failed(&io::ErrorKind::ConnectionReset.into());
+            }
+            Step::HalfBreaks if live => {
+                self.send_broken = true;
+                self.conn.broke(&io::ErrorKind::ConnectionReset.into(), self.now);
             }
             Step::SendsInline(n) => self.inline = Some(usize::from(n).max(1)),
             Step::SendsPastQueue(n) => self.past_queue = Ok(n.into()),
@@ -205,8 +228,8 @@ impl Harness {
             Step::SendEnds(n) if self.handed.is_none() => self.end_send(usize::from(n)),
             Step::SendFails if self.handed.is_none() => match self.in_flight.take() {
                 Some(mut outgoing) => {
-                    self.broken = true;
-                    self.conn.send_failed(&mut outgoing, &io::ErrorKind::BrokenPipe.into());
+                    self.send_broken = true;
+                    self.conn.send_failed(&mut outgoing, &io::ErrorKind::BrokenPipe.into(), self.now);
                 }
                 None => self.past_queue = Err(io::ErrorKind::BrokenPipe.into()),
             },
@@ -239,6 +262,7 @@ impl Harness {
             Step::Close => self.conn.close(),
             Step::Reset => self.conn.reset(CloseReason::LocalReset),
             Step::CloseAfter(ms) => self.conn.close_after(Duration::from_millis(ms.into()), self.now),
+            Step::Short(short) => self.pieces.set_short(short),
             Step::SetDeadline(ms) => {
                 self.conn.set_deadline(Some(self.now.after(Duration::from_millis(ms.into()))));
             }
@@ -274,8 +298,8 @@ impl Harness {
         let Some((mut outgoing, bounces)) = self.handed.take() else { return };
         let sent = outgoing.len() - bounces;
         self.check_sent(&outgoing, sent);
+        outgoing.advance(sent, &self.pieces);
         if bounces > 0 {
-            outgoing.advance(sent, &PiecePool::new());
             if let Some(mut behind) = self.in_flight.take() {
                 outgoing.append(&mut behind);
             }
@@ -293,6 +317,7 @@ impl Harness {
     fn send(&mut self) {
         assert!(self.in_flight.is_none(), "one send is in flight at a time");
         assert!(!self.fin_sent, "no send follows FIN");
+        assert!(!self.send_broken, "no send follows a failure");
         let outgoing = std::mem::take(self.conn.offer());
         if self.handed.is_none()
             && outgoing.len() <= HANDED_MAX
@@ -362,7 +387,9 @@ impl Harness {
 
     /// Sends a message as a link does: past the queue as far as that is possible, the rest through it.
     fn queue(&mut self, n: usize, push: impl FnOnce(&mut Conn, &[u8])) {
+        let (before, short) = (self.conn.pending(), self.pieces.is_short());
         let room = self.conn.room_or_end(n);
+        assert!(!short || before == 0 || room != Ok(Room::Yes), "one message at a time");
         if self.conn.when_full() == WhenFull::Disconnect {
             assert_ne!(room, Ok(Room::Later), "nobody waits");
         }
@@ -382,7 +409,7 @@ impl Harness {
             return self.conn.sent_past_queue(n, &Ok(0), self.now);
         }
         let result = std::mem::replace(&mut self.past_queue, Ok(0)).map(|most| most.min(n));
-        self.broken |= result.is_err();
+        self.send_broken |= result.is_err();
         self.sent += *result.as_ref().unwrap_or(&0);
         self.conn.sent_past_queue(n, &result, self.now)
     }
@@ -427,10 +454,17 @@ impl Harness {
         let news = self.conn.take_news();
         self.closed_told += usize::from(news.closed());
         assert_eq!(self.closed_told, usize::from(self.conn.is_closed()), "closed is told exactly once");
+        self.hangup_told += usize::from(news.hung_up());
+        let hung_up = usize::from(self.conn.hangup().is_some());
+        assert_eq!(self.hangup_told, hung_up, "the peer's end is told exactly once");
         if self.conn.is_closed() {
             let reason = self.conn.reason().expect("a closed connection has a reason");
             assert_eq!(*self.reason.get_or_insert(reason), reason, "the reason stays");
             assert_eq!(self.conn.pending(), 0);
+            self.pieces.shed();
+            if self.in_flight.is_none() && self.handed.is_none() && self.conn.unread() == 0 {
+                assert_eq!(self.pieces.held(), 0, "no memory is left behind");
+            }
             assert_eq!(counts.sent as usize, self.sent, "what was sent is counted");
             assert_eq!(self.sent + counts.unsent as usize, self.queued, "what was not sent is counted");
             assert!(!reason.is_graceful() || counts.unsent == 0, "nothing is lost gracefully");

@@ -5,8 +5,9 @@
 //! bytes plus one chunk.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 
-use crate::engine::buffer::Chunk;
+use crate::engine::buffer::{Chunk, Held};
 
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
@@ -49,13 +50,13 @@ impl Inbox {
     }
 
     /// Puts `bytes` back in front, as if they had not been read.
-    pub(crate) fn unread(&mut self, bytes: &[u8]) {
+    pub(crate) fn unread(&mut self, bytes: &[u8], count: &Rc<Held>) {
         if bytes.is_empty() {
             return;
         }
         self.len += bytes.len();
         let queue = self.queue.get_or_insert_default();
-        if let Some(head) = queue.head.replace(Chunk::copied(bytes)) {
+        if let Some(head) = queue.head.replace(Chunk::counted(bytes, count)) {
             queue.rest.push_front(head);
         }
     }
@@ -92,7 +93,7 @@ impl Inbox {
             return self.take();
         }
         // Doubling keeps the joins of a long message linear in its length.
-        let mut joined = Chunk::with_room(self.len * 2);
+        let mut joined = queue.head.as_ref()?.with_room(self.len * 2);
         while let Some(chunk) = queue.pop() {
             let fits = joined.append(&chunk);
             debug_assert!(fits, "a joined chunk has room for all its parts");
@@ -133,14 +134,14 @@ mod tests {
     #[test]
     fn unread_bytes_are_read_again_first() {
         let mut inbox = inbox(&[b"world"]);
-        inbox.unread(b"hello ");
+        inbox.unread(b"hello ", &Rc::default());
         assert_eq!(inbox.take_joined().as_deref(), Some(&b"hello world"[..]));
     }
 
     #[test]
     fn single_bytes_share_a_chunk_with_room() {
         let mut inbox = Inbox::default();
-        inbox.push(Chunk::with_room(4));
+        inbox.push(Chunk::copied(b"").with_room(4));
         for byte in b"abcdef" {
             inbox.push(Chunk::copied(&[*byte]));
         }

@@ -8,7 +8,13 @@
 //!
 //! Each direction ends by itself. The peer's FIN makes `reading` **Ended**: what came before it can still be read.
 //! `finish` makes `writing` **Finishing**: the queue drains, then FIN goes out and it is **Finished**. When both are
-//! over there is nothing left to happen, and the socket is released.
+//! over there is nothing left to happen, and the socket is released. While nobody receives, the engine may know of the
+//! peer's FIN before the bytes in front of it are read: that is news (`hung_up`), and changes nothing else.
+//!
+//! A failure that a send meets ends `writing` alone: it is **Broken**, what was queued is lost, and the reason is certain. But
+//! what the peer sent before may still be in the kernel (its error reply, most likely, behind which it sent RST because it
+//! never read ours). So receiving goes on to the end that the engine tells, for the linger deadline at most. The same goes for
+//! a failure that the engine notices while nobody receives. One that comes with receiving ends everything.
 //!
 //! The `phase` says how far the whole is:
 //!
@@ -36,6 +42,8 @@ mod inbox;
 mod outbox;
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::rc::Rc;
@@ -78,7 +86,11 @@ pub(crate) struct Conn {
     profile: Rc<Profile>,
     /// What the engine was told last: whether to receive.
     armed: bool,
+    /// The peer's end is known, or this one's is certain: whoever waited for that was told.
+    hung_up: bool,
     news: News,
+    /// What is unread is the beginning of a message, and a handler waits for the rest.
+    incomplete: bool,
     /// Somebody was told to wait until the queue has drained to its low mark.
     blocked: bool,
     /// Somebody waits for an empty queue.
@@ -113,6 +125,10 @@ enum Writing {
     Open,
     Finishing,
     Finished,
+    /// `after_end` says that the peer had ended its direction in order before.
+    Broken {
+        after_end: bool,
+    },
 }
 
 /// What the worker has to ask of the engine.
@@ -138,6 +154,7 @@ impl News {
     const WRITABLE: News = News(2);
     const UNBLOCKED: News = News(4);
     const CLOSED: News = News(8);
+    const HUNG_UP: News = News(16);
 
     fn add(&mut self, news: News) {
         self.0 |= news.0;
@@ -166,6 +183,11 @@ impl News {
     pub(crate) fn closed(self) -> bool {
         self.0 & News::CLOSED.0 != 0
     }
+
+    /// The peer's end is known, or the connection's is certain; once.
+    pub(crate) fn hung_up(self) -> bool {
+        self.0 & News::HUNG_UP.0 != 0
+    }
 }
 
 /// What a read found.
@@ -177,6 +199,16 @@ pub(crate) enum Readable {
     Ended,
     /// Nothing yet.
     NotYet,
+}
+
+/// How it became certain that a peer sends nothing more: what [`Connection::hangup`](crate::Connection::hangup) tells.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Hangup {
+    /// The peer has ended its side (FIN), behind bytes that may still be unread. It may go on reading.
+    Ended,
+    /// The connection is closed, or about to be, for this reason.
+    Closed(CloseReason),
 }
 
 /// Bytes that went through a connection.
@@ -209,6 +241,24 @@ impl Conn {
         self.inbox.len()
     }
 
+    /// Bytes that were sent, or are to be, and that the peer has not acknowledged. The engine has `unacked` of them, with FIN,
+    /// which is the last to be acknowledged.
+    pub(crate) fn unacked(&self, unacked: usize) -> usize {
+        let fin = usize::from(self.writing == Writing::Finished);
+        self.pending() + unacked.saturating_sub(fin)
+    }
+
+    /// How far into the stream the peer has acknowledged it; see [`Conn::unacked`].
+    pub(crate) fn delivered(&self, unacked: usize) -> u64 {
+        self.counts.sent + self.pending() as u64 - self.unacked(unacked) as u64
+    }
+
+    /// How far what was sent goes into the stream; with what is lost, if the connection has an end that may be to blame.
+    pub(crate) fn given(&self) -> u64 {
+        let lost = if self.reason().is_some() { self.counts.unsent } else { 0 };
+        self.counts.sent + self.pending() as u64 + lost
+    }
+
     pub(crate) fn send_high(&self) -> usize {
         self.profile.limits.send_high
     }
@@ -224,9 +274,14 @@ impl Conn {
     /// Why the connection ended or is about to, once that is certain.
     pub(crate) fn reason(&self) -> Option<CloseReason> {
         match self.phase {
-            Phase::Connecting | Phase::Open => None,
+            Phase::Connecting | Phase::Open if !self.is_send_broken() => None,
             _ => Some(self.reason.or(self.first_end).unwrap_or(CloseReason::Local)),
         }
+    }
+
+    /// The reason, once nothing more can be sent or acknowledged.
+    pub(crate) fn final_reason(&self) -> Option<CloseReason> {
+        self.reason().filter(|_| !self.is_flushing())
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -251,6 +306,13 @@ impl Conn {
         self.inbox.len() >= self.profile.limits.receive_buffer
     }
 
+    /// Whether nothing more is to be received for now. Where memory is short that is so with any unread byte, unless a
+    /// handler cannot go on without more.
+    pub(crate) fn has_enough(&self) -> bool {
+        let one_is_enough = self.profile.pieces.is_short() && !self.incomplete;
+        self.is_full() || (one_is_enough && self.inbox.len() > 0)
+    }
+
     /// Whether the engine was told to stop receiving although more may come.
     pub(crate) fn is_paused(&self) -> bool {
         !self.armed && self.phase == Phase::Open && self.reading == Reading::Open
@@ -258,7 +320,7 @@ impl Conn {
 
     /// Whether everything asked for has been handed to the kernel: bytes, and FIN if this side finished.
     pub(crate) fn is_flushed(&self) -> bool {
-        let stands = matches!(self.phase, Phase::Open | Phase::Closing);
+        let stands = matches!(self.phase, Phase::Open | Phase::Closing) && !self.is_send_broken();
         let ended = self.writing == Writing::Finished && self.counts.unsent == 0;
         (stands || ended) && self.outbox.is_empty() && self.writing != Writing::Finishing
     }
@@ -270,7 +332,11 @@ impl Conn {
 
     /// Whether that is still under way.
     pub(crate) fn is_flushing(&self) -> bool {
-        matches!(self.phase, Phase::Connecting | Phase::Open | Phase::Closing)
+        matches!(self.phase, Phase::Connecting | Phase::Open | Phase::Closing) && !self.is_send_broken()
+    }
+
+    fn is_send_broken(&self) -> bool {
+        matches!(self.writing, Writing::Broken { .. })
     }
 
     /// What it is doing, for those who look on.
@@ -286,6 +352,14 @@ impl Conn {
     pub(crate) fn peer_ended(&self) -> bool {
         self.reading == Reading::Ended
     }
+
+    /// Whether the peer's end is known, or this connection's is certain.
+    pub(crate) fn hangup(&self) -> Option<Hangup> {
+        match self.reason() {
+            Some(reason) => Some(Hangup::Closed(reason)),
+            None => self.hung_up.then_some(Hangup::Ended),
+        }
+    }
 }
 
 // Commands: what handlers ask for.
@@ -300,7 +374,9 @@ impl Conn {
             clock: Clock::new(&profile.deadlines, now),
             profile,
             armed: false,
+            hung_up: false,
             news: News::default(),
+            incomplete: false,
             blocked: false,
             flush_awaited: false,
             handed_at: Time::NEVER,
@@ -317,6 +393,7 @@ impl Conn {
         }
         match (self.reading, self.reason()) {
             (Reading::Ended, _) => Ok(Readable::Ended),
+            (Reading::Open, _) if self.phase == Phase::Open => Ok(Readable::NotYet),
             (_, Some(reason)) => Err(reason),
             (_, None) => Ok(Readable::NotYet),
         }
@@ -329,9 +406,9 @@ impl Conn {
 
     /// Reads the next part of a message, of which `buf` is what is missing.
     pub(crate) fn read_part(&mut self, buf: &mut [u8]) -> usize {
-        let was_paused = self.is_paused();
+        let was_full = self.is_full();
         let n = self.inbox.read(buf);
-        if n == buf.len() || was_paused {
+        if n == buf.len() || was_full {
             // Complete, or the peer had to wait for this side.
             self.clock.message_over();
         }
@@ -344,12 +421,13 @@ impl Conn {
     }
 
     pub(crate) fn take_joined(&mut self) -> Option<Chunk> {
+        self.incomplete = false;
         self.inbox.take_joined()
     }
 
     /// Puts bytes back that were taken but not used. They may come back after the close.
     pub(crate) fn unread_bytes(&mut self, bytes: &[u8]) {
-        self.inbox.unread(bytes);
+        self.inbox.unread(bytes, self.profile.pieces.count());
     }
 
     /// Keeps received bytes that no handler has seen yet.
@@ -364,7 +442,8 @@ impl Conn {
             self.clock.message_over();
         }
         self.inbox.push(chunk);
-        if !self.blocked {
+        self.incomplete = !self.blocked;
+        if self.incomplete {
             self.await_rest(self.inbox.len(), now);
         }
     }
@@ -410,7 +489,7 @@ impl Conn {
     /// makes no sense any more.
     pub(crate) fn room(&mut self, len: usize) -> Result<Room, CloseReason> {
         self.writable()?;
-        let room = self.outbox.room(len, &self.profile.limits);
+        let room = self.outbox.room(len, &self.profile.limits, self.profile.pieces.is_short());
         self.blocked |= room == Room::Later;
         Ok(room)
     }
@@ -441,13 +520,13 @@ impl Conn {
                 self.pending() + bytes.len() <= self.send_max(),
                 "the hard bound of the send queue"
             );
-            self.outbox.push_owned(bytes);
+            self.outbox.push_owned(bytes, &self.profile.pieces);
         }
     }
 
     /// Whether bytes may go past the queue: they would be the first to leave.
     pub(crate) fn is_clear(&self) -> bool {
-        self.phase == Phase::Open && self.outbox.is_empty()
+        self.phase == Phase::Open && self.outbox.is_empty() && !self.is_send_broken()
     }
 
     /// The engine was lent `len` bytes past the queue, and `result` tells how many it sent. Returns how many are over
@@ -461,7 +540,7 @@ impl Conn {
                 *n
             }
             Err(error) => {
-                self.failed(error);
+                self.broke(error, now);
                 self.lost(len);
                 len
             }
@@ -493,6 +572,11 @@ impl Conn {
                 let lost = !self.outbox.is_empty();
                 self.release(lost.then_some(CloseReason::LocalReset), false);
             }
+            // Nothing goes out, and nobody wants what comes.
+            Phase::Open if self.is_send_broken() => {
+                self.counts.discarded += self.inbox.clear() as u64;
+                self.release(None, false);
+            }
             Phase::Open => {
                 self.finish();
                 self.phase = Phase::Closing;
@@ -500,6 +584,7 @@ impl Conn {
                 self.clock.closing();
                 self.news.add(News::READABLE);
                 self.news.add(News::WRITABLE);
+                self.hang_up();
             }
             _ => {}
         }
@@ -515,12 +600,10 @@ impl Conn {
 
     /// Closes for a reason that the peer is to blame for: gracefully, but within the linger time.
     pub(crate) fn end(&mut self, reason: CloseReason, now: Time) {
-        if matches!(self.phase, Phase::Open | Phase::Closing) {
-            self.close_for(reason);
+        self.close_for(reason);
+        if self.phase == Phase::Closing {
             self.clock.late();
             self.clock.linger_once(now, &self.profile.deadlines);
-        } else {
-            self.close_for(reason);
         }
     }
 
@@ -586,13 +669,23 @@ impl Conn {
         self.inbox.push(chunk);
     }
 
+    /// The peer has ended, and what came before that is still in the kernel.
+    pub(crate) fn hung_up(&mut self) {
+        if self.reading == Reading::Open {
+            self.hang_up();
+        }
+    }
+
     pub(crate) fn receive_ended(&mut self) {
         if self.reading == Reading::Open {
-            self.reading = Reading::Ended;
+            // The failure that a send took from the system leaves an end like any other behind.
+            let in_order = self.writing != Writing::Broken { after_end: false };
+            self.reading = if in_order { Reading::Ended } else { Reading::Broken };
             self.first_end.get_or_insert(CloseReason::Peer);
             self.clock.read_over();
             self.clock.message_over();
             self.news.add(News::READABLE);
+            self.hang_up();
         }
     }
 
@@ -632,7 +725,8 @@ impl Conn {
             // FIN has to wait for them.
             self.writing = Writing::Finishing;
         }
-        if matches!(self.phase, Phase::Open | Phase::Closing) && !self.clock.is_writing() {
+        let goes_on = matches!(self.phase, Phase::Open | Phase::Closing) && !self.is_send_broken();
+        if goes_on && !self.clock.is_writing() {
             self.clock.writing(now, &self.profile.deadlines);
         }
     }
@@ -641,11 +735,10 @@ impl Conn {
     pub(crate) fn sent(&mut self, outgoing: &mut Outgoing, n: usize, now: Time) {
         self.counts.sent += n as u64;
         self.outbox.sent(outgoing, n, &self.profile.pieces);
-        match self.phase {
-            Phase::Releasing { .. } | Phase::Released | Phase::Closed => {
-                self.drop_queue();
-            }
-            _ => self.progressed(n, now),
+        if self.is_flushing() {
+            self.progressed(n, now);
+        } else {
+            self.drop_queue();
         }
     }
 
@@ -655,7 +748,9 @@ impl Conn {
         } else if n > 0 || !self.clock.is_writing() {
             self.clock.writing(now, &self.profile.deadlines);
         }
-        if self.blocked && self.outbox.pending() <= self.profile.limits.send_low {
+        // Where memory is short, a queue has room when it is empty.
+        let low = if self.profile.pieces.is_short() { 0 } else { self.profile.limits.send_low };
+        if self.blocked && self.outbox.pending() <= low {
             self.blocked = false;
             self.news.add(News::UNBLOCKED);
             self.news.add(News::WRITABLE);
@@ -666,17 +761,35 @@ impl Conn {
     }
 
     /// A send came back with an error; nothing of it counts as sent.
-    pub(crate) fn send_failed(&mut self, outgoing: &mut Outgoing, error: &io::Error) {
+    pub(crate) fn send_failed(&mut self, outgoing: &mut Outgoing, error: &io::Error, now: Time) {
         self.outbox.sent(outgoing, 0, &self.profile.pieces);
-        match self.phase {
-            Phase::Releasing { .. } | Phase::Released | Phase::Closed => {
-                self.drop_queue();
-            }
-            _ => self.failed(error),
+        if self.is_flushing() {
+            self.broke(error, now);
+        } else {
+            self.drop_queue();
         }
     }
 
-    /// The connection broke.
+    /// The connection broke, as a send found out, or the engine while nobody received. What came before may still be read, if
+    /// anybody is going to.
+    pub(crate) fn broke(&mut self, error: &io::Error, now: Time) {
+        if self.phase != Phase::Open || self.reading != Reading::Open {
+            return self.failed(error);
+        }
+        self.reason.get_or_insert(CloseReason::of(error));
+        // RST after FIN is EPIPE and without it ECONNRESET: tcp_reset() in Linux.
+        self.writing = Writing::Broken { after_end: error.kind() == io::ErrorKind::BrokenPipe };
+        self.drop_queue();
+        self.clock.written();
+        self.clock.linger_once(now, &self.profile.deadlines);
+        self.news.add(News::WRITABLE);
+        if std::mem::take(&mut self.blocked) {
+            self.news.add(News::UNBLOCKED);
+        }
+        self.hang_up();
+    }
+
+    /// The connection broke, and nothing is left to be received.
     pub(crate) fn failed(&mut self, error: &io::Error) {
         if matches!(self.phase, Phase::Connecting | Phase::Open | Phase::Closing) {
             if self.reading == Reading::Open {
@@ -785,7 +898,7 @@ impl Conn {
     }
 
     fn receive_interest(&mut self) -> Option<Action> {
-        let wanted = self.reading == Reading::Open && (self.phase == Phase::Closing || !self.is_full());
+        let wanted = self.reading == Reading::Open && (self.phase == Phase::Closing || !self.has_enough());
         if wanted == self.armed {
             return None;
         }
@@ -795,6 +908,12 @@ impl Conn {
             (true, _) => Some(Action::Receive),
             (false, Reading::Open) => Some(Action::Pause),
             (false, _) => None,
+        }
+    }
+
+    fn hang_up(&mut self) {
+        if !std::mem::replace(&mut self.hung_up, true) {
+            self.news.add(News::HUNG_UP);
         }
     }
 
@@ -822,5 +941,6 @@ impl Conn {
         self.phase = Phase::Releasing { reset };
         self.news.add(News::READABLE);
         self.news.add(News::WRITABLE);
+        self.hang_up();
     }
 }

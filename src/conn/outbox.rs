@@ -32,12 +32,12 @@ impl Outbox {
         self.pending() == 0
     }
 
-    /// Whether a message of `len` bytes can be queued whole.
-    pub(crate) fn room(&self, len: usize, limits: &Limits) -> Room {
+    /// Whether a message of `len` bytes can be queued whole; if memory is `short`, only one at a time.
+    pub(crate) fn room(&self, len: usize, limits: &Limits, short: bool) -> Room {
         let pending = self.pending();
         if len > limits.send_max {
             Room::Never
-        } else if pending == 0 || (pending < limits.send_high && pending + len <= limits.send_max) {
+        } else if pending == 0 || (!short && pending < limits.send_high && pending + len <= limits.send_max) {
             Room::Yes
         } else {
             Room::Later
@@ -49,7 +49,8 @@ impl Outbox {
         self.waiting.push_copied(bytes, pool);
     }
 
-    pub(crate) fn push_owned(&mut self, bytes: Bytes) {
+    pub(crate) fn push_owned(&mut self, bytes: Bytes, pool: &PiecePool) {
+        pool.count().grow(bytes.len());
         self.waiting.push_owned(bytes);
     }
 

@@ -40,7 +40,8 @@ pub struct Chunk {
 
 /// Where the bytes of a chunk are, and where they go when it is dropped.
 enum Storage {
-    Own(Box<[u8]>),
+    /// Counted by whom it was copied from, if by anybody.
+    Own(Box<[u8]>, Option<Rc<Held>>),
     Pooled(Box<[u8]>, Rc<ChunkPool>),
     #[cfg(target_os = "linux")]
     Leased(Lease),
@@ -49,15 +50,25 @@ enum Storage {
 impl Storage {
     fn bytes(&self) -> &[u8] {
         match self {
-            Storage::Own(data) | Storage::Pooled(data, _) => data,
+            Storage::Own(data, _) | Storage::Pooled(data, _) => data,
             #[cfg(target_os = "linux")]
             Storage::Leased(lease) => lease,
         }
     }
 
+    /// Who counts it.
+    fn held(&self) -> Option<&Rc<Held>> {
+        match self {
+            Storage::Own(_, held) => held.as_ref(),
+            Storage::Pooled(_, pool) => Some(&pool.held),
+            #[cfg(target_os = "linux")]
+            Storage::Leased(lease) => Some(lease.held()),
+        }
+    }
+
     fn bytes_mut(&mut self) -> &mut [u8] {
         match self {
-            Storage::Own(data) | Storage::Pooled(data, _) => data,
+            Storage::Own(data, _) | Storage::Pooled(data, _) => data,
             #[cfg(target_os = "linux")]
             Storage::Leased(lease) => lease,
         }
@@ -65,14 +76,33 @@ impl Storage {
 }
 
 impl Chunk {
-    /// A chunk of its own, outside every pool.
+    /// A chunk of its own, outside every pool and not counted.
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn copied(bytes: &[u8]) -> Chunk {
-        Chunk { storage: Storage::Own(bytes.into()), start: 0, end: bytes.len() as u32 }
+        Chunk::own(bytes.into(), bytes.len(), None)
     }
 
-    /// An empty chunk of its own with room for `room` bytes.
-    pub(crate) fn with_room(room: usize) -> Chunk {
-        Chunk { storage: Storage::Own(vec![0; room].into()), start: 0, end: 0 }
+    /// A chunk of its own that `held` counts.
+    pub(crate) fn counted(bytes: &[u8], held: &Rc<Held>) -> Chunk {
+        Chunk::own(bytes.into(), bytes.len(), Some(held))
+    }
+
+    /// The same bytes in a chunk of its own, counted by the same.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn copy(&self) -> Chunk {
+        Chunk::own((**self).into(), self.len(), self.storage.held())
+    }
+
+    /// An empty chunk of its own with room for `room` bytes, counted by whoever counts this one.
+    pub(crate) fn with_room(&self, room: usize) -> Chunk {
+        Chunk::own(vec![0; room].into(), 0, self.storage.held())
+    }
+
+    fn own(data: Box<[u8]>, len: usize, held: Option<&Rc<Held>>) -> Chunk {
+        if let Some(held) = held {
+            held.grow(data.len());
+        }
+        Chunk { storage: Storage::Own(data, held.cloned()), start: 0, end: len as u32 }
     }
 
     /// The first `len` bytes of a buffer that the io_uring engine leased from the kernel.
@@ -127,9 +157,31 @@ impl fmt::Debug for Chunk {
 
 impl Drop for Storage {
     fn drop(&mut self) {
-        if let Storage::Pooled(data, pool) = self {
-            pool.give(std::mem::take(data));
+        match self {
+            Storage::Pooled(data, pool) => pool.give(std::mem::take(data)),
+            Storage::Own(data, Some(held)) => held.shrink(data.len()),
+            _ => {}
         }
+    }
+}
+
+/// How many bytes of buffers there are of one kind: counted when one is made and when one is freed, which warm pools do
+/// neither.
+#[derive(Debug, Default)]
+pub(crate) struct Held(Cell<usize>);
+
+impl Held {
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.get()
+    }
+
+    pub(crate) fn grow(&self, bytes: usize) {
+        self.0.set(self.0.get() + bytes);
+    }
+
+    /// Saturates, for an [`Outgoing`] may carry what was never counted.
+    pub(crate) fn shrink(&self, bytes: usize) {
+        self.0.set(self.0.get().saturating_sub(bytes));
     }
 }
 
@@ -137,11 +189,45 @@ impl Drop for Storage {
 pub(crate) struct ChunkPool {
     free: RefCell<Vec<Box<[u8]>>>,
     leased: Cell<usize>,
+    /// Its buffers, free ones too, and copies of what they received.
+    held: Rc<Held>,
+    /// Memory is short.
+    frugal: Cell<bool>,
 }
 
 impl ChunkPool {
     pub(crate) fn new() -> Rc<ChunkPool> {
-        Rc::new(ChunkPool { free: RefCell::new(Vec::new()), leased: Cell::new(0) })
+        Rc::new(ChunkPool {
+            free: RefCell::default(),
+            leased: Cell::new(0),
+            held: Rc::default(),
+            frugal: Cell::new(false),
+        })
+    }
+
+    /// Bytes of its buffers and of copies.
+    pub(crate) fn held(&self) -> usize {
+        self.held.bytes()
+    }
+
+    /// Frees what is idle.
+    pub(crate) fn shed(&self) {
+        let freed = self.free.take();
+        self.held.shrink(freed.len() * CHUNK_SIZE);
+    }
+
+    /// Whether to copy receptions rather than to keep large buffers for them.
+    pub(crate) fn set_frugal(&self, frugal: bool) {
+        self.frugal.set(frugal);
+    }
+
+    pub(crate) fn is_frugal(&self) -> bool {
+        self.frugal.get()
+    }
+
+    fn make(&self) -> Box<[u8]> {
+        self.held.grow(CHUNK_SIZE);
+        vec![0; CHUNK_SIZE].into()
     }
 
     /// Lets `read` fill a buffer and wraps what it filled; `None` if it read nothing, and the buffer never left.
@@ -149,13 +235,18 @@ impl ChunkPool {
         self: &Rc<Self>,
         read: impl FnOnce(&mut [u8]) -> Result<usize, E>,
     ) -> Result<Option<Chunk>, E> {
-        let mut data = self.free.borrow_mut().pop().unwrap_or_else(|| vec![0; CHUNK_SIZE].into());
+        let free = self.free.borrow_mut().pop();
+        let mut data = free.unwrap_or_else(|| self.make());
         self.leased.set(self.leased.get() + 1);
         let read = read(&mut data);
         let len = *read.as_ref().unwrap_or(&0);
         debug_assert!(len <= data.len(), "read more than the buffer holds");
-        let crowded = self.leased.get() > LEASED_COMFORTABLE && len <= CHUNK_SIZE / 4;
-        let copy = (crowded && len > 0).then(|| Chunk::copied(&data[..len]));
+        // What is handled before the next reception needs no copy, however short memory is.
+        let crowded = match self.frugal.get() {
+            false => self.leased.get() > LEASED_COMFORTABLE && len <= CHUNK_SIZE / 4,
+            true => self.leased.get() > 1 && len <= CHUNK_SIZE / 2,
+        };
+        let copy = (crowded && len > 0).then(|| Chunk::counted(&data[..len], &self.held));
         if len == 0 || copy.is_some() {
             self.give(data);
             return read.map(|_| copy);
@@ -170,19 +261,61 @@ impl ChunkPool {
         let mut free = self.free.borrow_mut();
         if free.len() < FREE_MAX {
             free.push(data);
+        } else {
+            self.held.shrink(data.len());
         }
     }
 }
 
-/// The buffers in which one worker coalesces small sends.
+/// The buffers in which one worker coalesces small sends, and the count of all that it has to send.
 pub(crate) struct PiecePool {
     small: RefCell<Vec<Vec<u8>>>,
     large: RefCell<Vec<Vec<u8>>>,
+    /// Its buffers, free ones too, and what was given away whole to be sent.
+    held: Rc<Held>,
+    /// Memory is short: connections have to do with one message at a time.
+    short: Cell<bool>,
 }
 
 impl PiecePool {
     pub(crate) fn new() -> Rc<PiecePool> {
-        Rc::new(PiecePool { small: RefCell::default(), large: RefCell::default() })
+        Rc::new(PiecePool {
+            small: RefCell::default(),
+            large: RefCell::default(),
+            held: Rc::default(),
+            short: Cell::new(false),
+        })
+    }
+
+    /// Bytes of its buffers, and of what was given away whole.
+    pub(crate) fn held(&self) -> usize {
+        self.held.bytes()
+    }
+
+    /// What counts bytes that connections hold by other means.
+    pub(crate) fn count(&self) -> &Rc<Held> {
+        &self.held
+    }
+
+    pub(crate) fn is_short(&self) -> bool {
+        self.short.get()
+    }
+
+    pub(crate) fn set_short(&self, short: bool) {
+        self.short.set(short);
+    }
+
+    /// Frees what is idle.
+    pub(crate) fn shed(&self) {
+        for piece in self.small.take().into_iter().chain(self.large.take()) {
+            self.held.shrink(piece.capacity());
+        }
+    }
+
+    fn make(&self, size: usize) -> Vec<u8> {
+        let piece = Vec::with_capacity(size);
+        self.held.grow(piece.capacity());
+        piece
     }
 
     /// An empty buffer with room for `len` bytes, at most [`PIECE_SIZE`].
@@ -190,7 +323,8 @@ impl PiecePool {
     fn lease(&self, len: usize) -> Vec<u8> {
         let (free, size) =
             if len <= SMALL_PIECE_SIZE { (&self.small, SMALL_PIECE_SIZE) } else { (&self.large, PIECE_SIZE) };
-        free.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(size))
+        let free = free.borrow_mut().pop();
+        free.unwrap_or_else(|| self.make(size))
     }
 
     #[inline]
@@ -200,6 +334,17 @@ impl PiecePool {
         let mut free = free.borrow_mut();
         if free.len() < FREE_MAX {
             free.push(piece);
+        } else {
+            self.held.shrink(piece.capacity());
+        }
+    }
+
+    /// Takes back what is sent.
+    #[inline]
+    fn retire(&self, piece: Piece) {
+        match piece {
+            Piece::Copied(piece) => self.give(piece),
+            Piece::Owned(bytes) => self.held.shrink(bytes.len()),
         }
     }
 }
@@ -324,8 +469,8 @@ impl Outgoing {
         self.len -= n;
         if self.len == 0 && !self.has_rest() {
             self.head_sent = 0;
-            if let Some(Piece::Copied(piece)) = self.head.take() {
-                pool.give(piece);
+            if let Some(piece) = self.head.take() {
+                pool.retire(piece);
             }
         } else {
             self.advance_by_pieces(n, pool);
@@ -343,9 +488,7 @@ impl Outgoing {
             n -= left;
             self.head_sent = 0;
             self.head = self.rest.as_mut().and_then(|rest| rest.pop_front());
-            if let Piece::Copied(piece) = head {
-                pool.give(piece);
-            }
+            pool.retire(head);
         }
     }
 
@@ -399,5 +542,58 @@ impl Outgoing {
 impl fmt::Debug for Outgoing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Outgoing({} bytes)", self.len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+
+    fn receive(pool: &Rc<ChunkPool>, len: usize) -> Chunk {
+        let Ok::<_, Infallible>(chunk) = pool.fill(|_| Ok(len));
+        chunk.expect("bytes came")
+    }
+
+    #[test]
+    fn a_pool_counts_its_buffers_and_frees_the_idle_ones() {
+        let pool = ChunkPool::new();
+        let kept = receive(&pool, 10);
+        drop((receive(&pool, 10), receive(&pool, 10)));
+        assert_eq!(pool.held(), 3 * CHUNK_SIZE);
+        pool.shed();
+        assert_eq!(pool.held(), CHUNK_SIZE);
+        drop(kept);
+        pool.shed();
+        assert_eq!(pool.held(), 0);
+    }
+
+    #[test]
+    fn a_frugal_pool_keeps_copies_of_what_waits_behind_others() {
+        let pool = ChunkPool::new();
+        pool.set_frugal(true);
+        let chunks = [receive(&pool, 10), receive(&pool, 20), receive(&pool, CHUNK_SIZE)];
+        pool.shed();
+        assert_eq!(pool.held(), 2 * CHUNK_SIZE + 20);
+        drop(chunks);
+        pool.shed();
+        assert_eq!(pool.held(), 0);
+    }
+
+    #[test]
+    fn what_is_queued_counts_until_it_is_sent() {
+        let pool = PiecePool::new();
+        let mut outgoing = Outgoing::default();
+        outgoing.push_copied(&[0; 100], &pool);
+        assert_eq!(pool.held(), SMALL_PIECE_SIZE);
+        pool.count().grow(5000);
+        outgoing.push_owned(vec![0; 5000].into());
+        outgoing.advance(200, &pool);
+        assert_eq!(pool.held(), SMALL_PIECE_SIZE + 5000, "an owned message counts whole");
+        outgoing.advance(4900, &pool);
+        assert_eq!(pool.held(), SMALL_PIECE_SIZE, "kept for the next message");
+        pool.shed();
+        assert_eq!(pool.held(), 0);
     }
 }

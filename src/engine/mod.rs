@@ -13,9 +13,11 @@
 //!   send(outgoing)               ------>  Submitted::Done, or later a Sent completion
 //!   send_now(bytes)              ------>  how many of them the kernel took
 //!   shutdown, close              ------>
+//!   unacked                      ------>  bytes sent that the peer's kernel has not acknowledged
 //!   wait(until)                  ------>  one system call, at most, for all of the above
 //!                                <------  next(): Accepted, AcceptFailed, Connected, Received,
-//!                                           ReceiveEnded, Failed, Sent, Closed, Woken
+//!                                           HungUp, ReceiveEnded, Broken, Failed, Sent, Bounced,
+//!                                           Closed, Woken
 //! ```
 //!
 //! 1. **Slots.** `open` and `connect` bind a token to a socket. From then on the token is the engine's until it has
@@ -24,7 +26,9 @@
 //! 2. **Connecting.** Exactly one `Connected` per `connect`. A token that failed to connect still has to be closed.
 //! 3. **Receiving.** A token starts paused. After `receive` the engine may report any number of `Received`, each with a
 //!    non-empty [`Chunk`], in stream order, until `pause` (which takes effect at once: what the kernel still holds stays
-//!    there), or `ReceiveEnded` (the peer's FIN), or `Failed`. `ReceiveEnded` comes at most once, after all data.
+//!    there), or `ReceiveEnded` (the peer's FIN), or `Failed`. `ReceiveEnded` comes at most once, after all data. While a
+//!    token is paused, and not all of its data was received, `HungUp` tells that the peer has ended: at most once, before
+//!    `ReceiveEnded`, and not at all if that can be told.
 //! 4. **Sending.** At most one send per token is in flight. The bytes move into the engine with [`Outgoing`] and move
 //!    back with the completion, also when the token is closed meanwhile: a buffer that the kernel may read is never
 //!    freed or changed before its final completion. A completion may tell of fewer bytes than were given; the worker
@@ -35,20 +39,24 @@
 //!    looks empty is filled again, and holds what bounces as well.
 //!    `send_now` lends bytes for the length of the call, while no send is in flight: the engine gives the kernel what it
 //!    takes at once, which may be nothing, or hands over a copy of few bytes. The worker sends the rest.
-//! 5. **Failure.** A broken connection (reset, unreachable, timed out in the kernel) is told by `Failed`, by a failed
-//!    `Sent`, `Submitted::Done` or `send_now`, at least once. The token still has to be closed.
+//! 5. **Failure.** A broken connection (reset, unreachable, timed out in the kernel) is told at least once: by `Failed`, when
+//!    nothing is left to be received; by `Broken`, while something may be and nobody receives it; by a failed `Sent`,
+//!    `Submitted::Done`, `send_now` or `shutdown`. After all but `Failed` nothing can be sent any more, and receiving goes on as
+//!    before: what the kernel still has is received, and then `ReceiveEnded` or `Failed` comes, whichever the system says. The
+//!    token still has to be closed.
 //! 6. **Shutdown** sends FIN behind what was sent; the worker asks for it only when no send is in flight. If bytes that were
 //!    handed over turn out not to be sent, it says so instead, as `Bounced` would.
-//! 7. **Close** takes the socket away, gracefully or with RST (`reset`; a Unix socket has no such thing). In-flight work is cancelled by the engine, and
-//!    `Closed` comes after the last trace of it, with the outgoing bytes if a send was in flight.
-//! 8. **Accepting.** A listener reports `Accepted` until it is paused or closed. `AcceptFailed` names the cause; the
+//! 7. **Close** takes the socket away, gracefully or with RST (`reset`; a Unix socket has no such thing). In-flight work is
+//!    cancelled by the engine, and `Closed` comes after the last trace of it, with the outgoing bytes if a send was in
+//!    flight.
+//! 8. **Accepting.** A listener reports `Accepted` until it is paused or given back. `AcceptFailed` names the cause; the
 //!    engine then waits for `resume_accept`, so that no error can make it spin. Accepted sockets are non-blocking,
 //!    close-on-exec, and can move to another worker's engine by `open`. Listeners and sockets of TCP and of Unix stream
 //!    sockets are the same to an engine; a simulated network has TCP only.
 //!    `accept_now` takes one connection that waits out of turn: past the budget, and from a paused listener. It never waits,
-//!    an error of it pauses nothing, and it leaves no descriptor behind that [`Socket::refuse`] or a drop would not close at
-//!    once. It serves to empty a backlog before the listener is closed, and to turn clients away with a descriptor kept in
-//!    reserve. `unlisten` gives the listener back with who waits in it, to be closed, kept, or given to another engine.
+//!    and an error of it pauses nothing. [`Socket::refuse`], or dropping what it gives, closes at once. It serves to empty a
+//!    backlog before the listener is closed, and to turn clients away with a descriptor kept in reserve. `unlisten` gives
+//!    the listener back with who waits in it, to be closed, kept, or given to another engine.
 //! 9. **Fairness.** One `wait` and the `next` calls up to its `None` make a turn. In one turn no connection gets more
 //!    than [`RECEIVE_BUDGET`] chunks and no listener more than [`ACCEPT_BUDGET`] sockets; the rest comes in later turns
 //!    without another command. What the kernel receives by itself (multishot, on io_uring) is bounded by bytes instead, 64
@@ -67,6 +75,9 @@ mod alarm;
 pub(crate) mod buffer;
 mod capability;
 mod listening;
+#[cfg_attr(target_os = "linux", path = "outq.rs")]
+#[cfg_attr(not(target_os = "linux"), path = "no_outq.rs")]
+mod outq;
 mod readiness;
 pub(crate) mod simulated;
 pub(crate) mod socket;
@@ -170,8 +181,17 @@ pub(crate) enum Completion {
         token: Token,
         chunk: Chunk,
     },
+    /// The peer has ended, and nobody receives what came before that.
+    HungUp {
+        token: Token,
+    },
     ReceiveEnded {
         token: Token,
+    },
+    /// Nothing can be sent any more; but what came before may still be received.
+    Broken {
+        token: Token,
+        error: io::Error,
     },
     Failed {
         token: Token,
@@ -362,6 +382,12 @@ impl Engine {
         backend!(self, engine => engine.local_addr(token))
     }
 
+    /// Bytes that count as sent, and that the peer's kernel has not acknowledged, at most; FIN counts as one. An error if the
+    /// token is closed, or if nobody can tell.
+    pub(crate) fn unacked(&self, token: Token) -> io::Result<usize> {
+        backend!(self, engine => engine.unacked(token))
+    }
+
     pub(crate) fn receive(&mut self, token: Token) {
         backend!(self, engine => engine.receive(token));
     }
@@ -416,6 +442,27 @@ impl Engine {
             Engine::Simulated(engine) => engine.use_pieces(pieces.clone()),
             Engine::Readiness(_) => {}
         }
+    }
+
+    /// Bytes of receive buffers that are in use, or kept for the next reception.
+    #[inline]
+    pub(crate) fn held(&self) -> usize {
+        match self {
+            #[cfg(target_os = "linux")]
+            Engine::Uring(engine) => engine.held(),
+            Engine::Readiness(engine) => engine.chunks().held(),
+            Engine::Simulated(engine) => engine.chunks().held(),
+        }
+    }
+
+    /// Frees the receive buffers that are idle.
+    pub(crate) fn shed(&mut self) {
+        backend!(self, engine => engine.chunks().shed());
+    }
+
+    /// Whether to copy receptions rather than to keep large buffers for them.
+    pub(crate) fn set_frugal(&mut self, frugal: bool) {
+        backend!(self, engine => engine.chunks().set_frugal(frugal));
     }
 
     /// Closes the socket; with `reset` the peer gets RST and unsent bytes are thrown away.

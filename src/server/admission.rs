@@ -24,7 +24,7 @@ pub(super) enum Verdict {
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Turnstile {
     Open,
-    /// Not before somebody has left.
+    /// Not before somebody has left, or memory is enough again.
     Full,
     /// Not before this time.
     Until(Time),
@@ -75,13 +75,16 @@ impl Desk {
     }
 
     /// Decides about a connection that was accepted. `peer` is who it is for, if that is known already: a proxy tells later.
-    pub(super) fn admit(&mut self, peer: Option<&Address>, now: Time) -> Verdict {
+    pub(super) fn admit(&mut self, peer: Option<&Address>, memory_is_short: bool, now: Time) -> Verdict {
         let key = match self.check(peer) {
             Ok(key) => key,
             Err(rule) => return Verdict::Refuse(rule),
         };
         if self.connections >= self.connections_max {
             return Verdict::Refuse(Rule::Connections);
+        }
+        if memory_is_short {
+            return Verdict::Refuse(Rule::Memory);
         }
         if let Some(rate) = self.rules.accept_rate
             && !self.bucket.take(rate, now)
@@ -117,11 +120,11 @@ impl Desk {
     }
 
     /// Whether to take the next one from the backlog. Whoever refuses at the door always does.
-    pub(super) fn turnstile(&self, now: Time) -> Turnstile {
+    pub(super) fn turnstile(&self, memory_is_short: bool, now: Time) -> Turnstile {
         if self.rules.over_limit != OverLimit::Queue {
             return Turnstile::Open;
         }
-        if self.connections >= self.connections_max {
+        if self.connections >= self.connections_max || memory_is_short {
             return Turnstile::Full;
         }
         match self.rules.accept_rate.map(|rate| self.bucket.free_at(rate)) {
@@ -268,66 +271,76 @@ mod tests {
     #[test]
     fn an_address_has_so_many_places_and_gets_them_back() {
         let mut desk = desk(Limits::default().per_address(2), 100);
-        let first = seat(desk.admit(Some(&at("192.0.2.1")), Time::ZERO));
-        seat(desk.admit(Some(&at("192.0.2.1")), Time::ZERO));
-        assert_eq!(desk.admit(Some(&at("192.0.2.1")), Time::ZERO), Verdict::Refuse(Rule::PerAddress));
-        seat(desk.admit(Some(&at("192.0.2.2")), Time::ZERO));
+        let first = seat(desk.admit(Some(&at("192.0.2.1")), false, Time::ZERO));
+        seat(desk.admit(Some(&at("192.0.2.1")), false, Time::ZERO));
+        assert_eq!(desk.admit(Some(&at("192.0.2.1")), false, Time::ZERO), Verdict::Refuse(Rule::PerAddress));
+        seat(desk.admit(Some(&at("192.0.2.2")), false, Time::ZERO));
         desk.leave(first);
-        seat(desk.admit(Some(&at("192.0.2.1")), Time::ZERO));
+        seat(desk.admit(Some(&at("192.0.2.1")), false, Time::ZERO));
     }
 
     #[test]
     fn an_ipv6_prefix_is_one_address_and_a_mapped_one_is_ipv4() {
         let mut desk = desk(Limits::default().per_address(1), 100);
-        seat(desk.admit(Some(&at("2001:db8::1")), Time::ZERO));
-        assert_eq!(desk.admit(Some(&at("2001:db8::ffff:1")), Time::ZERO), Verdict::Refuse(Rule::PerAddress));
-        seat(desk.admit(Some(&at("2001:db8:0:1::1")), Time::ZERO));
-        seat(desk.admit(Some(&at("192.0.2.1")), Time::ZERO));
-        assert_eq!(desk.admit(Some(&at("::ffff:192.0.2.1")), Time::ZERO), Verdict::Refuse(Rule::PerAddress));
+        seat(desk.admit(Some(&at("2001:db8::1")), false, Time::ZERO));
+        assert_eq!(
+            desk.admit(Some(&at("2001:db8::ffff:1")), false, Time::ZERO),
+            Verdict::Refuse(Rule::PerAddress)
+        );
+        seat(desk.admit(Some(&at("2001:db8:0:1::1")), false, Time::ZERO));
+        seat(desk.admit(Some(&at("192.0.2.1")), false, Time::ZERO));
+        assert_eq!(
+            desk.admit(Some(&at("::ffff:192.0.2.1")), false, Time::ZERO),
+            Verdict::Refuse(Rule::PerAddress)
+        );
     }
 
     #[test]
     fn a_changed_prefix_counts_those_who_come() {
         let mut desk = desk(Limits::default().per_address(1), 100);
-        let old = seat(desk.admit(Some(&at("2001:db8::1")), Time::ZERO));
+        let old = seat(desk.admit(Some(&at("2001:db8::1")), false, Time::ZERO));
         desk.set_rules(Limits::default().per_address(1).ipv6_prefix(128), 100);
-        let new = seat(desk.admit(Some(&at("2001:db8::1")), Time::ZERO));
+        let new = seat(desk.admit(Some(&at("2001:db8::1")), false, Time::ZERO));
         desk.leave(old);
-        assert_eq!(desk.admit(Some(&at("2001:db8::1")), Time::ZERO), Verdict::Refuse(Rule::PerAddress));
+        assert_eq!(
+            desk.admit(Some(&at("2001:db8::1")), false, Time::ZERO),
+            Verdict::Refuse(Rule::PerAddress)
+        );
         desk.leave(new);
-        seat(desk.admit(Some(&at("2001:db8::1")), Time::ZERO));
+        seat(desk.admit(Some(&at("2001:db8::1")), false, Time::ZERO));
     }
 
     #[test]
     fn a_peer_without_an_address_takes_a_place_of_the_server_only() {
         let unix = Address::Unix(crate::address::UnixName::unnamed());
         let mut desk = desk(Limits::default().per_address(1), 2);
-        let first = seat(desk.admit(Some(&unix), Time::ZERO));
-        seat(desk.admit(Some(&unix), Time::ZERO));
-        assert_eq!(desk.admit(Some(&unix), Time::ZERO), Verdict::Refuse(Rule::Connections));
+        let first = seat(desk.admit(Some(&unix), false, Time::ZERO));
+        seat(desk.admit(Some(&unix), false, Time::ZERO));
+        assert_eq!(desk.admit(Some(&unix), false, Time::ZERO), Verdict::Refuse(Rule::Connections));
         desk.leave(first);
-        seat(desk.admit(Some(&unix), Time::ZERO));
+        seat(desk.admit(Some(&unix), false, Time::ZERO));
     }
 
     #[test]
     fn lower_limits_send_nobody_home() {
         let mut desk = desk(Limits::default(), 3);
-        let seats: Vec<_> = (0..3).map(|_| seat(desk.admit(Some(&at("192.0.2.1")), Time::ZERO))).collect();
+        let seats: Vec<_> =
+            (0..3).map(|_| seat(desk.admit(Some(&at("192.0.2.1")), false, Time::ZERO))).collect();
         desk.set_rules(Limits::default(), 1);
-        assert_eq!(desk.turnstile(Time::ZERO), Turnstile::Full);
+        assert_eq!(desk.turnstile(false, Time::ZERO), Turnstile::Full);
         seats.into_iter().for_each(|seat| desk.leave(seat));
-        assert_eq!(desk.turnstile(Time::ZERO), Turnstile::Open);
+        assert_eq!(desk.turnstile(false, Time::ZERO), Turnstile::Open);
     }
 
     #[test]
     fn the_queue_moves_when_the_rate_allows() {
         let mut desk = desk(Limits::default().accept_rate(AcceptRate::new(10).burst(2)), 100);
-        seat(desk.admit(Some(&at("192.0.2.1")), ms(1000)));
-        assert_eq!(desk.turnstile(ms(1000)), Turnstile::Open);
-        seat(desk.admit(Some(&at("192.0.2.1")), ms(1000)));
-        assert_eq!(desk.turnstile(ms(1000)), Turnstile::Until(ms(1100)));
-        assert_eq!(desk.admit(Some(&at("192.0.2.1")), ms(1099)), Verdict::Refuse(Rule::Rate));
-        seat(desk.admit(Some(&at("192.0.2.1")), ms(1100)));
+        seat(desk.admit(Some(&at("192.0.2.1")), false, ms(1000)));
+        assert_eq!(desk.turnstile(false, ms(1000)), Turnstile::Open);
+        seat(desk.admit(Some(&at("192.0.2.1")), false, ms(1000)));
+        assert_eq!(desk.turnstile(false, ms(1000)), Turnstile::Until(ms(1100)));
+        assert_eq!(desk.admit(Some(&at("192.0.2.1")), false, ms(1099)), Verdict::Refuse(Rule::Rate));
+        seat(desk.admit(Some(&at("192.0.2.1")), false, ms(1100)));
     }
 
     #[test]
@@ -336,11 +349,11 @@ mod tests {
         let seats: Vec<_> = ["192.0.2.1", "192.0.2.2"]
             .iter()
             .map(|ip| {
-                assert_eq!(desk.admit(None, Time::ZERO), Verdict::Admit(Seat::default()));
+                assert_eq!(desk.admit(None, false, Time::ZERO), Verdict::Admit(Seat::default()));
                 desk.seat(&at(ip)).expect("a place")
             })
             .collect();
-        assert_eq!(desk.admit(None, Time::ZERO), Verdict::Admit(Seat::default()));
+        assert_eq!(desk.admit(None, false, Time::ZERO), Verdict::Admit(Seat::default()));
         assert_eq!(desk.seat(&at("192.0.2.1")), Err(Rule::PerAddress));
         desk.leave(Seat::default());
         seats.into_iter().for_each(|seat| desk.leave(seat));
@@ -349,11 +362,20 @@ mod tests {
     }
 
     #[test]
+    fn without_memory_nobody_comes_in() {
+        let mut desk = desk(Limits::default(), 1);
+        assert_eq!(desk.turnstile(true, Time::ZERO), Turnstile::Full);
+        let refused = desk.admit(Some(&at("192.0.2.1")), true, Time::ZERO);
+        assert_eq!(refused, Verdict::Refuse(Rule::Memory));
+        assert_eq!(desk.turnstile(false, Time::ZERO), Turnstile::Open);
+    }
+
+    #[test]
     fn a_network_that_is_denied_takes_no_place() {
         let mut desk = desk(Limits::default(), 1);
         desk.set_access(Access::default().deny(["192.0.2.0/24".parse().expect("a network")]));
-        assert_eq!(desk.admit(Some(&at("192.0.2.1")), Time::ZERO), Verdict::Refuse(Rule::Network));
-        seat(desk.admit(Some(&at("198.51.100.1")), Time::ZERO));
+        assert_eq!(desk.admit(Some(&at("192.0.2.1")), false, Time::ZERO), Verdict::Refuse(Rule::Network));
+        seat(desk.admit(Some(&at("198.51.100.1")), false, Time::ZERO));
     }
 
     proptest! {
@@ -390,7 +412,7 @@ mod tests {
                 if come {
                     let peer = at(&format!("192.0.2.{who}"));
                     let of_address = here.iter().filter(|(each, _)| *each == who).count();
-                    match desk.admit(Some(&peer), Time::ZERO) {
+                    match desk.admit(Some(&peer), false, Time::ZERO) {
                         Verdict::Admit(seat) => {
                             prop_assert!(of_address < 3 && here.len() < 8);
                             here.push((who, seat));

@@ -71,7 +71,7 @@ impl ServerHandle {
         self.state.limits()
     }
 
-    /// Replaces the limits of the running server. Those of the server (connections, per address, rate, policy) hold for
+    /// Replaces the limits of the running server. Those of the server (connections, memory, per address, rate, policy) hold for
     /// whoever comes next; lower ones send nobody home. Those of a connection (buffers and queues) hold for new connections.
     ///
     /// # Errors
@@ -79,6 +79,7 @@ impl ServerHandle {
     pub fn set_limits(&self, limits: Limits) -> Result<()> {
         limits.validate()?;
         let connections_max = limits.connections.unwrap_or_else(descriptors_for_connections);
+        self.state.memory.set_max(limits.memory);
         self.state.set_limits(limits, connections_max);
         self.configure();
         self.state.tell_first(Message::RoomAgain);
@@ -176,9 +177,10 @@ impl ServerHandle {
         let mut reopened = Vec::new();
         for (index, state) in self.state.listeners.iter().enumerate() {
             if self.state.can_reopen(index) {
-                let opened = state.listen.open(&self.state.sockets, Some(&state.address))?;
-                *lock(&state.file) = opened.file;
-                reopened.push((ListenerId(index as u32), opened.listener));
+                let opened = state.listen.open(&self.state.sockets, Some(&state.address), None)?;
+                let failed = |error| Error::os(Operation::Listen, error).at(&state.address);
+                let listener = self.state.hold(index, opened).map_err(failed)?;
+                reopened.push((ListenerId(index as u32), listener));
             }
         }
         self.state.suspended.store(false, Ordering::SeqCst);
@@ -189,6 +191,36 @@ impl ServerHandle {
     /// Whether it is suspended.
     pub fn is_suspended(&self) -> bool {
         self.state.suspended.load(Ordering::SeqCst)
+    }
+
+    /// The memory that its connections hold in buffers at this moment, in bytes, on all workers: what was received and not
+    /// read, what is queued to be sent, and free buffers that are kept for the next messages.
+    ///
+    /// Workers tell of it when it changes, each at the end of what it is doing; so it may be a little behind. What a
+    /// connection takes besides (some hundred bytes, its task, the kernel's buffers) does not count.
+    ///
+    /// ```
+    /// use wharf::{Connection, Limits, Server};
+    ///
+    /// let limits = Limits::default().memory(64 << 20);
+    /// let server = Server::bind("127.0.0.1:0").workers(1).limits(limits);
+    /// let server = server.start(|_: Connection| async { Ok(()) })?;
+    /// assert_eq!((server.memory_used(), server.memory_max()), (0, Some(64 << 20)));
+    /// # server.stop().wait()?;
+    /// # Ok::<(), wharf::Error>(())
+    /// ```
+    pub fn memory_used(&self) -> usize {
+        self.state.memory.used()
+    }
+
+    /// The budget for that: [`Limits::memory`].
+    pub fn memory_max(&self) -> Option<usize> {
+        self.state.memory.max()
+    }
+
+    /// Whether the budget is spent: connections have to do with one message at a time, and idle buffers are freed at once.
+    pub fn memory_is_short(&self) -> bool {
+        self.state.memory_is_short()
     }
 
     /// The engine of each worker, in the order of the workers: [`Backend::Uring`] or [`Backend::Readiness`].

@@ -91,10 +91,29 @@ pub enum ServerEvent<'a> {
         /// What accept(2) said.
         error: &'a io::Error,
     },
+    /// Its connections hold more than [`Limits::memory`](crate::Limits::memory): they do with less, and nobody comes in.
+    #[non_exhaustive]
+    MemoryShort {
+        /// What they hold, in bytes.
+        used: usize,
+    },
+    /// Memory is enough again.
+    #[non_exhaustive]
+    MemoryEnough {
+        /// What its connections hold, in bytes.
+        used: usize,
+    },
     /// It accepts nobody until it is resumed.
     Suspended,
     /// It accepts again.
     Resumed,
+    /// A successor serves in its place, and has its listeners ([`Server::handover`](crate::Server::handover)); it is about to
+    /// drain.
+    #[non_exhaustive]
+    HandedOver {
+        /// The successor's process.
+        process: u32,
+    },
     /// It accepts nobody any more, and ends what has not ended by itself within this time.
     #[non_exhaustive]
     Draining {
@@ -126,8 +145,11 @@ impl fmt::Display for ServerEvent<'_> {
                 write!(f, "accepting failed, pausing for {pause:?}: {error}")
             }
             ServerEvent::ListenerLost { address, error } => write!(f, "listener {address} is gone: {error}"),
+            ServerEvent::MemoryShort { used } => write!(f, "memory is short: {used} bytes are used"),
+            ServerEvent::MemoryEnough { used } => write!(f, "memory is enough again: {used} bytes are used"),
             ServerEvent::Suspended => f.write_str("suspended"),
             ServerEvent::Resumed => f.write_str("resumed"),
+            ServerEvent::HandedOver { process } => write!(f, "handed over to process {process}"),
             ServerEvent::Draining { within } => write!(f, "draining for at most {within:?}"),
         }
     }
@@ -194,11 +216,14 @@ fn trace(event: &ServerEvent<'_>) {
             event!(warn, %peer, %id, ?lasted, "handler blocked its worker");
         }
         ServerEvent::AcceptFailed { error, pause } => {
-            event!(warn, %error, ?pause, "accepting failed; pausing")
+            event!(warn, %error, ?pause, "accepting failed; pausing");
         }
         ServerEvent::ListenerLost { address, error } => event!(error, %address, %error, "a listener is gone"),
+        ServerEvent::MemoryShort { used } => event!(warn, used, "memory is short"),
+        ServerEvent::MemoryEnough { used } => event!(info, used, "memory is enough again"),
         ServerEvent::Suspended => event!(info, "suspended"),
         ServerEvent::Resumed => event!(info, "resumed"),
+        ServerEvent::HandedOver { process } => event!(info, process, "handed over"),
         ServerEvent::Draining { within } => event!(info, ?within, "draining"),
     }
 }

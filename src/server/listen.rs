@@ -12,10 +12,11 @@ use std::sync::Arc;
 
 use socket2::SockRef;
 
+use super::handover::Heritage;
 use crate::address::{Address, UnixName};
 use crate::config::{ProxyProtocol, SocketOptions};
 use crate::endpoint::{Endpoint, Host};
-use crate::engine::{Listener, socket};
+use crate::engine::socket;
 use crate::error::{Error, Operation, Result};
 use crate::resolve;
 use crate::sockets;
@@ -51,9 +52,11 @@ enum Source {
 /// A listener that is open.
 #[derive(Debug)]
 pub(super) struct Opened {
-    pub(super) listener: Listener,
+    pub(super) listener: OwnedFd,
     pub(super) address: Address,
     pub(super) file: Option<SocketFile>,
+    /// It comes from a predecessor.
+    pub(super) taken: bool,
 }
 
 impl Listen {
@@ -121,34 +124,43 @@ impl Listen {
         }
     }
 
-    /// Opens it, at `again` if that is known from an earlier time.
-    pub(super) fn open(&self, defaults: &SocketOptions, again: Option<&Address>) -> Result<Opened> {
+    /// Opens it, at `again` if that is known from an earlier time; or takes it from the server's predecessor, if that has
+    /// one there.
+    pub(super) fn open(
+        &self,
+        defaults: &SocketOptions,
+        again: Option<&Address>,
+        heritage: Option<&mut Heritage>,
+    ) -> Result<Opened> {
         let failed = |error| Error::os(Operation::Listen, error).at(self.text());
         let options = self.sockets.as_ref().unwrap_or(defaults);
-        let (socket, file) = match &self.source {
-            Source::Given(socket) => (given(socket).map_err(failed)?, None),
-            Source::Text(text) => match self.place(text, again)? {
-                Place::Ip(candidates) => (listen_on_first(&candidates, options).map_err(failed)?, None),
-                Place::Unix(name) => {
-                    let socket = sockets::listen_unix(&name, options).map_err(failed)?;
-                    let file = name.path().map(SocketFile::of).transpose().map_err(failed)?;
-                    if let (Some(file), Some(mode)) = (&file, self.mode) {
-                        file.set_mode(mode).map_err(failed)?;
-                    }
-                    (socket, file)
+        let place = self.place(again)?;
+        if let Some((socket, address)) = heritage.and_then(|heritage| heritage.take(|at| place.is_at(at))) {
+            return Ok(Opened { listener: socket, address, file: None, taken: true });
+        }
+        let (listener, file) = match place {
+            Place::Given(socket) => (given(socket).map_err(failed)?, None),
+            Place::Ip(candidates) => (listen_on_first(&candidates, options).map_err(failed)?, None),
+            Place::Unix(name) => {
+                let socket = sockets::listen_unix(&name, options).map_err(failed)?;
+                let file = name.path().map(SocketFile::of).transpose().map_err(failed)?;
+                if let (Some(file), Some(mode)) = (&file, self.mode) {
+                    file.set_mode(mode).map_err(failed)?;
                 }
-            },
+                (socket, file)
+            }
         };
-        let address = socket::local_addr(socket.as_fd()).map_err(failed)?;
-        Ok(Opened { listener: Listener::Os(socket), address, file })
+        let address = socket::local_addr(listener.as_fd()).map_err(failed)?;
+        Ok(Opened { listener, address, file, taken: false })
     }
 
-    fn place(&self, text: &str, again: Option<&Address>) -> Result<Place> {
-        match again {
-            Some(Address::Ip(socket)) => return Ok(Place::Ip(vec![*socket])),
-            Some(Address::Unix(name)) => return Ok(Place::Unix(name.clone())),
-            None => {}
-        }
+    fn place(&self, again: Option<&Address>) -> Result<Place<'_>> {
+        let text = match (&self.source, again) {
+            (Source::Given(socket), _) => return Ok(Place::Given(socket)),
+            (_, Some(Address::Ip(socket))) => return Ok(Place::Ip(vec![*socket])),
+            (_, Some(Address::Unix(name))) => return Ok(Place::Unix(name.clone())),
+            (Source::Text(text), None) => text,
+        };
         let endpoint = Endpoint::parse(Operation::Listen, text)?;
         Ok(match &endpoint.host {
             Host::Name(name) => Place::Ip(
@@ -162,10 +174,26 @@ impl Listen {
 }
 
 /// Where a listener is to be.
-enum Place {
+enum Place<'a> {
+    /// Where it is already.
+    Given(&'a OwnedFd),
     /// At the first of these that can be had.
     Ip(Vec<SocketAddr>),
     Unix(UnixName),
+}
+
+impl Place<'_> {
+    /// Whether somebody else's listener at `address` is there.
+    fn is_at(&self, address: &Address) -> bool {
+        match (self, address) {
+            (Place::Ip(candidates), _) => candidates.iter().any(|each| Address::canonical(*each) == *address),
+            // Without its file nobody could reach it.
+            (Place::Unix(wanted), Address::Unix(name)) => {
+                wanted == name && name.path().is_none_or(sockets::is_socket)
+            }
+            _ => false,
+        }
+    }
 }
 
 /// The file of a Unix socket that we listen on. Dropped, it is removed, unless it has become somebody else's.
@@ -177,11 +205,11 @@ pub(super) struct SocketFile {
 }
 
 impl SocketFile {
-    fn of(path: &Path) -> io::Result<SocketFile> {
+    pub(super) fn of(path: &Path) -> io::Result<SocketFile> {
         Ok(SocketFile { path: path.to_owned(), identity: identity(path)? })
     }
 
-    fn set_mode(&self, mode: u32) -> io::Result<()> {
+    pub(super) fn set_mode(&self, mode: u32) -> io::Result<()> {
         std::fs::set_permissions(&self.path, Permissions::from_mode(mode))
     }
 

@@ -2,6 +2,7 @@
 
 mod admission;
 mod handle;
+mod handover;
 mod hooks;
 mod listen;
 mod registry;
@@ -13,6 +14,7 @@ mod threads;
 mod watchdog;
 
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -30,10 +32,11 @@ pub(crate) use state::{Admission, ServerState};
 pub use stats::{DrainReport, Stats};
 pub(crate) use styles::{async_style, event_style};
 
+use handover::Heritage;
 use hooks::Hooks;
 use state::{Founding, ListenerState};
 
-use crate::config::{Access, Backend, Deadlines, Limits, ProxyProtocol, SocketOptions};
+use crate::config::{Access, Backend, Deadlines, Handover, Limits, ProxyProtocol, SocketOptions};
 use crate::connection::Connection;
 use crate::engine::{Engine, Listener};
 use crate::error::{Cause, Error, Operation, Result};
@@ -76,6 +79,7 @@ pub struct Server {
     backend: Backend,
     spin: Duration,
     workers: Option<usize>,
+    handover: Option<Handover>,
     hooks: Hooks,
     watchdog: Watchdog,
 }
@@ -125,6 +129,7 @@ impl Server {
             backend: Backend::Auto,
             spin: Duration::ZERO,
             workers: None,
+            handover: None,
             hooks: Hooks::default(),
             watchdog: Watchdog::Unless(WATCHDOG),
         }
@@ -190,6 +195,15 @@ impl Server {
     /// Sets the number of worker threads. Default: one for each processor.
     pub fn workers(mut self, workers: usize) -> Server {
         self.workers = Some(workers);
+        self
+    }
+
+    /// Has it take its listeners from the process that it replaces, and hand them to the one that replaces it. Default: it
+    /// does neither.
+    ///
+    /// Starting is an error if there is a predecessor that does not answer in time, or makes no sense.
+    pub fn handover(mut self, handover: Handover) -> Server {
+        self.handover = Some(handover);
         self
     }
 
@@ -291,9 +305,9 @@ impl Server {
     }
 
     fn launch(mut self, attach: &Attach) -> Result<ServerHandle> {
-        let (state, listeners) = self.prepare()?;
+        let (state, listeners, heritage) = self.prepare()?;
         threads::start(&self, &state, attach, listeners)?;
-        if let Err(error) = self.watch_workers(&state, true) {
+        if let Err(error) = self.enter(&state, heritage, true) {
             drop(ServerHandle { state }.stop().wait());
             return Err(error);
         }
@@ -306,20 +320,26 @@ impl Server {
             let nested = "this thread runs a worker already; use `start` here";
             return Err(Error::new(Operation::Run, Cause::Misuse(nested)));
         }
-        let (state, listeners) = self.prepare()?;
+        let (state, listeners, heritage) = self.prepare()?;
         let handle = ServerHandle { state };
-        let mut watched = Ok(());
+        let mut entered = Ok(());
         threads::run(&self, &handle.state, attach, listeners, || {
-            watched = self.watch_workers(&handle.state, self.worker_count() > 1);
-            if watched.is_err() {
+            entered = self.enter(&handle.state, heritage, self.worker_count() > 1);
+            if entered.is_err() {
                 handle.stop();
                 return;
             }
             tell_of_start(&handle.state);
             started(&handle);
         })?;
-        watched?;
+        entered?;
         handle.wait()
+    }
+
+    /// Does what is left to do when all workers turn. `threads` tells whether the server has threads anyway.
+    fn enter(&self, state: &Arc<ServerState>, heritage: Option<Heritage>, threads: bool) -> Result<()> {
+        self.watch_workers(state, threads)?;
+        heritage.map_or(Ok(()), |heritage| heritage.enter(state))
     }
 
     /// Starts the watchdog, if there is to be one. `threads` tells whether the server has threads anyway.
@@ -332,19 +352,31 @@ impl Server {
     }
 
     /// Does everything that can fail before there are threads.
-    fn prepare(&mut self) -> Result<(Arc<ServerState>, Vec<Listener>)> {
+    fn prepare(&mut self) -> Result<(Arc<ServerState>, Vec<Listener>, Option<Heritage>)> {
         let plan = self.plan()?;
         self.backend = self.backend.chosen()?;
-        let (mut listeners, mut states) = (Vec::new(), Vec::new());
+        let mut heritage = self.handover.as_ref().map(Heritage::claim).transpose()?;
+        let (mut all, mut states) = (Vec::new(), Vec::new());
         for listen in &self.listen {
-            let opened = listen.open(&self.sockets, None)?;
-            listeners.push(opened.listener);
-            states.push(ListenerState::new(listen.clone(), opened.address, opened.file));
+            let opened = listen.open(&self.sockets, None, heritage.as_mut())?;
+            states.push(ListenerState::new(listen.clone(), opened.address.clone(), opened.taken));
+            all.push(opened);
         }
-        Ok((self.found(plan, states, false), listeners))
+        let inherited = heritage.as_ref().is_some_and(Heritage::is_inherited);
+        let state = self.found(&plan, states, inherited, false);
+        let held = all.into_iter().enumerate().map(|(index, opened)| state.hold(index, opened));
+        let listeners =
+            held.collect::<io::Result<_>>().map_err(|error| Error::os(Operation::Listen, error))?;
+        Ok((state, listeners, heritage))
     }
 
-    fn found(&self, plan: Plan, listeners: Vec<ListenerState>, simulated: bool) -> Arc<ServerState> {
+    fn found(
+        &self,
+        plan: &Plan,
+        listeners: Vec<ListenerState>,
+        door_is_held: bool,
+        simulated: bool,
+    ) -> Arc<ServerState> {
         ServerState::new(Founding {
             listeners,
             proxies: self.proxies.clone(),
@@ -355,6 +387,8 @@ impl Server {
             connections_max: plan.connections,
             workers: plan.workers,
             simulated,
+            keeps_copies: self.handover.is_some(),
+            door_is_held,
             hooks: self.hooks.clone(),
         })
     }
@@ -367,10 +401,14 @@ impl Server {
         listeners: Vec<(Listener, SocketAddr)>,
     ) -> Result<(ServerHandle, Vec<Rc<Worker>>)> {
         let plan = self.plan()?;
+        if self.handover.is_some() {
+            return Err(Error::option("handover", "is not there on a simulated network"));
+        }
         let (listeners, addresses): (Vec<_>, Vec<_>) = listeners.into_iter().unzip();
         let states = self.listen.iter().zip(addresses);
-        let states = states.map(|(listen, address)| ListenerState::new(listen.clone(), address.into(), None));
-        let state = self.found(plan, states.collect(), true);
+        let states =
+            states.map(|(listen, address)| ListenerState::new(listen.clone(), address.into(), false));
+        let state = self.found(&plan, states.collect(), false, true);
         let workers: Vec<_> = engines.into_iter().map(Worker::new).collect();
         state.set_posts(workers.iter().map(|worker| worker.post.clone()).collect());
         let mut listeners = Some(listeners);
@@ -423,6 +461,7 @@ impl Server {
     ) -> Result<Rc<Member>> {
         worker.index.set(index as u16);
         worker.watch(state.pulses[index].clone());
+        worker.budget.get_or_init(|| state.memory.clone());
         let profile = worker.profile(&self.limits, &self.deadlines);
         let member = Member::new(state.clone(), index, profile, attach.clone());
         *worker.member.borrow_mut() = Some(member.clone());
@@ -437,6 +476,7 @@ impl Server {
         self.sockets.validate()?;
         self.listen.iter().try_for_each(Listen::validate)?;
         self.proxies.as_ref().map_or(Ok(()), ProxyProtocol::validate)?;
+        self.handover.as_ref().map_or(Ok(()), Handover::validate)?;
         if matches!(self.watchdog, Watchdog::Asked(Some(limit)) if limit < WATCHDOG_MIN) {
             return Err(Error::option("watchdog", "must be at least 10 ms; None turns it off"));
         }

@@ -37,6 +37,10 @@ pub struct Snapshot {
     pub connections_by_worker: Vec<usize>,
     /// Workers that a handler keeps from turning at this moment.
     pub blocked_workers: Vec<usize>,
+    /// The memory that its connections hold in buffers, in bytes.
+    pub memory_used: usize,
+    /// The budget for that.
+    pub memory_max: Option<usize>,
     /// The engine of each worker.
     pub backends: Vec<Backend>,
     /// The limits in force.
@@ -83,6 +87,8 @@ impl Snapshot {
             connections_max: server.connections_max(),
             connections_by_worker: server.connections_by_worker(),
             blocked_workers: state.blocked_workers(),
+            memory_used: server.memory_used(),
+            memory_max: server.memory_max(),
             backends: server.backends(),
             limits: server.limits(),
             deadlines: state.deadlines(),
@@ -106,6 +112,10 @@ impl fmt::Display for Snapshot {
             let backend = self.backends.get(worker).map_or(String::new(), |backend| format!(" on {backend}"));
             let blocked = if self.blocked_workers.contains(&worker) { ", blocked by a handler" } else { "" };
             line(&format!("worker.{worker}"), &format_args!("{connections}{backend}{blocked}"))?;
+        }
+        match self.memory_max {
+            Some(max) => line("memory", &format_args!("{} of {max} bytes", self.memory_used))?,
+            None => line("memory", &format_args!("{} bytes", self.memory_used))?,
         }
         for (name, limit) in self.limits.set() {
             line(&format!("limit.{name}"), &limit)?;

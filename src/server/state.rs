@@ -1,25 +1,30 @@
 //! What the workers of one server share: counts, rules, mailboxes, and each connection's place.
 
 use std::collections::HashMap;
+use std::io::{self, PipeWriter};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::admission::{Desk, Seat, Turnstile, Verdict};
 use super::hooks::{Hooks, ServerEvent};
-use super::listen::{Listen, SocketFile};
+use super::listen::{Listen, Opened, SocketFile};
 use super::stats::{DrainReport, Stats};
-use crate::address::Address;
+use crate::address::{Address, UnixName};
 use crate::config::{Access, Backend, Deadlines, Limits, OverLimit, ProxyProtocol, SocketOptions};
 use crate::conn::Counts;
-use crate::engine::Engine;
+use crate::engine::{Engine, Listener};
 use crate::error::{CloseReason, Rule};
 use crate::time::Time;
+use crate::worker::memory::Budget;
 use crate::worker::pulse::Pulse;
 use crate::worker::{Message, Post};
 
 /// What the workers of one server share with each other and with its handles.
 pub(crate) struct ServerState {
+    /// What the connections' buffers take.
+    pub(crate) memory: Arc<Budget>,
     pub(super) started: Instant,
     pub(super) listeners: Vec<ListenerState>,
     /// What holds for listeners that are not told otherwise.
@@ -47,6 +52,14 @@ pub(crate) struct ServerState {
     pub(crate) draining: AtomicBool,
     pub(super) suspended: AtomicBool,
     pub(super) simulated: bool,
+    /// There may be a successor, who would want copies of the listeners.
+    keeps_copies: bool,
+    /// Nobody is accepted before the predecessor has been told that we serve.
+    pub(crate) door_is_held: bool,
+    /// Closed when the last worker has left, for the thread that waits for a successor.
+    until_the_end: Mutex<Option<PipeWriter>>,
+    /// The socket at which successors ask.
+    upgrade: Mutex<Holding>,
     hooks: Hooks,
 }
 
@@ -56,7 +69,29 @@ pub(super) struct ListenerState {
     pub(super) address: Address,
     pub(super) accepted: AtomicU64,
     pub(super) lost: AtomicBool,
-    pub(super) file: Mutex<Option<SocketFile>>,
+    /// A predecessor opened it.
+    taken: bool,
+    holding: Mutex<Holding>,
+}
+
+/// What there is of a listener beside the one that is used.
+#[derive(Default)]
+struct Holding {
+    file: Option<SocketFile>,
+    /// For a successor.
+    copy: Option<OwnedFd>,
+    /// A successor has it, or is about to: it is not ours to clear up.
+    promised: bool,
+}
+
+impl Holding {
+    /// Removes the file, unless a successor listens there.
+    fn clear(self) {
+        match self.file {
+            Some(file) if self.promised => file.leave(),
+            file => drop(file),
+        }
+    }
 }
 
 /// The desk, and whether the acceptor waits for somebody to leave: under one lock, so that neither misses the other.
@@ -91,13 +126,15 @@ pub(super) struct Founding {
     pub(super) connections_max: usize,
     pub(super) workers: usize,
     pub(super) simulated: bool,
+    pub(super) keeps_copies: bool,
+    pub(super) door_is_held: bool,
     pub(super) hooks: Hooks,
 }
 
 impl ListenerState {
-    pub(super) fn new(listen: Listen, address: Address, file: Option<SocketFile>) -> ListenerState {
+    pub(super) fn new(listen: Listen, address: Address, taken: bool) -> ListenerState {
         let (accepted, lost) = (AtomicU64::new(0), AtomicBool::new(false));
-        ListenerState { listen, address, accepted, lost, file: Mutex::new(file) }
+        ListenerState { listen, address, accepted, lost, taken, holding: Mutex::default() }
     }
 }
 
@@ -113,9 +150,12 @@ impl ServerState {
             connections_max,
             workers,
             simulated,
+            keeps_copies,
+            door_is_held,
             hooks,
         } = founding;
         Arc::new(ServerState {
+            memory: Arc::new(Budget::new(limits.memory)),
             started: Instant::now(),
             listeners,
             proxies,
@@ -137,6 +177,10 @@ impl ServerState {
             draining: AtomicBool::new(false),
             suspended: AtomicBool::new(false),
             simulated,
+            keeps_copies,
+            door_is_held,
+            until_the_end: Mutex::default(),
+            upgrade: Mutex::default(),
             hooks,
         })
     }
@@ -212,6 +256,20 @@ impl ServerState {
             .unwrap_or(0)
     }
 
+    /// Whether the memory budget is spent, so that there is none for another connection.
+    pub(super) fn memory_is_short(&self) -> bool {
+        self.memory.is_short()
+    }
+
+    /// Memory has become short: workers that sleep on idle buffers have to free them. Or it is no longer.
+    pub(crate) fn memory_changed(&self, short: bool) {
+        if short {
+            self.tell_all(|| Message::MemoryShort);
+        } else {
+            self.tell_first(Message::RoomAgain);
+        }
+    }
+
     /// Tells whoever watches the server.
     pub(crate) fn tell(&self, event: &ServerEvent<'_>) {
         self.hooks.tell(event);
@@ -221,6 +279,7 @@ impl ServerState {
         if self.workers_running.fetch_sub(1, Ordering::SeqCst) == 1 {
             // Whoever waits for the end waits for this too.
             self.hooks.ended(&self.stats());
+            self.close_upgrade();
         }
         *lock(&self.workers_left) -= 1;
         self.ended.notify_all();
@@ -238,7 +297,7 @@ impl ServerState {
     ) -> Result<Admission, Rule> {
         // Whom a proxy speaks for is not known before it has said so.
         let behind_proxy = self.proxy(listener).is_some();
-        match lock(&self.desk).desk.admit((!behind_proxy).then_some(peer), now) {
+        match lock(&self.desk).desk.admit((!behind_proxy).then_some(peer), self.memory.is_short(), now) {
             Verdict::Admit(seat) => Ok(Admission::new(self.clone(), seat, listener)),
             Verdict::Refuse(rule) => Err(rule),
         }
@@ -247,7 +306,7 @@ impl ServerState {
     /// Whether to take the next connection from the backlog. If not before somebody leaves, whoever leaves says so.
     pub(crate) fn turnstile(&self, now: Time) -> Turnstile {
         let mut reception = lock(&self.desk);
-        let turnstile = reception.desk.turnstile(now);
+        let turnstile = reception.desk.turnstile(self.memory.is_short(), now);
         reception.awaited |= turnstile == Turnstile::Full;
         turnstile
     }
@@ -298,22 +357,6 @@ impl ServerState {
         self.counters.accept_errors.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A listener is gone and will not come back.
-    pub(crate) fn lose_listener(&self, listener: usize) -> &Address {
-        self.listeners[listener].lost.store(true, Ordering::Relaxed);
-        &self.listeners[listener].address
-    }
-
-    /// A listener is closed for good: what it has in the file system goes too.
-    pub(crate) fn clear_listener(&self, listener: usize) {
-        drop(lock(&self.listeners[listener].file).take());
-    }
-
-    /// Whether a listener may be closed when the server is suspended, for it can be opened again.
-    pub(crate) fn can_reopen(&self, listener: usize) -> bool {
-        !self.simulated && !self.listeners[listener].listen.is_given()
-    }
-
     pub(crate) fn count_panic(&self) {
         self.counters.panics.fetch_add(1, Ordering::Relaxed);
     }
@@ -351,6 +394,105 @@ impl ServerState {
             stalls: count(stalls),
             closes,
             drain: DrainReport { finished: count(finished), reset: count(reset), lost: count(lost) },
+        }
+    }
+}
+
+/// The listeners, beside those that are accepted from: their files, and their copies for a successor.
+impl ServerState {
+    /// A listener has been opened. Returns it, to be accepted from.
+    pub(super) fn hold(&self, listener: usize, opened: Opened) -> io::Result<Listener> {
+        let copy = self.keeps_copies.then(|| opened.listener.try_clone()).transpose()?;
+        *lock(&self.listeners[listener].holding) = Holding { file: opened.file, copy, promised: false };
+        Ok(Listener::Os(opened.listener))
+    }
+
+    /// A listener is gone and will not come back.
+    pub(crate) fn lose_listener(&self, listener: usize) -> &Address {
+        self.close_copy(listener);
+        self.listeners[listener].lost.store(true, Ordering::Relaxed);
+        &self.listeners[listener].address
+    }
+
+    /// A listener is closed, and may be opened again.
+    pub(crate) fn close_copy(&self, listener: usize) {
+        drop(lock(&self.listeners[listener].holding).copy.take());
+    }
+
+    /// A listener is closed for good: what it has in the file system goes too, unless a successor listens there.
+    pub(crate) fn clear_listener(&self, listener: usize) {
+        std::mem::take(&mut *lock(&self.listeners[listener].holding)).clear();
+    }
+
+    /// Whether a listener may be closed when the server is suspended, for it can be opened again.
+    pub(crate) fn can_reopen(&self, listener: usize) -> bool {
+        let state = &self.listeners[listener];
+        !self.simulated && !state.taken && !state.listen.is_given()
+    }
+
+    /// Whether who waits in a listener's backlog is a successor's business.
+    pub(crate) fn is_promised(&self, listener: usize) -> bool {
+        lock(&self.listeners[listener].holding).promised
+    }
+
+    /// Copies of the listeners that are open, and which they are. From now on a successor may have them, and the upgrade
+    /// socket.
+    pub(super) fn promise_listeners(&self) -> (Vec<OwnedFd>, Vec<usize>) {
+        lock(&self.upgrade).promised = true;
+        let promise = |(index, listener): (usize, &ListenerState)| {
+            let mut holding = lock(&listener.holding);
+            let copy = holding.copy.as_ref()?.try_clone().ok()?;
+            holding.promised = true;
+            Some((copy, index))
+        };
+        self.listeners.iter().enumerate().filter_map(promise).unzip()
+    }
+
+    /// The successor does not have this one.
+    pub(super) fn keep(&self, listener: usize) {
+        lock(&self.listeners[listener].holding).promised = false;
+    }
+
+    /// There is no successor after all.
+    pub(super) fn keep_all(&self) {
+        lock(&self.upgrade).promised = false;
+        (0..self.listeners.len()).for_each(|listener| self.keep(listener));
+    }
+
+    /// The files of taken listeners are ours from now on.
+    pub(super) fn claim_files(&self) {
+        for listener in self.listeners.iter().filter(|listener| listener.taken) {
+            let path = listener.address.unix().and_then(UnixName::path);
+            lock(&listener.holding).file = path.and_then(|path| SocketFile::of(path).ok());
+        }
+    }
+
+    /// Keeps `end` open, and the upgrade socket's file, until the last worker has left.
+    pub(super) fn keep_until_the_end(&self, end: PipeWriter, file: Option<SocketFile>) {
+        *lock(&self.until_the_end) = Some(end);
+        lock(&self.upgrade).file = file;
+        // They may have left already.
+        if *lock(&self.workers_left) == 0 {
+            self.close_upgrade();
+        }
+    }
+
+    fn close_upgrade(&self) {
+        drop(lock(&self.until_the_end).take());
+        std::mem::take(&mut *lock(&self.upgrade)).clear();
+    }
+
+    /// The server accepts from now on, if it has not so far.
+    pub(super) fn open_door(&self) {
+        if self.door_is_held {
+            self.tell_first(Message::OpenDoor);
+        }
+    }
+
+    /// A successor serves; whoever is still here has this long, unless the server is draining anyway.
+    pub(super) fn drain_for_successor(&self, within: Duration) {
+        if !self.drain_begun.load(Ordering::SeqCst) {
+            self.tell_first(Message::Drain { within });
         }
     }
 }

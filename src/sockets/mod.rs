@@ -12,7 +12,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use crate::config::SocketOptions;
 use crate::error::plain;
 
-pub(crate) use unix::listen_unix;
+pub(crate) use unix::{is_socket, listen_unix};
 
 /// Makes a listening socket. What it is set to, its connections inherit, on Linux at least.
 pub(crate) fn listen(address: SocketAddr, options: &SocketOptions) -> io::Result<std::net::TcpListener> {

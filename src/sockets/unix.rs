@@ -34,6 +34,11 @@ pub(crate) fn listen_unix(name: &UnixName, options: &SocketOptions) -> io::Resul
     Ok(listener.into())
 }
 
+/// Whether there is a socket's file at `path`.
+pub(crate) fn is_socket(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket())
+}
+
 /// Whether `path` is a socket on which nobody listens (unix(7): then a connect is refused).
 fn is_abandoned(path: &Path, address: &SockAddr) -> io::Result<bool> {
     if !std::fs::symlink_metadata(path)?.file_type().is_socket() {

@@ -48,6 +48,8 @@ enum State {
     /// There is no listener, or none any more.
     #[default]
     Shut,
+    /// Not open yet: a predecessor still serves.
+    Held,
     Accepting,
     /// The server holds as many connections as it may.
     Full,
@@ -113,6 +115,11 @@ impl Door {
             self.state.set(State::Accepting);
         }
         Ok(())
+    }
+
+    /// Accepts nobody before [`Member::open_door`].
+    pub(super) fn hold_at_first(&self, worker: &Worker) {
+        self.hold(worker, State::Held);
     }
 
     /// A descriptor that can be given up when there are no others.
@@ -290,7 +297,14 @@ impl Member {
                 }
             }
             State::Accepting => drop(self.pass_turnstile(worker)),
-            State::Shut | State::Suspended => {}
+            State::Shut | State::Held | State::Suspended => {}
+        }
+    }
+
+    /// Accepts from now on, if it was held so far.
+    pub(crate) fn open_door(&self, worker: &Worker) {
+        if self.door.state.get() == State::Held {
+            self.go_on(worker);
         }
     }
 
@@ -304,6 +318,7 @@ impl Member {
                 self.take_backlog(worker, listener);
                 self.door.set_open(listener, false);
                 drop(worker.engine.borrow_mut().unlisten(listener));
+                self.server.close_copy(listener.0 as usize);
             }
         }
         self.door.hold(worker, State::Suspended);
@@ -328,13 +343,17 @@ impl Member {
         self.go_on(worker);
     }
 
-    /// Closes all listeners for good, after those who are connected already came in. Says whether it was open.
+    /// Closes all listeners for good, after those who are connected already came in; but for whom another process accepts,
+    /// a successor, or a predecessor that goes on. Says whether it was open.
     pub(super) fn shut_door(self: &Rc<Self>, worker: &Rc<Worker>) -> bool {
-        if self.door.state.get() == State::Shut {
+        let state = self.door.state.get();
+        if state == State::Shut {
             return false;
         }
         for listener in self.door.listeners() {
-            self.take_backlog(worker, listener);
+            if state != State::Held && !self.server.is_promised(listener.0 as usize) {
+                self.take_backlog(worker, listener);
+            }
             self.door.set_open(listener, false);
             drop(worker.engine.borrow_mut().unlisten(listener));
             self.server.clear_listener(listener.0 as usize);

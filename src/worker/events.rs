@@ -37,9 +37,12 @@ impl Worker {
             }
             self.tell_end(link);
         }
+        if news.hung_up() || news.readable() {
+            self.tell_hangup(link);
+        }
         let writable = {
             let conn = link.conn.borrow();
-            news.unblocked() && conn.is_open() && !conn.is_blocked()
+            news.unblocked() && conn.writable().is_ok() && !conn.is_blocked()
         };
         if writable {
             self.call(link, Handler::writable);
@@ -72,6 +75,18 @@ impl Worker {
         if due && !link.end_told.replace(true) && !self.call(link, Handler::ended) {
             // What the handler waits for did not come whole, and will not.
             link.command(Conn::close);
+        }
+    }
+
+    /// Tells the peer's end if its last bytes cannot be offered yet.
+    fn tell_hangup(self: &Rc<Self>, link: &Rc<Link>) {
+        let due = {
+            let conn = link.conn.borrow();
+            let is_behind = conn.is_blocked() || conn.is_paused();
+            conn.hangup().is_some() && is_behind && conn.is_open() && !link.end_told.get()
+        };
+        if due && !link.hangup_told.replace(true) {
+            self.call(link, Handler::hung_up);
         }
     }
 

@@ -7,6 +7,7 @@ use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -44,6 +45,8 @@ pub(crate) struct Link {
     pub(super) is_event: Cell<bool>,
     /// The handler has been told that the peer ended.
     pub(super) end_told: Cell<bool>,
+    /// Or that its end is to come.
+    pub(super) hangup_told: Cell<bool>,
     /// The last pass with a message, and in the lowest bit whether it had several.
     sends: Cell<u32>,
     /// In event style, what the connection's events go to. Away while it is being called.
@@ -86,9 +89,12 @@ pub(crate) struct Rare {
     pub(crate) writer: Waiter,
     pub(crate) closer: Waiters,
     pub(crate) drainer: Waiters,
+    /// Who waits for the peer's end without reading.
+    pub(crate) hangup: Waiters,
     pub(crate) user: RefCell<Option<Box<dyn Any>>>,
     /// What its handler calls it.
     pub(crate) label: RefCell<Option<Arc<str>>>,
+    delivery: Cell<Delivery>,
     remote: OnceCell<Arc<RemoteState>>,
     /// Messages of other threads that the send queue has no room for yet.
     arrivals: RefCell<VecDeque<Bytes>>,
@@ -97,6 +103,16 @@ pub(crate) struct Rare {
     /// What has to come before the handler begins.
     pub(super) preface: RefCell<Option<Box<Preface>>>,
     pub(super) proxied: OnceCell<Box<Proxied>>,
+}
+
+/// Whether anybody wants to know what has arrived.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+enum Delivery {
+    #[default]
+    Unasked,
+    Awaited,
+    /// So many bytes, and it will be no more.
+    Final(u64),
 }
 
 impl fmt::Debug for Link {
@@ -126,6 +142,7 @@ impl Link {
             dirty: Cell::new(false),
             is_event: Cell::new(false),
             end_told: Cell::new(false),
+            hangup_told: Cell::new(false),
             sends: Cell::new(0),
             handler: Cell::new(None),
             reader: Waiter::default(),
@@ -209,6 +226,42 @@ impl Link {
             drop(local.set(address));
         }
         local.get().cloned()
+    }
+
+    /// Bytes sent and not acknowledged by the peer, at most.
+    pub(crate) fn unacked(&self) -> io::Result<usize> {
+        let unacked = self.worker.engine.borrow().unacked(self.token)?;
+        Ok(self.conn.borrow().unacked(unacked))
+    }
+
+    /// How far into the stream the peer has acknowledged it, at least; or had, when the engine let go of the socket.
+    ///
+    /// # Errors
+    /// If nobody can tell.
+    pub(crate) fn delivered(&self) -> io::Result<u64> {
+        if let Delivery::Final(delivered) = self.rare().delivery.get() {
+            return Ok(delivered);
+        }
+        let unacked = self.worker.engine.borrow().unacked(self.token)?;
+        Ok(self.conn.borrow().delivered(unacked))
+    }
+
+    /// From now on somebody wants to know what has arrived.
+    pub(crate) fn await_delivery(&self) {
+        let delivery = &self.rare().delivery;
+        if delivery.get() == Delivery::Unasked {
+            delivery.set(Delivery::Awaited);
+        }
+    }
+
+    /// The engine is about to let go of the socket: if somebody asks, what has arrived is known for the last time.
+    fn note_delivery(&self, conn: &Conn, engine: &Engine) {
+        if let Some(rare) = self.used_rare()
+            && rare.delivery.get() == Delivery::Awaited
+            && let Ok(unacked) = engine.unacked(self.token)
+        {
+            rare.delivery.set(Delivery::Final(conn.delivered(unacked)));
+        }
     }
 
     /// So many bytes of remotes are no longer on their way to the send queue.
@@ -308,6 +361,9 @@ impl Worker {
         let mut conn = link.conn.borrow_mut();
         let mut engine = self.engine.borrow_mut();
         while let Some(action) = conn.next_action(now) {
+            if matches!(action, Action::Close { .. }) {
+                link.note_delivery(&conn, &engine);
+            }
             act(&mut engine, link.token, &mut conn, action, now);
         }
         let urgent = conn.take_urgent_deadline();
@@ -355,7 +411,7 @@ impl Worker {
             return self.advance(link);
         }
         conn.deliver(chunk);
-        let full = conn.is_full();
+        let full = conn.has_enough();
         drop(conn);
         link.reader.wake(&self.tasks);
         if full {
@@ -382,6 +438,11 @@ impl Worker {
                 rare.writer.wake(&self.tasks);
             }
         }
+        if news.hung_up()
+            && let Some(rare) = link.used_rare()
+        {
+            rare.hangup.wake(&self.tasks);
+        }
         if news.closed() {
             self.closed(link);
         } else if let Some(remote) = link.used_remote()
@@ -402,6 +463,7 @@ impl Worker {
             let undelivered: usize = rare.arrivals.take().iter().map(Bytes::len).sum();
             link.conn.borrow_mut().lost(undelivered);
             link.release_queued(undelivered);
+            self.pieces.count().shrink(undelivered);
         }
         if let Some(remote) = link.used_remote() {
             remote.close(reason);
@@ -428,7 +490,7 @@ fn act(engine: &mut Engine, token: Token, conn: &mut Conn, action: Action, now: 
         Action::Shutdown => match engine.shutdown(token) {
             Ok(0) => {}
             Ok(unsent) => conn.bounced(unsent, now),
-            Err(error) => conn.failed(&error),
+            Err(error) => conn.broke(&error, now),
         },
         Action::Send => {
             let offered = conn.pending();
@@ -436,7 +498,7 @@ fn act(engine: &mut Engine, token: Token, conn: &mut Conn, action: Action, now: 
                 Submitted::InFlight => conn.in_flight(offered, now),
                 Submitted::Handed => conn.handed(offered, now),
                 Submitted::Done(Ok(n)) => conn.sent_inline(n, now),
-                Submitted::Done(Err(error)) => conn.failed(&error),
+                Submitted::Done(Err(error)) => conn.broke(&error, now),
             }
         }
     }
@@ -450,6 +512,7 @@ impl Worker {
             link.release_queued(bytes.len());
             return link.conn.borrow_mut().lost(bytes.len());
         }
+        self.pieces.count().grow(bytes.len());
         link.rare().arrivals.borrow_mut().push_back(bytes);
         self.pump(link);
         link.mark_dirty();
@@ -476,6 +539,7 @@ impl Worker {
                 return;
             }
             let Some(bytes) = arrivals.pop_front() else { return };
+            self.pieces.count().shrink(bytes.len());
             link.release_queued(bytes.len());
             match room {
                 Ok(_) => conn.send_owned(bytes),

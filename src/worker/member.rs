@@ -95,7 +95,7 @@ impl Member {
     ) {
         let target = admission.worker();
         if target == self.index {
-            return self.adopt(worker, socket, peer, admission);
+            return self.adopt(worker, socket, &peer, admission);
         }
         // A worker that is gone drops the message, and with it the socket and its admission.
         if let Some(post) = self.server.post(target) {
@@ -103,12 +103,23 @@ impl Member {
         }
     }
 
+    /// Memory has become short, or is no longer: others have to do their part, or may go on.
+    pub(super) fn memory_changed(&self, short: bool) {
+        let used = self.server.memory.used();
+        self.server.tell(&if short {
+            ServerEvent::MemoryShort { used }
+        } else {
+            ServerEvent::MemoryEnough { used }
+        });
+        self.server.memory_changed(short);
+    }
+
     /// Makes a connection that was let in one of this worker's.
     pub(crate) fn adopt(
         self: &Rc<Self>,
         worker: &Rc<Worker>,
         socket: Socket,
-        peer: Address,
+        peer: &Address,
         admission: Admission,
     ) {
         let profile = self.profile.borrow().clone();
@@ -209,6 +220,10 @@ impl Member {
 
     /// Starts accepting on the server's listeners, in their order.
     pub(crate) fn listen(&self, worker: &Worker, listeners: Vec<Listener>) -> std::io::Result<()> {
-        self.door.open_all(worker, listeners)
+        self.door.open_all(worker, listeners)?;
+        if self.server.door_is_held {
+            self.door.hold_at_first(worker);
+        }
+        Ok(())
     }
 }

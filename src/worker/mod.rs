@@ -20,6 +20,7 @@ mod events;
 pub(crate) mod link;
 pub(crate) mod mailbox;
 pub(crate) mod member;
+pub(crate) mod memory;
 mod parking;
 pub(crate) mod preface;
 pub(crate) mod pulse;
@@ -48,6 +49,7 @@ use crate::time::Time;
 use link::Link;
 use mailbox::Mailbox;
 use member::Member;
+use memory::Budget;
 use parking::Parking;
 use pulse::Pulse;
 use slots::Slots;
@@ -58,7 +60,8 @@ use timer::Wheel;
 const BATCH: usize = 32;
 /// The same after so many received bytes: more would push each other out of the caches.
 const BATCH_BYTES: usize = 64 * 1024;
-/// How long a worker that failed to wait for its engine pauses before it tries again.
+/// How long a worker that failed to wait for its engine pauses before it tries again. There is nothing to wait for that
+/// would tell of memory, and without a pause it would spin.
 const WAIT_RETRY: Duration = Duration::from_millis(10);
 
 /// How other threads reach a worker.
@@ -85,6 +88,8 @@ pub(crate) enum Message {
         reason: CloseReason,
     },
     /// There may be room for connections again.
+    /// Memory is short: whoever reads this turns, and accounts for itself.
+    MemoryShort,
     RoomAgain,
     /// Make a connected socket one of the server's connections, if the rules allow it.
     Arrive {
@@ -92,6 +97,8 @@ pub(crate) enum Message {
         peer: Address,
     },
     Suspend,
+    /// The predecessor knows that the server serves: accept.
+    OpenDoor,
     /// Accept again, on these listeners that were opened again too.
     Resume(Vec<(ListenerId, Listener)>),
     /// What new connections get.
@@ -133,6 +140,10 @@ pub(crate) struct Worker {
     /// Which of the server's workers this is.
     pub(crate) index: Cell<u16>,
     pieces: Rc<PiecePool>,
+    /// The memory of the server that this worker belongs to, if any,
+    pub(crate) budget: OnceCell<Arc<Budget>>,
+    /// and what it was told last of this worker's part.
+    memory_told: Cell<usize>,
     parking: RefCell<Parking>,
     /// Read by the server's watchdog.
     pulse: OnceCell<Arc<Pulse>>,
@@ -180,6 +191,8 @@ impl Worker {
             member: RefCell::default(),
             index: Cell::default(),
             pieces,
+            budget: OnceCell::new(),
+            memory_told: Cell::new(0),
             parking: RefCell::default(),
             pulse: OnceCell::new(),
             now: Cell::new(now),
@@ -334,6 +347,7 @@ impl Worker {
         // On a simulated network a close takes time, which nobody gives any more.
         self.slots.clear();
         drop(self.dirty.take());
+        self.account_for_end();
     }
 
     /// What the connections that are made with these options share here.
@@ -381,12 +395,14 @@ impl Worker {
                 with_link(token, &|link| link.command(|conn| conn.reset(reason)));
             }
             Message::Adopt { socket, peer, admission } => {
-                self.with_member(|member| member.adopt(self, socket, peer, admission));
+                self.with_member(|member| member.adopt(self, socket, &peer, admission));
             }
+            Message::MemoryShort => {}
             Message::RoomAgain => self.with_member(|member| member.room_again(self)),
             Message::Arrive { socket, peer } => {
                 self.with_member(|member| member.let_in(self, None, socket, peer));
             }
+            Message::OpenDoor => self.with_member(|member| member.open_door(self)),
             Message::Suspend => self.with_member(|member| member.suspend(self)),
             Message::Resume(listeners) => self.with_member(|member| member.resume(self, listeners)),
             Message::Configure(settings) => {
@@ -423,6 +439,7 @@ impl Worker {
             self.advance(&link);
         }
         *self.spare.borrow_mut() = dirty;
+        self.account();
         busy
     }
 
@@ -480,14 +497,16 @@ impl Worker {
             Completion::Sent { token, mut outgoing, result } => {
                 self.with_link(token, |conn, now| match result {
                     Ok(n) => conn.sent(&mut outgoing, n, now),
-                    Err(error) => conn.send_failed(&mut outgoing, &error),
+                    Err(error) => conn.send_failed(&mut outgoing, &error, now),
                 });
                 self.engine.borrow_mut().recycle(outgoing);
             }
             Completion::Bounced { token, unsent } => {
                 self.with_link(token, |conn, now| conn.bounced(unsent, now));
             }
+            Completion::HungUp { token } => self.with_link(token, |conn, _| conn.hung_up()),
             Completion::ReceiveEnded { token } => self.with_link(token, |conn, _| conn.receive_ended()),
+            Completion::Broken { token, error } => self.with_link(token, |conn, now| conn.broke(&error, now)),
             Completion::Failed { token, error } => self.with_link(token, |conn, _| conn.failed(&error)),
             Completion::Closed { token, outgoing } => self.with_link(token, |conn, _| conn.closed(outgoing)),
             Completion::Connected { token, result } => self.with_link(token, |conn, now| match result {

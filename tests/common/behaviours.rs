@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_lite::FutureExt as _;
 use wharf::event::{self, Flow, Handler};
-use wharf::{CloseReason, Connection, Error, Remote, Result};
+use wharf::{CloseReason, Connection, Error, ErrorKind, Remote, Result};
 
 use super::{Behaviour, pattern};
 
@@ -128,11 +128,14 @@ impl Handler for Streaming {
     }
 }
 
+/// How a send went: what kind of error it was, and why the connection had ended, if it had.
+type Outcome = Result<(), (ErrorKind, Option<CloseReason>)>;
+
 /// Sends so many bytes at once whenever bytes come, and passes on how each send went.
 #[derive(Clone)]
 pub(crate) struct Flood {
     pub(crate) message: usize,
-    pub(crate) outcomes: Arc<Mutex<Vec<std::result::Result<(), (wharf::ErrorKind, Option<CloseReason>)>>>>,
+    pub(crate) outcomes: Arc<Mutex<Vec<Outcome>>>,
 }
 
 impl Flood {

@@ -11,6 +11,8 @@
 )]
 
 pub(crate) mod behaviours;
+#[cfg(target_os = "linux")]
+pub(crate) mod child;
 
 use std::cell::RefCell;
 use std::future::Future;

@@ -5,8 +5,9 @@
 //! call says "would block" or moves fewer bytes than asked, which means the same (epoll(7), Q9): one system call per
 //! message instead of two. A buffer is leased only when there is data, so idle connections hold none.
 //!
-//! Late events are harmless here. One may come for the next connection in a slot only if somebody else, a forked child, still
-//! holds the old descriptor; a wrong flag costs one call that would block. Urgent data (MSG_OOB) is not supported: a peer
+//! Late events are nearly harmless here. One may come for the next connection in a slot only if somebody else, a forked child, still
+//! holds the old descriptor; a wrong flag costs one call that would block, or tells a paused connection of an end that is not
+//! there. Urgent data (MSG_OOB) is not supported: a peer
 //! that sends some may find what follows it unread until it sends more.
 
 use std::collections::VecDeque;
@@ -26,7 +27,7 @@ use super::buffer::{Chunk, ChunkPool, Outgoing, SLICES_MAX};
 use super::listening::{Listening, Next};
 use super::{
     Completion, Listener, ListenerId, RECEIVE_BUDGET, Share, Socket, Source, Submitted, Token, Waker, grow,
-    socket,
+    outq, socket,
 };
 use crate::address::Address;
 use crate::config::SocketOptions;
@@ -72,6 +73,8 @@ struct Connection {
     writable: bool,
     /// The peer's end, or a failure, has been reported.
     ended: bool,
+    /// So has that the peer's end is to come.
+    hung_up: bool,
     /// A failure has been reported.
     failed: bool,
     queued: bool,
@@ -104,6 +107,11 @@ impl Readiness {
 
     pub(crate) fn now(&self) -> Time {
         Time::ZERO.after(self.started.elapsed())
+    }
+
+    /// Where the receive buffers come from.
+    pub(crate) fn chunks(&self) -> &ChunkPool {
+        &self.chunks
     }
 
     pub(crate) fn waker(&self) -> Waker {
@@ -210,6 +218,7 @@ impl Readiness {
             broken: false,
             writable: !connecting,
             ended: false,
+            hung_up: false,
             failed: false,
             queued: false,
             outgoing: None,
@@ -228,6 +237,15 @@ impl Readiness {
         }
     }
 
+    pub(crate) fn unacked(&self, token: Token) -> io::Result<usize> {
+        match self.connections.get(token.index as usize) {
+            Some(Some(connection)) if connection.generation == token.generation => {
+                outq::unacked(connection.socket.as_fd())
+            }
+            _ => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
     pub(crate) fn receive(&mut self, token: Token) {
         if let Some(connection) = self.connection(token) {
             connection.armed = true;
@@ -240,7 +258,7 @@ impl Readiness {
     pub(crate) fn pause(&mut self, token: Token) {
         if let Some(connection) = self.connection(token) {
             connection.armed = false;
-            if connection.broken {
+            if connection.broken || connection.read_closed {
                 self.enqueue(Source::Connection(token.index));
             }
         }
@@ -427,7 +445,13 @@ impl Connection {
     }
 
     fn has_work(&self) -> bool {
-        self.may_read() || self.broken || (self.writable && (self.connecting || self.outgoing.is_some()))
+        let may_write = self.writable && (self.connecting || self.outgoing.is_some());
+        self.may_read() || self.broken || may_write || self.may_hang_up()
+    }
+
+    /// Whether the peer's end is known, and no read is going to tell it.
+    fn may_hang_up(&self) -> bool {
+        self.read_closed && !self.armed && !self.ended && !self.hung_up && !self.connecting
     }
 
     fn may_read(&self) -> bool {
@@ -444,17 +468,25 @@ impl Connection {
         {
             return Some(Completion::Sent { token, outgoing, result });
         }
-        self.failure().map(|error| Completion::Failed { token, error })
+        if let Some(error) = self.failure() {
+            return Some(match self.ended {
+                true => Completion::Failed { token, error },
+                false => Completion::Broken { token, error },
+            });
+        }
+        let hangs_up = self.may_hang_up();
+        self.hung_up |= hangs_up;
+        hangs_up.then_some(Completion::HungUp { token })
     }
 
-    /// What broke the connection, if no read is going to find out.
+    /// What broke the connection, if no read is going to find out. From now on a read finds only what came before, and an end.
     fn failure(&mut self) -> Option<io::Error> {
         let may_read = self.armed && !self.ended;
         if may_read || self.failed || !std::mem::take(&mut self.broken) {
             return None;
         }
         let error = socket::failure(self.socket.as_fd())?;
-        (self.ended, self.failed) = (true, true);
+        (self.failed, self.hung_up) = (true, true);
         Some(error)
     }
 

@@ -2,8 +2,7 @@
 //!
 //! Each direction is a pipe. A sender may be ahead of the application behind the peer by one window, so what a peer
 //! does not read stays bounded; the rest waits in the sender's engine. Data and FIN arrive in order. RST overtakes them
-//! and destroys what is not yet received, also what lies unread in the receive buffer. Linux would still let that be
-//! read; other systems do not, and a program must not count on it.
+//! and destroys what is on its way; what lies unread in the receive buffer can still be read, as on Linux.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -73,10 +72,12 @@ pub(super) struct End {
     reset_sent: bool,
     /// Sent, and not known to be read by the application behind the peer.
     unread: usize,
+    /// Sent, and not yet with the peer's host; FIN counts as one.
+    undelivered: usize,
     /// When the last thing sent in order arrives.
     last_arrival: Time,
     broken: Option<Errno>,
-    /// A send has failed with the cause of the break already.
+    /// The cause of the break was told: it is told once.
     break_told: bool,
 }
 
@@ -91,6 +92,7 @@ impl End {
             fin_sent: false,
             reset_sent: false,
             unread: 0,
+            undelivered: 0,
             last_arrival: Time::ZERO,
             broken: None,
             break_told: false,
@@ -110,8 +112,17 @@ impl End {
         !self.inbox.is_empty()
     }
 
+    /// Acknowledgements take no time here.
+    pub(super) fn undelivered(&self) -> usize {
+        self.undelivered
+    }
+
     pub(super) fn fin_received(&self) -> bool {
         self.fin_received
+    }
+
+    pub(super) fn is_break_told(&self) -> bool {
+        self.break_told
     }
 
     /// Why a send fails, if it does: the cause of the break once, then EPIPE (measured on Linux 6).
@@ -233,6 +244,7 @@ impl State {
     pub(super) fn shutdown(&mut self, id: EndId) -> Result<(), Errno> {
         let end = self.live(id).ok_or(Errno::NOTCONN)?;
         if !std::mem::replace(&mut end.fin_sent, true) {
+            end.undelivered += 1;
             let at = self.arrival_in_order(id);
             self.schedule(at, Event::Fin { to: id.peer() });
         }
@@ -276,6 +288,7 @@ impl State {
     fn transmit(&mut self, from: EndId, mut bytes: Vec<u8>) {
         if let Some(end) = self.end_mut(from) {
             end.unread += bytes.len();
+            end.undelivered += bytes.len();
         }
         while !bytes.is_empty() {
             let cut = self.chance(self.faults.splits);
@@ -382,7 +395,16 @@ impl State {
         if let Some(end) = self.live(to) {
             end.inbox.extend(bytes);
         }
+        self.acknowledge(to.peer(), bytes.len());
         self.wake(to);
+    }
+
+    /// So many bytes of this end, or its FIN, have come to the peer's host.
+    fn acknowledge(&mut self, id: EndId, bytes: usize) {
+        if let Some(end) = self.end_mut(id) {
+            debug_assert!(end.undelivered >= bytes, "more came than was sent");
+            end.undelivered -= bytes;
+        }
     }
 
     /// Nobody will read it, and the sender has to know.
@@ -396,6 +418,7 @@ impl State {
         if let Some(end) = self.live(to) {
             end.fin_received = true;
             self.log_packet(to, format_args!("fin"));
+            self.acknowledge(to.peer(), 1);
             self.wake(to);
         }
     }
@@ -411,12 +434,11 @@ impl State {
         self.break_off(to, cause);
     }
 
-    /// Ends the connection as this end sees it, and throws away what was not yet read.
+    /// Ends the connection as this end sees it.
     fn break_off(&mut self, id: EndId, cause: Errno) {
         let end = self.end_mut(id).filter(|end| end.stage != Stage::Gone && end.broken.is_none());
         let Some(end) = end else { return };
         end.broken = Some(cause);
-        end.inbox = VecDeque::new();
         self.log_end(id, format_args!("broken {cause:?}"));
         self.wake(id);
     }

@@ -25,7 +25,7 @@ use std::rc::Rc;
 
 use rustix::io::Errno;
 
-use self::connection::EndId;
+use self::connection::{End, EndId};
 pub use self::faults::Faults;
 pub(crate) use self::network::{Endpoint, Listening, Network};
 use self::network::{Ready, State};
@@ -79,6 +79,11 @@ impl Simulated {
 
     pub(crate) fn network(&self) -> &Network {
         &self.network
+    }
+
+    /// Where the receive buffers come from.
+    pub(crate) fn chunks(&self) -> &ChunkPool {
+        &self.chunks
     }
 
     pub(crate) fn waker(&self) -> Waker {
@@ -167,6 +172,14 @@ impl Simulated {
         Ok(Address::canonical(addresses.ok_or(Errno::NOTCONN)?.0))
     }
 
+    pub(crate) fn unacked(&self, token: Token) -> io::Result<usize> {
+        let slot =
+            self.slots.get(&token.index).filter(|slot| slot.token == token && slot.closed_at.is_none());
+        let slot = slot.ok_or(Errno::NOTCONN)?;
+        let handed = slot.handed.as_ref().map_or(0, |outgoing| outgoing.len()) + slot.bounced;
+        Ok(handed + self.network.state().end(slot.end).map_or(0, End::undelivered))
+    }
+
     pub(crate) fn receive(&mut self, token: Token) {
         if let Some(slot) = slot(&mut self.slots, token) {
             slot.receiving = true;
@@ -177,6 +190,8 @@ impl Simulated {
     pub(crate) fn pause(&mut self, token: Token) {
         if let Some(slot) = slot(&mut self.slots, token) {
             slot.receiving = false;
+            // What a read would have told now may have to be told otherwise.
+            self.network.state().push_now(self.id, Ready::Slot(token));
         }
     }
 
@@ -350,7 +365,7 @@ impl Simulated {
         Some(match due {
             Due::Connected(result) => {
                 slot.connecting = false;
-                slot.failed = result.is_err();
+                (slot.ended, slot.failed) = (result.is_err(), result.is_err());
                 Completion::Connected { token, result: result.map_err(io::Error::from) }
             }
             Due::Sent => {
@@ -358,14 +373,22 @@ impl Simulated {
                 let result = state.send(slot.end, &outgoing).expect("due only when it can go");
                 Completion::Sent { token, outgoing, result: result.map_err(io::Error::from) }
             }
-            Due::Failed(errno) => {
+            Due::Broken(errno) => {
                 slot.failed = true;
+                Completion::Broken { token, error: errno.into() }
+            }
+            Due::Failed(errno) => {
+                (slot.ended, slot.failed) = (true, true);
                 Completion::Failed { token, error: errno.into() }
             }
             Due::Received => {
                 let read = |buffer: &mut [u8]| Ok(state.read(slot.end, buffer));
                 let Ok::<_, Infallible>(chunk) = self.chunks.fill(read);
                 Completion::Received { token, chunk: chunk.expect("due only with unread bytes") }
+            }
+            Due::HungUp => {
+                slot.hung_up = true;
+                Completion::HungUp { token }
             }
             Due::ReceiveEnded => {
                 slot.ended = true;
@@ -429,6 +452,8 @@ struct Slot {
     receiving: bool,
     /// The peer's FIN was told.
     ended: bool,
+    /// It was told that it is to come.
+    hung_up: bool,
     /// A failure was told, by `Failed` or by `Connected`.
     failed: bool,
     /// The send in flight, which is not over before `sent_at`.
@@ -447,8 +472,10 @@ struct Slot {
 enum Due {
     Connected(Result<(), Errno>),
     Sent,
+    Broken(Errno),
     Failed(Errno),
     Received,
+    HungUp,
     ReceiveEnded,
     Closed,
 }
@@ -461,6 +488,7 @@ impl Slot {
             connecting: false,
             receiving: false,
             ended: false,
+            hung_up: false,
             failed: false,
             outgoing: None,
             sent_at: Time::ZERO,
@@ -500,13 +528,29 @@ impl Slot {
             return Some(Due::Sent);
         }
         match end.broken() {
-            // A paused slot is told too: otherwise it might never learn that its peer is gone.
-            Some(errno) if !self.failed => Some(Due::Failed(errno)),
-            Some(_) => None,
+            Some(errno) => self.due_of_broken(end, errno),
             None if self.receiving && end.has_unread() => Some(Due::Received),
-            None if self.receiving && end.fin_received() && !self.ended => Some(Due::ReceiveEnded),
-            None => None,
+            None if !end.fin_received() || self.ended => None,
+            None if self.receiving => Some(Due::ReceiveEnded),
+            None => (!self.hung_up).then_some(Due::HungUp),
         }
+    }
+
+    /// What there is to tell of a broken end: its cause once, and the bytes before it.
+    fn due_of_broken(&self, end: &End, errno: Errno) -> Option<Due> {
+        let is_told = self.failed || end.is_break_told();
+        if self.ended || (!self.receiving && !end.has_unread()) {
+            return (!is_told).then_some(Due::Failed(errno));
+        }
+        if !self.receiving {
+            // A paused slot is told too: otherwise it might never learn that its peer is gone.
+            return (!is_told).then_some(Due::Broken(errno));
+        }
+        Some(match end.has_unread() {
+            true => Due::Received,
+            false if is_told || end.fin_received() => Due::ReceiveEnded,
+            false => Due::Failed(errno),
+        })
     }
 }
 

@@ -21,6 +21,8 @@ use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::rc::Rc;
 
+use crate::engine::buffer::Held;
+
 const CACHE_LINE: usize = 64;
 /// After so many turns a window that was too wide all the time gets narrower.
 const NARROW_AFTER: u16 = 256;
@@ -51,6 +53,8 @@ pub(crate) struct Buffers {
     spare: Cell<u16>,
     /// and for how many turns that has been watched.
     turns: Cell<u16>,
+    /// Copies of what they received.
+    copies: Rc<Held>,
 }
 
 impl Buffers {
@@ -79,6 +83,7 @@ impl Buffers {
             window_min: window.min(count),
             spare: Cell::new(u16::MAX),
             turns: Cell::new(0),
+            copies: Rc::default(),
         })
     }
 
@@ -99,6 +104,12 @@ impl Buffers {
     #[cfg(any(test, fuzzing))]
     pub(super) fn free(&self) -> usize {
         self.free.borrow().len()
+    }
+
+    /// Bytes of leased buffers, and of copies. The others are memory of the engine, whatever connections do.
+    pub(super) fn held(&self) -> usize {
+        let idle = self.free.borrow().len() + usize::from(self.published.get());
+        (self.states.len() - idle) * self.size + self.copies.bytes()
     }
 
     /// Whether so many are leased that holders of more should get copies.
@@ -171,6 +182,13 @@ pub(crate) struct Lease {
     address: NonNull<u8>,
     buffers: Rc<Buffers>,
     id: u16,
+}
+
+impl Lease {
+    /// What counts copies of this.
+    pub(crate) fn held(&self) -> &Rc<Held> {
+        &self.buffers.copies
+    }
 }
 
 impl Deref for Lease {

@@ -92,9 +92,6 @@ pub(crate) trait Kernel {
     /// Submits what is queued and lets finished requests complete; if `sleep`, waits until one has.
     fn enter(&mut self, sleep: bool) -> io::Result<()>;
 
-    /// Whether [`pop`](Kernel::pop) has something.
-    fn has_completed(&self) -> bool;
-
     fn pop(&mut self) -> Option<Completed>;
 
     /// Takes all that have completed.
@@ -128,6 +125,8 @@ pub(crate) trait Kernel {
     fn accept(&mut self, listener: BorrowedFd<'_>) -> Result<(OwnedFd, Address), Errno>;
     /// Takes the failure that the socket keeps, if it has one.
     fn failure(&mut self, socket: BorrowedFd<'_>) -> Option<io::Error>;
+    /// Bytes that the peer has not acknowledged; FIN counts as one.
+    fn unacked(&self, socket: BorrowedFd<'_>) -> io::Result<usize>;
     fn shutdown(&mut self, socket: BorrowedFd<'_>) -> io::Result<()>;
     /// Closes; with `reset` the peer gets RST.
     fn close(&mut self, socket: OwnedFd, reset: bool);

@@ -28,7 +28,7 @@ use rustix::net::{RecvFlags, SendFlags};
 use super::buffers::Buffers;
 use super::kernel::{Completed, Kernel, Key, Request};
 use crate::address::Address;
-use crate::engine::{UringFeatures, socket};
+use crate::engine::{UringFeatures, outq, socket};
 
 /// The only buffer group of a ring.
 const GROUP: u16 = 0;
@@ -178,11 +178,6 @@ impl Kernel for Ring {
         }
     }
 
-    fn has_completed(&self) -> bool {
-        // SAFETY: `&self` excludes the only other user of the queue, `pop`.
-        !unsafe { self.ring.completion_shared() }.is_empty()
-    }
-
     fn pop(&mut self) -> Option<Completed> {
         self.ring.completion().next().map(|entry| completed(&entry))
     }
@@ -214,8 +209,10 @@ impl Kernel for Ring {
     }
 
     fn is_stirring(&self) -> bool {
+        // SAFETY: only the indices are read; `&mut self` is needed for everything that moves the head.
+        let has_completed = !unsafe { self.ring.completion_shared() }.is_empty();
         // SAFETY: only the flags are read; `&mut self` is needed for everything that moves the tail.
-        self.has_completed() || self.has_overflowed() || unsafe { self.ring.submission_shared() }.taskrun()
+        has_completed || self.has_overflowed() || unsafe { self.ring.submission_shared() }.taskrun()
     }
 
     fn receive(&mut self, socket: BorrowedFd<'_>, into: &mut [u8]) -> Result<usize, Errno> {
@@ -243,6 +240,10 @@ impl Kernel for Ring {
 
     fn failure(&mut self, socket: BorrowedFd<'_>) -> Option<io::Error> {
         socket::failure(socket)
+    }
+
+    fn unacked(&self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+        outq::unacked(socket)
     }
 
     fn shutdown(&mut self, socket: BorrowedFd<'_>) -> io::Result<()> {

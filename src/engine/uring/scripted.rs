@@ -114,6 +114,8 @@ struct Sock {
     wakes: usize,
     room: usize,
     sent: Vec<u8>,
+    /// Bytes that the peer has acknowledged.
+    acked: usize,
     shut: bool,
     connected: Option<Result<(), Errno>>,
     listens: bool,
@@ -209,6 +211,13 @@ impl Scripted {
     /// The socket takes so many more bytes.
     pub(super) fn makes_room(&self, id: SocketId, bytes: usize) {
         self.state().sockets[id.0].room += bytes;
+    }
+
+    /// The peer acknowledges everything.
+    #[cfg(test)]
+    pub(super) fn acknowledges(&self, id: SocketId) {
+        let sock = &mut self.state().sockets[id.0];
+        sock.acked = sock.sent.len();
     }
 
     pub(super) fn connects(&self, id: SocketId, result: Result<(), Errno>) {
@@ -343,10 +352,6 @@ impl Kernel for Scripted {
         Ok(())
     }
 
-    fn has_completed(&self) -> bool {
-        !self.state().completed.is_empty()
-    }
-
     fn pop(&mut self) -> Option<Completed> {
         self.state().completed.pop_front()
     }
@@ -375,7 +380,8 @@ impl Kernel for Scripted {
     }
 
     fn is_stirring(&self) -> bool {
-        self.has_completed() || self.has_overflowed()
+        let state = self.state();
+        !state.completed.is_empty() || !state.overflow.is_empty()
     }
 
     fn receive(&mut self, socket: BorrowedFd<'_>, into: &mut [u8]) -> Result<usize, Errno> {
@@ -426,6 +432,12 @@ impl Kernel for Scripted {
     fn failure(&mut self, socket: BorrowedFd<'_>) -> Option<io::Error> {
         let id = self.id(socket.as_raw_fd());
         self.state().sockets[id.0].failure.take().map(io::Error::from)
+    }
+
+    fn unacked(&self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+        let id = self.id(socket.as_raw_fd());
+        let sock = &self.state().sockets[id.0];
+        Ok(sock.sent.len() - sock.acked + usize::from(sock.shut))
     }
 
     fn shutdown(&mut self, socket: BorrowedFd<'_>) -> io::Result<()> {

@@ -21,7 +21,7 @@ pub(super) struct Connection {
     /// Requests in flight.
     pub(super) requests: u8,
     pub(super) is: Is,
-    /// Buffers filled to the brim, or light reads, in a row.
+    /// Large receptions in a row; or small reads in a row, in bulk.
     pub(super) run: u8,
     pub(super) share: Share,
     pub(super) outgoing: Option<Box<Outgoing>>,
@@ -54,6 +54,8 @@ pub(super) struct Is {
     pub(super) over: bool,
     /// The peer's end, or a failure, has come.
     pub(super) ended: bool,
+    /// It was told that the peer's end is to come.
+    pub(super) hung_up: bool,
     pub(super) failed: bool,
     pub(super) queued: bool,
     pub(super) closing: bool,
@@ -72,6 +74,8 @@ pub(super) struct Rare {
     pub(super) address: Option<SockAddr>,
     /// What is to be sent when what was handed over before it is confirmed.
     pub(super) next: Option<Box<Outgoing>>,
+    /// Why the kernel refused what is now in flight. It says so once.
+    pub(super) refusal: Option<Errno>,
 }
 
 /// Commands.
@@ -130,6 +134,15 @@ impl<K: Kernel> Driver<K> {
         }
     }
 
+    pub(crate) fn unacked(&self, token: Token) -> io::Result<usize> {
+        match self.connections.get(token.index as usize) {
+            Some(Some(connection)) if connection.generation == token.generation && !connection.is.closing => {
+                Ok(self.kernel.unacked(connection.socket.as_fd())? + self.unconfirmed_bytes(token.index))
+            }
+            _ => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
     pub(crate) fn receive(&mut self, token: Token) {
         if let Some(connection) = self.connection(token) {
             connection.is.wanted = true;
@@ -143,15 +156,15 @@ impl<K: Kernel> Driver<K> {
     pub(crate) fn pause(&mut self, token: Token) {
         let Some(connection) = self.connection(token) else { return };
         connection.is.wanted = false;
-        let is_over = connection.is.over;
+        let is_over = connection.is.over || connection.rare.as_ref().is_some_and(|rare| rare.end.is_some());
         if connection.is.receiving && !connection.is.cancelling {
             connection.is.cancelling = true;
             self.cancel(Kind::Receive, token);
         }
         if is_over {
-            // Nobody reads any more what broke it, and no poll tells it again.
-            let failed = self.fail(token);
-            self.finished.extend(failed);
+            // Nobody reads any more what the poll has told, and no poll tells it again.
+            let end = self.find_end(token);
+            self.finished.extend(end);
         }
         self.watch(token);
     }
@@ -180,8 +193,7 @@ impl<K: Kernel> Driver<K> {
 
     /// The connection of this token, unless it is closed or about to be.
     pub(super) fn connection(&mut self, token: Token) -> Option<&mut Connection> {
-        let connection = self.connections.get_mut(token.index as usize)?.as_mut()?;
-        (connection.generation == token.generation && !connection.is.closing).then_some(connection)
+        find(&mut self.connections, token)
     }
 
     /// Lets go of a connection that closes, once nothing of it is in flight.
@@ -230,6 +242,12 @@ impl<K: Kernel> Driver<K> {
     }
 }
 
+/// What [`Driver::connection`] does, for those who need the rest of the driver meanwhile.
+pub(super) fn find(connections: &mut [Option<Connection>], token: Token) -> Option<&mut Connection> {
+    let connection = connections.get_mut(token.index as usize)?.as_mut()?;
+    (connection.generation == token.generation && !connection.is.closing).then_some(connection)
+}
+
 impl Connection {
     pub(super) fn token(&self, key: Key) -> Token {
         Token { index: key.index(), generation: self.generation }
@@ -237,21 +255,6 @@ impl Connection {
 
     pub(super) fn rare(&mut self) -> &mut Rare {
         self.rare.get_or_insert_default()
-    }
-
-    /// Nothing is reported any more but the failure.
-    pub(super) fn fail(&mut self) {
-        (self.is.ended, self.is.failed) = (true, true);
-        if let Some(rare) = &mut self.rare {
-            rare.held.clear();
-            rare.end = None;
-        }
-    }
-
-    /// Whether a failure was reported; one that waits behind held bytes was not.
-    pub(super) fn has_told_failure(&self) -> bool {
-        let waits = self.rare.as_ref().is_some_and(|rare| matches!(rare.end, Some(Err(_))));
-        self.is.failed && !waits
     }
 
     pub(super) fn has_held(&self) -> bool {

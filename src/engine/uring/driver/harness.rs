@@ -16,7 +16,6 @@ use super::super::kernel::Key;
 use super::super::ring::Sizes;
 use super::super::scripted::{Scripted, SocketId};
 use super::Driver;
-use super::connections::Connection;
 use super::key::{Kind, NOBODY};
 use crate::config::SocketOptions;
 use crate::engine::buffer::{Chunk, Outgoing};
@@ -84,7 +83,9 @@ struct Link {
     wanted: bool,
     peer_ended: bool,
     broken: bool,
+    hung_up: bool,
     ended: bool,
+    half_broken: bool,
     failed: bool,
     /// A failure was told in any way.
     told: bool,
@@ -310,6 +311,14 @@ impl Harness {
                 link.received += chunk.len();
                 self.chunks.push_back((start, chunk));
             }
+            Completion::HungUp { token } => {
+                let link = self.link(token);
+                assert!(link.connected && link.closing.is_none() && !link.failed, "of one that stands");
+                assert!(!link.half_broken, "that would be no news");
+                assert!(link.peer_ended || link.broken, "the peer has ended");
+                assert!(!link.ended && !link.hung_up, "once, and before the end");
+                link.hung_up = true;
+            }
             Completion::ReceiveEnded { token } => {
                 let link = self.link(token);
                 assert!(link.may_receive(), "the end comes once, while somebody wants it");
@@ -317,9 +326,15 @@ impl Harness {
                 assert!(link.received == link.arrived, "the end comes after all data");
                 link.ended = true;
             }
+            Completion::Broken { token, .. } => {
+                let link = self.link(token);
+                assert!(link.broken && !link.failed && !link.half_broken, "a failure is told once by itself");
+                assert!(!link.ended, "something may be left");
+                (link.half_broken, link.told) = (true, true);
+            }
             Completion::Failed { token, .. } => {
                 let link = self.link(token);
-                assert!(link.broken && !link.failed, "a failure is told once by itself");
+                assert!(link.broken && !link.failed && !link.half_broken, "a failure is told once by itself");
                 (link.failed, link.told) = (true, true);
             }
             Completion::Sent { token, outgoing, result } => self.link(token).sent(&outgoing, result.ok()),
@@ -390,11 +405,11 @@ impl Harness {
                 assert_eq!(link.received, link.arrived, "everything is received");
                 assert!(!link.peer_ended && !link.broken, "every end is told");
             }
+            if link.peer_ended && !link.ended && !link.told {
+                assert!(link.hung_up, "an end that nobody receives is told");
+            }
             if link.broken {
-                // Behind bytes that are held it waits with them.
-                let slot = self.driver.connections[link.token.index as usize].as_ref();
-                let waits = !link.wanted && slot.is_some_and(Connection::has_held);
-                assert!(link.told || link.ended || waits, "every failure is told");
+                assert!(link.told || link.ended, "every failure is told");
             }
             if !link.failed {
                 assert_eq!(link.in_flight, None, "every send comes back");
@@ -457,7 +472,9 @@ impl Link {
             wanted: false,
             peer_ended: false,
             broken: false,
+            hung_up: false,
             ended: false,
+            half_broken: false,
             failed: false,
             told: false,
             shut: false,
@@ -475,7 +492,8 @@ impl Link {
     }
 
     fn may_send(&self) -> bool {
-        self.connected && !self.shut && !self.failed && self.in_flight.is_none() && self.closing.is_none()
+        let stands = self.connected && !self.failed && !self.half_broken;
+        stands && !self.shut && self.in_flight.is_none() && self.closing.is_none()
     }
 
     fn arrives(&mut self, n: usize, kernel: &Scripted) {

@@ -6,9 +6,9 @@
 //! a connection's slot, its socket and what it sends stay in `connections` while `requests` is not zero, also after
 //! `close`; received bytes come in buffers that belong to the engine; and dropping the driver ends all requests first.
 //!
-//! [`connections`], [`receiving`] and [`listeners`] have the parts; here is what binds them: requests, turns, and the end.
+//! [`connections`], [`receiving`], [`sending`] and [`listeners`] have the parts; here is what binds them: requests, turns, and the end.
 
-#![allow(unsafe_code)] // requests carry pointers; see `push`
+#![allow(unsafe_code)] // requests carry pointers; see `try_push`
 
 mod connections;
 #[cfg(any(test, fuzzing))]
@@ -49,6 +49,7 @@ const SPINS_PER_LOOK: usize = 8;
 const SUBMISSIONS_MAX: usize = 16;
 /// How long dropping the engine waits for requests to end.
 const TEARDOWN: Duration = Duration::from_secs(1);
+const TEARDOWN_POLL: Duration = Duration::from_millis(1);
 
 pub(crate) struct Driver<K: Kernel> {
     kernel: K,
@@ -77,12 +78,12 @@ pub(crate) struct Driver<K: Kernel> {
     pieces: Rc<PiecePool>,
     inline_sends: usize,
     send_inline: bool,
-    /// Connections with bytes handed over since the last submission,
+    /// Connections with bytes handed over that the next submission confirms,
     unconfirmed: Vec<Unconfirmed>,
-    /// Bytes of many connections, until they are confirmed. Never grows: the kernel reads from it.
-    copies: Vec<u8>,
     /// and whether something waits for that.
     hurries: bool,
+    /// Copies of such bytes, of many connections. Never grows: the kernel reads from it.
+    copies: Vec<u8>,
     /// What has completed, of which the first `next_arrived` were looked at.
     arrived: Vec<Completed>,
     next_arrived: usize,
@@ -163,24 +164,15 @@ impl<K: Kernel> Driver<K> {
     }
 
     fn push(&mut self, key: Key, request: Request) {
-        if self.backlog.is_empty() && !self.try_push(key, &request) {
+        if self.backlog.is_empty() && !try_push(&mut self.kernel, key, &request) {
             // Full. What the kernel says of it, it says again in `wait`.
             drop(self.submit(false));
-            if !self.try_push(key, &request) {
+            if !try_push(&mut self.kernel, key, &request) {
                 self.backlog.push_back((key, request));
             }
         } else if !self.backlog.is_empty() {
             self.backlog.push_back((key, request));
         }
-    }
-
-    /// Puts a request into the ring if it has room.
-    fn try_push(&mut self, key: Key, request: &Request) -> bool {
-        // SAFETY: three requests hold pointers. What the sends point to is owned by the connection's `outgoing`, or lies in
-        // `copies`, which neither moves nor is cleared before it was submitted; what `Connect`
-        // points to by its `rare`; both are boxed, untouched while the request is in flight, and kept until it has
-        // completed (or, for a quiet send, was submitted), or leaked by `drop`.
-        unsafe { self.kernel.push(key, request) }
     }
 
     fn flush_backlog(&mut self) {
@@ -340,6 +332,16 @@ impl<K: Kernel> Driver<K> {
         None
     }
 
+    /// Bytes of receive buffers that are in use or kept for the next reception.
+    pub(crate) fn held(&self) -> usize {
+        self.chunks.held() + self.buffers.held()
+    }
+
+    /// Where the buffers of bulk receptions come from.
+    pub(crate) fn chunks(&self) -> &ChunkPool {
+        &self.chunks
+    }
+
     /// Buffers of completions that nobody has looked at.
     #[cfg(any(test, fuzzing))]
     fn arrived_buffers(&self) -> usize {
@@ -366,6 +368,15 @@ impl<K: Kernel> Driver<K> {
     }
 }
 
+/// Puts a request of a driver into its ring, if that has room.
+fn try_push<K: Kernel>(kernel: &mut K, key: Key, request: &Request) -> bool {
+    // SAFETY: three kinds of requests hold pointers, and what they point to stays until they are over.
+    // `Connect` points to the address in its connection's `rare`, and a send to bytes of its connection's `outgoing`: both are
+    // boxed, not touched while the request is in flight, and kept until its last completion, or leaked by `drop`.
+    // A quiet send may point into `copies` as well, which neither move nor change before it was submitted, and it is over then.
+    unsafe { kernel.push(key, request) }
+}
+
 impl<K: Kernel> Drop for Driver<K> {
     /// Ends all requests before the memory goes that they use: first of teardown's steps, the rest is the kernel's drop.
     fn drop(&mut self) {
@@ -390,7 +401,9 @@ impl<K: Kernel> Drop for Driver<K> {
                 self.in_flight -= usize::from(counts && !completed.more);
             }
             if self.in_flight == before {
-                std::thread::sleep(Duration::from_millis(1));
+                // What a thread of the kernel is busy with ends at its own time. A wait for it might never return, so this
+                // looks again, until `end` at the latest; usually the first look finds everything.
+                std::thread::sleep(TEARDOWN_POLL);
             }
         }
         if self.in_flight > 0 {

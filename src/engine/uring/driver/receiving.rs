@@ -29,10 +29,8 @@ const LARGE: usize = 8 * 1024;
 const LARGE_RUN: u8 = 2;
 /// and so many small ones end it.
 const SMALL_RUN: u8 = 8;
-/// What a poll tells of a socket that is broken (poll(2)),
-const BROKEN: i32 = (PollFlags::ERR.bits() | PollFlags::HUP.bits()) as i32;
-/// and of one that brings nothing more than what it has.
-const OVER: i32 = BROKEN | PollFlags::RDHUP.bits() as i32;
+/// What a poll tells of a socket that brings nothing more than what it has (poll(2)).
+const OVER: i32 = (PollFlags::ERR.bits() | PollFlags::HUP.bits() | PollFlags::RDHUP.bits()) as i32;
 
 impl<K: Kernel> Driver<K> {
     /// Makes sure that what comes next is noticed, if anybody wants it.
@@ -96,12 +94,13 @@ impl<K: Kernel> Driver<K> {
             (Ok(n), Some(lease)) => {
                 connection.run = if n >= large { connection.run.saturating_add(1) } else { 0 };
                 let is = &connection.is;
-                let is_usual = completed.more && is.wanted && !is.failed && connection.rare.is_none();
+                let is_usual = completed.more && is.wanted && connection.rare.is_none();
                 if connection.run >= LARGE_RUN {
                     self.go_bulk(token);
                 }
                 let chunk = Chunk::leased(lease, n);
-                let chunk = if self.buffers.is_scarce() { Chunk::copied(&chunk) } else { chunk };
+                let copies = self.buffers.is_scarce() || (self.chunks.is_frugal() && n < large);
+                let chunk = if copies { chunk.copy() } else { chunk };
                 if is_usual {
                     // What `deliver` would do, without looking again.
                     return Some(Completion::Received { token, chunk });
@@ -139,9 +138,6 @@ impl<K: Kernel> Driver<K> {
     /// Reports a chunk, or holds it while nobody wants it.
     fn deliver(&mut self, token: Token, chunk: Chunk) -> Option<Completion> {
         let connection = self.connection(token)?;
-        if connection.is.failed {
-            return None;
-        }
         if connection.is.wanted && !connection.has_held() {
             return Some(Completion::Received { token, chunk });
         }
@@ -157,20 +153,46 @@ impl<K: Kernel> Driver<K> {
         if std::mem::replace(&mut connection.is.ended, true) {
             return None;
         }
-        connection.is.failed = result.is_err();
+        // A failure is told once.
+        let result = if connection.is.failed { Ok(()) } else { result };
+        connection.is.failed |= result.is_err();
         if result.is_ok() {
             self.unwatched.push(token);
         }
         let connection = self.connection(token)?;
-        // The peer's end waits for somebody who wants it; a failure is told at once, unless bytes come before it.
+        // The end waits for somebody who wants it, and for the bytes before it.
         if connection.has_held() || (result.is_ok() && !connection.is.wanted) {
             connection.rare().end = Some(result);
             if connection.is.wanted {
                 self.enqueue(Source::Connection(token.index));
             }
-            return None;
+            return self.find_held_end(token);
         }
         Some(end_of(token, result))
+    }
+
+    /// Reports of the end that waits behind held bytes what can be told while nobody receives them.
+    fn find_held_end(&mut self, token: Token) -> Option<Completion> {
+        let connection = self.connection(token)?;
+        if connection.is.wanted {
+            return None;
+        }
+        if let Some(end) = connection.rare.as_mut().and_then(|rare| rare.end.as_mut())
+            && let Err(error) = std::mem::replace(end, Ok(()))
+        {
+            return Some(Completion::Broken { token, error: error.into() });
+        }
+        self.hang_up(token)
+    }
+
+    /// Reports that the peer has ended, if nobody receives what came before that.
+    fn hang_up(&mut self, token: Token) -> Option<Completion> {
+        let connection = self.connection(token)?;
+        let is_told = connection.is.failed || (connection.is.ended && !connection.has_held());
+        if connection.is.wanted || is_told || std::mem::replace(&mut connection.is.hung_up, true) {
+            return None;
+        }
+        Some(Completion::HungUp { token })
     }
 
     /// Does what a connection can do without the ring: reports that it is connected, or what was held, and reads in bulk.
@@ -261,15 +283,14 @@ impl<K: Kernel> Driver<K> {
             self.release_if_idle(token.index);
             return None;
         }
+        let is_over = completed.result > 0 && completed.result & OVER != 0;
         connection.is.readable |= completed.result > 0;
-        connection.is.over |= completed.result > 0 && completed.result & OVER != 0;
+        connection.is.over |= is_over;
         let reads = connection.is.wanted && !connection.is.ended;
-        if !reads && completed.result > 0 && completed.result & BROKEN != 0 {
-            return self.fail(token);
-        }
         if reads && connection.is.bulk {
             self.enqueue(Source::Connection(token.index));
         }
+        let end = if is_over && !reads { self.find_end(token) } else { None };
         if !completed.more {
             if reads {
                 self.arm(token);
@@ -277,18 +298,26 @@ impl<K: Kernel> Driver<K> {
                 self.watch(token);
             }
         }
-        None
+        end
+    }
+
+    /// Reports what has become of a connection that nobody reads from, and of which a poll has told that it is over.
+    pub(super) fn find_end(&mut self, token: Token) -> Option<Completion> {
+        self.fail(token).or_else(|| self.find_held_end(token))
     }
 
     /// Reports what broke a connection that nobody reads from, if anything did.
-    pub(super) fn fail(&mut self, token: Token) -> Option<Completion> {
+    fn fail(&mut self, token: Token) -> Option<Completion> {
         let Some(Some(connection)) = self.connections.get_mut(token.index as usize) else { return None };
         if connection.is.failed {
             return None;
         }
         let error = self.kernel.failure(connection.socket.as_fd())?;
-        connection.fail();
-        Some(Completion::Failed { token, error })
+        connection.is.failed = true;
+        if connection.is.ended && !connection.has_held() {
+            return Some(Completion::Failed { token, error });
+        }
+        Some(Completion::Broken { token, error })
     }
 
     /// The poll for failure has completed.
@@ -317,12 +346,10 @@ impl<K: Kernel> Driver<K> {
             }
             return None;
         }
-        let failed = self.fail(token);
-        if failed.is_none() && !completed.more {
-            // Only the peer has ended, or both sides have.
+        if !completed.more {
             self.unwatched.push(token);
         }
-        failed
+        self.find_end(token)
     }
 }
 

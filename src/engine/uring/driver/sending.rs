@@ -15,9 +15,9 @@ use std::rc::Rc;
 use rustix::io::Errno;
 
 use super::super::kernel::{Completed, Kernel, Key, Request};
-use super::connections::Connection;
+use super::connections::{Connection, find};
 use super::key::Kind;
-use super::{Driver, SUBMISSIONS_MAX};
+use super::{Driver, SUBMISSIONS_MAX, try_push};
 use crate::engine::buffer::{Outgoing, PiecePool, SLICES_MAX};
 use crate::engine::{Completion, HANDED_MAX, Submitted, Token};
 
@@ -63,7 +63,7 @@ impl<K: Kernel> Driver<K> {
     }
 
     pub(crate) fn send_now(&mut self, token: Token, bytes: &[u8]) -> io::Result<usize> {
-        let connection = sender(&mut self.connections, token).ok_or(io::ErrorKind::NotConnected)?;
+        let connection = find(&mut self.connections, token).ok_or(io::ErrorKind::NotConnected)?;
         let waits = connection.is.connecting || connection.is.sending || connection.is.unconfirmed;
         if waits || bytes.is_empty() {
             return Ok(0);
@@ -78,72 +78,66 @@ impl<K: Kernel> Driver<K> {
     }
 
     pub(crate) fn send(&mut self, token: Token, outgoing: &mut Outgoing) -> Submitted {
-        let Some(connection) = sender(&mut self.connections, token) else {
+        let Some(connection) = find(&mut self.connections, token) else {
             return Submitted::Done(Err(io::ErrorKind::NotConnected.into()));
         };
         debug_assert!(!connection.is.sending, "one send in flight per connection");
-        let may_be_handed = outgoing.single().is_some_and(|bytes| bytes.len() <= HANDED_MAX);
-        let overtakes = connection.is.unconfirmed;
-        if (self.send_inline || !may_be_handed)
-            && !overtakes
+        let waits = connection.is.unconfirmed;
+        let together = !self.send_inline && outgoing.single().is_some_and(|bytes| bytes.len() <= HANDED_MAX);
+        if !together
+            && !waits
             && let Some(result) = connection.write(&mut self.kernel, outgoing)
         {
             return Submitted::Done(result);
         }
         let mut boxed = self.boxes.pop().unwrap_or_default();
         std::mem::swap(&mut *boxed, outgoing);
-        if overtakes {
+        if waits {
             connection.is.sending = true;
             connection.rare().next = Some(boxed);
             self.hurries = true;
             return Submitted::InFlight;
         }
-        if self.send_inline || !may_be_handed {
-            // The socket was full a moment ago.
-            self.send_in_flight(token, boxed);
-            return Submitted::InFlight;
-        }
-        let (fd, bytes, len) = connection.hold(boxed);
-        let request = Request::SendQuietly { fd, bytes, len };
-        if self.backlog.is_empty() && self.try_push(Key::new(Kind::Send, token), &request) {
+        if together && self.backlog.is_empty() && connection.hand_over(&mut self.kernel, token, boxed.first())
+        {
+            connection.outgoing = Some(boxed);
             self.in_flight += 1;
-            if let Some(connection) = sender(&mut self.connections, token) {
-                connection.is.unconfirmed = true;
-            }
             self.unconfirmed.push(Unconfirmed { index: token.index, start: 0, len: 0 });
             return Submitted::Handed;
         }
-        if let Some(connection) = sender(&mut self.connections, token) {
-            connection.is.sending = true;
-        }
-        self.request(Kind::Send, token, Request::Send { fd, bytes, len });
+        // The socket was full a moment ago, or the ring is.
+        self.send_in_flight(token, boxed);
         Submitted::InFlight
     }
 
     /// Hands a copy of few bytes over, with nothing more to remember; returns how many it took: all or none.
     fn hand_copy(&mut self, token: Token, bytes: &[u8]) -> usize {
-        let start = self.copies.len();
-        if !self.backlog.is_empty() || start + bytes.len() > self.copies.capacity() {
-            return 0;
-        }
-        let Some(connection) = sender(&mut self.connections, token) else { return 0 };
+        let (start, len) = (self.copies.len(), bytes.len());
+        let has_room = self.backlog.is_empty() && start + len <= self.copies.capacity();
+        let Some(connection) = find(&mut self.connections, token).filter(|_| has_room) else { return 0 };
         // Within its capacity the copies stay where they are.
         self.copies.extend_from_slice(bytes);
-        let (fd, bytes, len) =
-            (connection.socket.as_raw_fd(), self.copies[start..].as_ptr(), bytes.len() as u32);
-        connection.is.unconfirmed = true;
-        connection.requests += 1;
-        if !self.try_push(Key::new(Kind::Send, token), &Request::SendQuietly { fd, bytes, len }) {
-            if let Some(connection) = sender(&mut self.connections, token) {
-                connection.is.unconfirmed = false;
-                connection.requests -= 1;
-            }
+        if !connection.hand_over(&mut self.kernel, token, &self.copies[start..]) {
             self.copies.truncate(start);
             return 0;
         }
         self.in_flight += 1;
-        self.unconfirmed.push(Unconfirmed { index: token.index, start: start as u32, len });
-        len as usize
+        self.unconfirmed.push(Unconfirmed { index: token.index, start: start as u32, len: len as u32 });
+        len
+    }
+
+    /// Bytes of a connection that count as sent, and of which the kernel has not said so.
+    pub(super) fn unconfirmed_bytes(&self, index: u32) -> usize {
+        match &self.connections[index as usize] {
+            Some(connection) if connection.is.unconfirmed => match &connection.outgoing {
+                Some(outgoing) => outgoing.len(),
+                None => {
+                    let entry = self.unconfirmed.iter().rev().find(|entry| entry.index == index);
+                    entry.map_or(0, |entry| entry.len as usize)
+                }
+            },
+            _ => 0,
+        }
     }
 
     /// Sends what there is room for, as soon as there is.
@@ -157,7 +151,7 @@ impl<K: Kernel> Driver<K> {
     /// Sends FIN; or says how many bytes before it are in flight after all.
     pub(crate) fn shutdown(&mut self, token: Token) -> io::Result<usize> {
         let mut submissions = 0;
-        while sender(&mut self.connections, token).is_some_and(|connection| connection.is.unconfirmed) {
+        while find(&mut self.connections, token).is_some_and(|connection| connection.is.unconfirmed) {
             if submissions == SUBMISSIONS_MAX {
                 return Err(io::ErrorKind::ResourceBusy.into());
             }
@@ -167,7 +161,7 @@ impl<K: Kernel> Driver<K> {
                 return Ok(bounced);
             }
         }
-        match sender(&mut self.connections, token) {
+        match find(&mut self.connections, token) {
             Some(connection) => self.kernel.shutdown(connection.socket.as_fd()).map(|()| 0),
             None => Ok(0),
         }
@@ -262,14 +256,15 @@ impl<K: Kernel> Driver<K> {
             return None;
         }
         let outgoing = connection.outgoing.take()?;
+        let refusal = connection.rare.as_mut().and_then(|rare| rare.refusal.take());
         let result = match completed.outcome() {
             Err(Errno::AGAIN | Errno::INTR) => Ok(0),
-            other => other.map_err(io::Error::from),
+            other => other.map_err(|errno| refusal.unwrap_or(errno).into()),
         };
         Some(Completion::Sent { token, outgoing, result })
     }
 
-    /// The kernel refused bytes that count as sent: they are in flight now, or never will be sent.
+    /// The kernel refused bytes that count as sent: they are in flight now. If they can never be sent, the end of that tells.
     fn bounce(&mut self, token: Token, completed: Completed) -> Option<Completion> {
         let connection = self.connections.get_mut(token.index as usize)?.as_mut()?;
         connection.is.unconfirmed = false;
@@ -284,28 +279,30 @@ impl<K: Kernel> Driver<K> {
         if let Some(mut next) = connection.rare.as_mut().and_then(|rare| rare.next.take()) {
             outgoing.append(&mut next);
         }
-        if connection.is.closing || failure.is_some() {
+        if connection.is.closing {
             connection.outgoing = Some(outgoing);
-            if let Some(error) = failure.filter(|_| !connection.is.closing && !connection.has_told_failure())
-            {
-                connection.fail();
-                self.finished.push_back(Completion::Failed { token, error: error.into() });
-            }
             self.release_if_idle(token.index);
         } else {
+            if failure.is_some() {
+                connection.rare().refusal = failure;
+            }
             self.send_in_flight(token, outgoing);
         }
         Some(Completion::Bounced { token, unsent })
     }
 }
 
-/// The connection of this token, if it may send.
-fn sender(connections: &mut [Option<Connection>], token: Token) -> Option<&mut Connection> {
-    let connection = connections.get_mut(token.index as usize)?.as_mut()?;
-    (connection.generation == token.generation && !connection.is.closing).then_some(connection)
-}
-
 impl Connection {
+    /// Puts a quiet send of `bytes` into the ring, if that has room. They are kept where they are until it is confirmed.
+    fn hand_over(&mut self, kernel: &mut impl Kernel, token: Token, bytes: &[u8]) -> bool {
+        let (fd, len) = (self.socket.as_raw_fd(), bytes.len() as u32);
+        let request = Request::SendQuietly { fd, bytes: bytes.as_ptr(), len };
+        let pushed = try_push(kernel, Key::new(Kind::Send, token), &request);
+        self.is.unconfirmed = pushed;
+        self.requests += u8::from(pushed);
+        pushed
+    }
+
     /// Keeps `outgoing` while the kernel reads it; returns what a request needs of it.
     fn hold(&mut self, outgoing: Box<Outgoing>) -> (i32, *const u8, u32) {
         let first = outgoing.first();
