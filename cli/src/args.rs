@@ -1,12 +1,13 @@
 //! What can be written on the command line. What it means is decided elsewhere.
 
-use std::str::FromStr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
-use wharf::Backend;
+use wharf::{Backend, Server};
 
 use crate::exit;
+use crate::options::Options;
 
 /// TCP servers and clients that stay up.
 #[derive(Debug, Parser)]
@@ -19,7 +20,7 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Demo(Demo),
-    Serve(Serve),
+    Serve(Box<Serve>),
     Connect(Connect),
     Probe(Probe),
 }
@@ -46,35 +47,43 @@ pub(crate) struct Demo {
 
 /// Serve one of the classic small services, until SIGTERM or SIGINT.
 ///
-/// Prints `listening on ADDRESS` to standard output before the first connection. A signal drains: nothing new is accepted,
-/// connections that are silent for half a second end, busy ones have time to, and chargen stops. A second signal stops at
-/// once.
+/// Prints `listening on ADDRESS` to standard output, a line for each listener, before the first connection.
 #[derive(Debug, clap::Args)]
-#[command(after_help = exit::CODES)]
+#[command(after_help = exit::CODES, after_long_help = format!("{SERVE_NOTES}\n\n{}", exit::CODES))]
+#[command(
+    override_usage = "wharf serve <SERVICE> --listen <ADDRESS> [OPTIONS]\n       wharf serve <SERVICE> --config <FILE> [OPTIONS]"
+)]
 pub(crate) struct Serve {
     /// What to serve.
     pub(crate) service: Service,
-    /// Where: IP:PORT, [IPv6]:PORT or NAME:PORT; port 0 takes a free one.
-    #[arg(long, value_name = "ADDRESS")]
-    pub(crate) listen: String,
     #[command(flatten)]
-    pub(crate) with: With,
-    /// How long a client may be silent, or `none`. Of no concern to chargen.
-    #[arg(long, value_name = "D", default_value = "60s")]
-    pub(crate) idle_timeout: Timeout,
-    /// How many connections at once [default: as many as descriptors allow].
-    #[arg(long, value_name = "N")]
-    pub(crate) max_connections: Option<usize>,
-    /// How long connections have to end after a signal.
-    #[arg(long, value_name = "D", default_value = "15s", value_parser = humantime::parse_duration)]
-    pub(crate) drain: Duration,
+    pub(crate) options: Options,
+    /// Read more options from this file; see below.
+    #[arg(long, value_name = "FILE", help_heading = "Running")]
+    pub(crate) config: Option<PathBuf>,
     /// Say nothing but errors.
-    #[arg(short, long, conflicts_with = "verbose")]
+    #[arg(short, long, conflicts_with = "verbose", help_heading = "Running")]
     pub(crate) quiet: bool,
     /// Say more: -v what the server does, -vv what happens to each connection.
-    #[arg(short, long, action = ArgAction::Count)]
+    #[arg(short, long, action = ArgAction::Count, help_heading = "Running")]
     pub(crate) verbose: u8,
 }
+
+/// What `wharf serve --help` says in the end.
+const SERVE_NOTES: &str = "\
+The file:
+  A line is NAME = VALUE, with the name of an option from Listening to Running and without its
+  dashes; `#` begins a comment. What may come several times may have several lines. The command line
+  wins: lines with the name of an option that it has are passed over.
+
+Signals:
+  TERM, INT  drain: nothing new is accepted, connections that are silent for half a second end, busy
+             ones have until --drain is over, and chargen stops; a second signal stops at once
+  HUP        read the file again: what stands under Admission, Deadlines and Queues changes, for
+             connections that come from then on; what cannot change is named, and a file with a
+             mistake changes nothing
+  USR1       print a snapshot to standard error: what the server is doing and has done
+  USR2       suspend: accept nobody and keep who is there; the next one resumes";
 
 /// Connect standard input and output to a server.
 ///
@@ -83,8 +92,8 @@ pub(crate) struct Serve {
 #[derive(Debug, clap::Args)]
 #[command(after_help = exit::CODES)]
 pub(crate) struct Connect {
-    /// The server.
-    #[arg(value_name = "HOST:PORT")]
+    /// The server: HOST:PORT or unix:/PATH.
+    #[arg(value_name = "ADDRESS")]
     pub(crate) server: String,
     /// How long connecting may take, looking up the name included.
     #[arg(long, value_name = "D", default_value = "10s", value_parser = humantime::parse_duration)]
@@ -120,6 +129,16 @@ pub(crate) struct With {
     pub(crate) spin: Duration,
 }
 
+impl With {
+    pub(crate) fn apply(&self, server: Server) -> Server {
+        let server = server.backend(self.backend).spin(self.spin);
+        match self.workers {
+            Some(workers) => server.workers(workers),
+            None => server,
+        }
+    }
+}
+
 #[derive(Copy, Clone, Debug, ValueEnum)]
 pub(crate) enum Style {
     /// A future for each connection.
@@ -140,25 +159,6 @@ pub(crate) enum Service {
     Pingpong,
 }
 
-/// A duration, or `none`.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Timeout(pub(crate) Option<Duration>);
-
-impl FromStr for Timeout {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Timeout, String> {
-        if text == "none" {
-            return Ok(Timeout(None));
-        }
-        match humantime::parse_duration(text) {
-            Ok(Duration::ZERO) => Err(String::from("must be longer than zero; `none` turns it off")),
-            Ok(after) => Ok(Timeout(Some(after))),
-            Err(error) => Err(error.to_string()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -168,15 +168,5 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Args::command().debug_assert();
-    }
-
-    #[test]
-    fn a_timeout_is_a_duration_or_none() {
-        assert_eq!("none".parse(), Ok(Timeout(None)));
-        assert_eq!("500ms".parse(), Ok(Timeout(Some(Duration::from_millis(500)))));
-        assert_eq!("2m".parse(), Ok(Timeout(Some(Duration::from_secs(120)))));
-        for wrong in ["", "0s", "3", "-1s", "soon"] {
-            assert!(wrong.parse::<Timeout>().is_err(), "{wrong}");
-        }
     }
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use futures_lite::future;
 use hdrhistogram::Histogram;
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
-use wharf::{Backend, Client, Stats};
+use wharf::{Backend, Client, Server, Stats};
 
 use crate::args::{Demo, Service};
 use crate::exit::{self, Failure};
@@ -27,7 +27,9 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 
 pub(crate) fn run(args: &Demo) -> Result<(), Failure> {
     serve::raise_descriptor_limit();
-    let server = services::start(serve::server("127.0.0.1:0", &args.with), Service::Echo, args.with.style)?;
+    let server = args.with.apply(Server::bind("127.0.0.1:0"));
+    // The library's queue has room for all that comes at once.
+    let server = services::start(server, Service::Echo, args.with.style, usize::MAX)?;
     // Each client takes a descriptor here and one at the server, which is this same process.
     if server.connections_max() / 2 < args.clients as usize {
         let most = server.connections_max() / 2;
@@ -92,7 +94,7 @@ impl Tally {
 
 /// The first signal ends the game, the second the process.
 fn end_on_signals(game: Arc<Game>) -> Result<(), Failure> {
-    exit::on_signals(move |signal| {
+    exit::on_signals(&exit::ENDING, move |signal| {
         if game.over.swap(true, Ordering::Relaxed) {
             process::exit(exit::of_signal(signal).into());
         }

@@ -39,18 +39,27 @@ impl Failure {
 
     /// Prints the line, if one is due, and returns the exit code.
     pub(crate) fn report(&self) -> u8 {
-        match self {
-            Failure::OutputUnwanted => return of_signal(SIGPIPE),
-            Failure::Wharf(error) => note(error),
-            Failure::Io(doing, error) => note(format_args!("{doing}: {}", plain(error))),
-            Failure::Found(what) => note(what),
+        if let Failure::OutputUnwanted = self {
+            return of_signal(SIGPIPE);
         }
+        note(self);
         1
     }
 
     /// Ends the process, from whichever thread.
     pub(crate) fn exit(&self) -> ! {
         process::exit(self.report().into())
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Wharf(error) => error.fmt(f),
+            Failure::Io(doing, error) => write!(f, "{doing}: {}", plain(error)),
+            Failure::Found(what) => f.write_str(what),
+            Failure::OutputUnwanted => f.write_str("nobody reads the output"),
+        }
     }
 }
 
@@ -62,14 +71,21 @@ impl From<wharf::Error> for Failure {
 
 /// Prints one line to standard error. If that is gone, there is nobody to tell.
 pub(crate) fn note(line: impl fmt::Display) {
-    // One write for the whole line, so that lines of two processes do not mix.
-    drop(io::stderr().write_all(format!("wharf: {line}\n").as_bytes()));
+    print(format_args!("wharf: {line}\n"));
 }
 
-/// Calls `each` for every SIGINT and SIGTERM from now on, on a thread of its own.
-pub(crate) fn on_signals(mut each: impl FnMut(i32) + Send + 'static) -> Result<(), Failure> {
+/// Prints text as it is to standard error, in one write, so that lines of two processes do not mix.
+pub(crate) fn print(text: impl fmt::Display) {
+    drop(io::stderr().write_all(text.to_string().as_bytes()));
+}
+
+/// The signals that end a process.
+pub(crate) const ENDING: [i32; 2] = [SIGINT, SIGTERM];
+
+/// Calls `each` for every one of `signals` from now on, on a thread of its own.
+pub(crate) fn on_signals(signals: &[i32], mut each: impl FnMut(i32) + Send + 'static) -> Result<(), Failure> {
     let failed = |error| Failure::Io("watch for signals", error);
-    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
+    let mut signals = Signals::new(signals).map_err(failed)?;
     let watch = move || signals.forever().for_each(&mut each);
     thread::Builder::new().name(String::from("signals")).spawn(watch).map_err(failed)?;
     Ok(())
@@ -81,7 +97,7 @@ pub(crate) fn of_signal(signal: i32) -> u8 {
 }
 
 /// The operating system's text without Rust's "(os error 28)" and with a small first letter, as Wharf's errors print.
-fn plain(error: &io::Error) -> String {
+pub(crate) fn plain(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();
     let mut letters = text.chars();

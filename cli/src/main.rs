@@ -6,9 +6,13 @@ mod args;
 mod connect;
 mod demo;
 mod exit;
+mod operator;
+mod options;
 mod probe;
 mod serve;
 mod services;
+mod settings;
+mod values;
 
 use std::process::ExitCode;
 

@@ -1,39 +1,37 @@
-//! `wharf serve`: from arguments to a running server, and from a signal to its end.
+//! `wharf serve`: from arguments to a running server, and what it says about itself.
 
 use std::io::{self, Write};
-use std::net::SocketAddr;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing_subscriber::filter::LevelFilter;
-use wharf::{Backend, Deadlines, Limits, Server, ServerHandle, Stats};
+use wharf::{Backend, ServerHandle, Stats};
 
-use crate::args::{Serve, Service, With};
-use crate::exit::{self, Failure, note};
+use crate::args::Serve;
+use crate::exit::{Failure, note};
+use crate::operator;
+use crate::options::Admission;
 use crate::services;
+use crate::settings::{CommandLine, Settings};
 
 pub(crate) fn run(args: &Serve) -> Result<(), Failure> {
     log_to_stderr(args);
     raise_descriptor_limit();
-    let server = services::start(describe(args), args.service, args.with.style)?;
-    drain_on_signals(args, server.clone())?;
-    announce(server.local_addr()).map_err(Failure::of_output)?;
+    let line = CommandLine::of_process(args);
+    let settings = line.settings()?;
+    let server = start(&settings)?;
+    let workers = workers(&settings.serve, &server);
+    let bounds = bounds(&settings.serve, &server);
+    operator::obey_signals(line, settings, server.clone())?;
+    announce(&server).map_err(Failure::of_output)?;
     if !args.quiet {
-        note(start_line(args, &server));
+        note(workers);
+        bounds.iter().for_each(note);
     }
     let stats = server.wait()?;
     if !args.quiet {
         note(summary(&stats));
     }
     Ok(())
-}
-
-/// A server at `address` that runs as asked for.
-pub(crate) fn server(address: &str, with: &With) -> Server {
-    let server = Server::bind(address).backend(with.backend).spin(with.spin);
-    match with.workers {
-        Some(workers) => server.workers(workers),
-        None => server,
-    }
 }
 
 /// Allows as many descriptors as the system lets this process have. If it does not, the limit stays what it was, and
@@ -43,21 +41,10 @@ pub(crate) fn raise_descriptor_limit() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
-fn describe(args: &Serve) -> Server {
-    let idle = match args.service {
-        // Its clients have nothing to say.
-        Service::Chargen => None,
-        _ => args.idle_timeout.0,
-    };
-    let mut deadlines = Deadlines::default().idle(idle);
-    if idle.is_none() {
-        deadlines = deadlines.first_byte(None);
-    }
-    let limits = Limits::default();
-    server(&args.listen, &args.with).deadlines(deadlines).limits(match args.max_connections {
-        Some(connections) => limits.connections(connections),
-        None => limits,
-    })
+fn start(settings: &Settings) -> Result<ServerHandle, Failure> {
+    let Serve { service, options, .. } = &settings.serve;
+    let server = options.server(*service).ok_or_else(|| settings.without_listener())?;
+    Ok(services::start(server, *service, options.running.with.style, options.piece())?)
 }
 
 fn log_to_stderr(args: &Serve) {
@@ -75,46 +62,45 @@ fn log_to_stderr(args: &Serve) {
         .init();
 }
 
-fn drain_on_signals(args: &Serve, server: ServerHandle) -> Result<(), Failure> {
-    let (within, quiet) = (args.drain, args.quiet);
-    let mut draining = false;
-    exit::on_signals(move |_| {
-        let (line, within) = if draining {
-            (String::from("stopping at once"), Default::default())
-        } else {
-            let connections = server.connections();
-            (
-                format!(
-                    "draining {connections} connections for at most {}",
-                    humantime::format_duration(within)
-                ),
-                within,
-            )
-        };
-        draining = true;
-        if !quiet {
-            note(line);
-        }
-        server.drain(within);
-    })
-}
-
-/// The line that scripts wait for.
-fn announce(address: SocketAddr) -> io::Result<()> {
+/// The lines that scripts wait for.
+fn announce(server: &ServerHandle) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    writeln!(stdout, "listening on {address}")?;
+    for listener in server.listeners() {
+        writeln!(stdout, "listening on {}", listener.address)?;
+    }
     stdout.flush()
 }
 
-/// How many workers a server has and what carries their connections, in one line.
-fn start_line(args: &Serve, server: &ServerHandle) -> String {
+/// How many workers a server has and what carries their connections.
+fn workers(args: &Serve, server: &ServerHandle) -> String {
     let line = format!("{} workers on {}", server.backends().len(), backends(server));
     let does_without = cfg!(target_os = "linux") && server.backends().contains(&Backend::Readiness);
-    let by_choice = args.with.backend != Backend::Auto || std::env::var_os("WHARF_BACKEND").is_some();
+    let by_choice =
+        args.options.running.with.backend != Backend::Auto || std::env::var_os("WHARF_BACKEND").is_some();
     if does_without && !by_choice {
         return format!("{line}, as io_uring cannot be used: `wharf probe` tells why");
     }
     line
+}
+/// The limits and deadlines in force, and why so many connections, in a line each.
+pub(crate) fn bounds(serve: &Serve, server: &ServerHandle) -> [String; 2] {
+    let admission = &serve.options.admission;
+    let mut limits = vec![format!("{} connections, {}", server.connections_max(), reason(admission))];
+    limits.extend(admission.max_per_address.map(|connections| format!("{connections} of one address")));
+    limits.extend(admission.accept_rate.map(|rate| rate.to_string()));
+    [format!("limits: {}", limits.join("; ")), format!("deadlines: {}", server.snapshot().deadlines)]
+}
+
+/// Why a server holds as many connections as it does.
+fn reason(admission: &Admission) -> String {
+    let descriptors = getrlimit(Resource::Nofile).current;
+    match (admission.max_connections, descriptors) {
+        (None, _) => String::from("from the descriptor limit"),
+        (Some(asked), Some(allowed)) if u64::from(asked) >= allowed => {
+            format!("from --max-connections, but the process may have only {allowed} descriptors")
+        }
+        _ => String::from("from --max-connections"),
+    }
 }
 
 /// What carries a server's connections: nearly always one backend.

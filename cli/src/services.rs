@@ -8,24 +8,32 @@ use wharf::{Chunk, Connection, Error, Result, Server, ServerHandle};
 
 use crate::args::{Service, Style};
 
-pub(crate) fn start(server: Server, service: Service, style: Style) -> Result<ServerHandle> {
+/// Starts a service. It sends at most `piece` bytes at a time: what the send queue can take is not what comes in at once.
+pub(crate) fn start(server: Server, service: Service, style: Style, piece: usize) -> Result<ServerHandle> {
     match (style, service) {
-        (Style::Async, Service::Echo) => server.start(echo),
+        (Style::Async, Service::Echo) => server.start(move |conn| echo(conn, piece)),
         (Style::Async, Service::Discard) => server.start(discard),
         (Style::Async, Service::Chargen) => server.start(chargen),
-        (Style::Async, Service::Pingpong) => server.start(pingpong),
-        (Style::Event, Service::Echo) => server.start_events(Echo::default),
+        (Style::Async, Service::Pingpong) => server.start(move |conn| pingpong(conn, piece)),
+        (Style::Event, Service::Echo) => server.start_events(move || Echo { piece, drain: Drain::default() }),
         (Style::Event, Service::Discard) => server.start_events(Discard::default),
         (Style::Event, Service::Chargen) => server.start_events(|| Chargen),
-        (Style::Event, Service::Pingpong) => server.start_events(Player::default),
+        (Style::Event, Service::Pingpong) => {
+            server.start_events(move || Player { piece, game: Pingpong::default(), drain: Drain::default() })
+        }
     }
 }
 
+/// The largest message of all services.
+pub(crate) const MESSAGE_MAX: usize = PATTERN.len();
+
 // Async style.
 
-async fn echo(mut conn: Connection) -> Result<()> {
+async fn echo(mut conn: Connection, piece: usize) -> Result<()> {
     while let Some(chunk) = next(&mut conn).await? {
-        conn.send(&chunk).await?;
+        for bytes in chunk.chunks(piece) {
+            conn.send(bytes).await?;
+        }
     }
     Ok(())
 }
@@ -54,13 +62,15 @@ async fn chargen(conn: Connection) -> Result<()> {
     ended.or(drained).or(generated).await
 }
 
-async fn pingpong(mut conn: Connection) -> Result<()> {
+async fn pingpong(mut conn: Connection, piece: usize) -> Result<()> {
     let mut game = Pingpong::default();
     while let Some(chunk) = next(&mut conn).await? {
-        let answer = game.play(&chunk);
-        conn.send(&answer.bytes).await?;
-        if answer.is_last {
-            return Err(Error::other("the peer sent something else than `ping`"));
+        for bytes in chunk.chunks(piece) {
+            let answer = game.play(bytes);
+            conn.send(&answer.bytes).await?;
+            if answer.is_last {
+                return Err(Error::other("the peer sent something else than `ping`"));
+            }
         }
     }
     Ok(())
@@ -79,18 +89,20 @@ async fn next(conn: &mut Connection) -> Result<Option<Chunk>> {
 
 // Event style.
 
-#[derive(Default)]
 struct Echo {
+    piece: usize,
     drain: Drain,
 }
 
 impl Handler for Echo {
     fn received(&mut self, conn: &mut event::Connection<'_>, bytes: &[u8]) -> Flow {
         self.drain.postpone(conn);
-        match conn.send(bytes) {
-            Ok(()) => Flow::Continue,
-            Err(_) => Flow::Consumed(0), // the queue is full: offered again when it is not
+        for (done, piece) in bytes.chunks(self.piece).enumerate() {
+            if conn.send(piece).is_err() {
+                return Flow::Consumed(done * self.piece); // the queue is full: offered again when it is not
+            }
         }
+        Flow::Continue
     }
 
     fn draining(&mut self, conn: &mut event::Connection<'_>) -> Flow {
@@ -142,8 +154,8 @@ impl Handler for Chargen {
     }
 }
 
-#[derive(Default)]
 struct Player {
+    piece: usize,
     game: Pingpong,
     drain: Drain,
 }
@@ -151,13 +163,18 @@ struct Player {
 impl Handler for Player {
     fn received(&mut self, conn: &mut event::Connection<'_>, bytes: &[u8]) -> Flow {
         self.drain.postpone(conn);
-        let mut game = self.game;
-        let answer = game.play(bytes);
-        if conn.send(&answer.bytes).is_err() {
-            return Flow::Consumed(0);
+        for (done, piece) in bytes.chunks(self.piece).enumerate() {
+            let mut game = self.game;
+            let answer = game.play(piece);
+            if conn.send(&answer.bytes).is_err() {
+                return Flow::Consumed(done * self.piece);
+            }
+            self.game = game;
+            if answer.is_last {
+                return Flow::Close;
+            }
         }
-        self.game = game;
-        if answer.is_last { Flow::Close } else { Flow::Continue }
+        Flow::Continue
     }
 
     fn draining(&mut self, conn: &mut event::Connection<'_>) -> Flow {

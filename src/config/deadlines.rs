@@ -1,5 +1,6 @@
 //! How long anything may take: [`Deadlines`].
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
@@ -133,6 +134,21 @@ impl Deadlines {
         self
     }
 
+    /// Those that are on, each with its name.
+    pub(crate) fn on(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let Deadlines { first_byte, idle, receive_rate, write, age, linger } = self;
+        let told = |after: &Option<Duration>| after.map(|after| format!("{after:?}"));
+        let all = [
+            ("first_byte", told(first_byte)),
+            ("idle", told(idle)),
+            ("receive_rate", receive_rate.map(|rate| rate.to_string())),
+            ("write", told(write)),
+            ("age", told(age)),
+            ("linger", Some(format!("{linger:?}"))),
+        ];
+        all.into_iter().filter_map(|(name, deadline)| Some((name, deadline?)))
+    }
+
     pub(crate) fn validate(&self) -> Result<()> {
         let all =
             [("first_byte", self.first_byte), ("idle", self.idle), ("write", self.write), ("age", self.age)];
@@ -146,5 +162,33 @@ impl Deadlines {
             return Err(Error::option("receive_rate", problem));
         }
         Ok(())
+    }
+}
+
+/// Those that are on: `first byte 30s, idle 60s, receive rate 240 bytes/s after 10s, write 30s, linger 2s`.
+impl fmt::Display for Deadlines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let each: Vec<_> =
+            self.on().map(|(name, after)| format!("{} {after}", name.replace('_', " "))).collect();
+        f.write_str(&each.join(", "))
+    }
+}
+
+impl fmt::Display for ReceiveRate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes/s after {:?}", self.bytes_per_second, self.grace)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deadlines_print_those_that_are_on() {
+        let printed = "first byte 30s, idle 60s, receive rate 240 bytes/s after 10s, write 30s, linger 2s";
+        assert_eq!(Deadlines::default().to_string(), printed);
+        let aged = Deadlines::for_clients().write(None).age(Duration::from_millis(1500));
+        assert_eq!(aged.to_string(), "age 1.5s, linger 2s");
     }
 }

@@ -1,5 +1,7 @@
 //! The bounds of a server and of its connections: [`Limits`].
 
+use std::fmt;
+
 use crate::error::{Error, Result};
 
 /// The bounds of a server or of one client connection. Memory is a function of these, never of what a peer does.
@@ -152,6 +154,22 @@ impl Limits {
         self
     }
 
+    /// Those that are set, each with its name, but for the number of connections.
+    pub(crate) fn set(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let prefix = self.per_address.map(|_| format!("{} bits", self.ipv6_prefix));
+        let queue = format!("{} bytes, marks at {} and {}", self.send_max, self.send_low, self.send_high);
+        let all = [
+            ("per_address", self.per_address.map(|connections| connections.to_string())),
+            ("ipv6_prefix", prefix),
+            ("accept_rate", self.accept_rate.map(|rate| rate.to_string())),
+            ("over_limit", Some(self.over_limit.to_string())),
+            ("receive_buffer", Some(format!("{} bytes", self.receive_buffer))),
+            ("send_max", Some(queue)),
+            ("when_full", Some(self.when_full.to_string())),
+        ];
+        all.into_iter().filter_map(|(name, limit)| Some((name, limit?)))
+    }
+
     /// Sets the memory that all connections of a server together may hold in buffers, in bytes, at least 1 MiB. Default:
     /// none, for each connection is bounded, and so is their number. Of no concern to clients.
     ///
@@ -233,4 +251,30 @@ pub enum OverLimit {
     Close,
     /// It is accepted and reset at once: the cheapest way to say no, and one that clients notice.
     Reset,
+}
+
+impl fmt::Display for AcceptRate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} per second, {} at once", self.per_second, self.burst)
+    }
+}
+
+impl fmt::Display for OverLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            OverLimit::Queue => "queue",
+            OverLimit::Close => "close",
+            OverLimit::Reset => "reset",
+        })
+    }
+}
+
+impl fmt::Display for WhenFull {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            WhenFull::Wait => "wait",
+            WhenFull::Refuse => "refuse",
+            WhenFull::Disconnect => "disconnect",
+        })
+    }
 }

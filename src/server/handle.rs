@@ -327,7 +327,7 @@ impl ServerHandle {
 impl fmt::Debug for ServerHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerHandle")
-            .field("local_addr", &self.local_addr())
+            .field("listeners", &self.state.addresses())
             .field("connections", &self.connections())
             .finish_non_exhaustive()
     }

@@ -117,8 +117,11 @@ impl fmt::Display for Snapshot {
             Some(max) => line("memory", &format_args!("{} of {max} bytes", self.memory_used))?,
             None => line("memory", &format_args!("{} bytes", self.memory_used))?,
         }
-        if let Some(per_address) = self.limits.per_address {
-            line("limit.per_address", &per_address)?;
+        for (name, limit) in self.limits.set() {
+            line(&format!("limit.{name}"), &limit)?;
+        }
+        for (name, deadline) in self.deadlines.on() {
+            line(&format!("deadline.{name}"), &deadline)?;
         }
         let stats = &self.stats;
         line("accepted", &stats.accepted)?;

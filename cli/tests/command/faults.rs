@@ -121,18 +121,23 @@ fn refused(errno: &str) -> String {
 }
 
 /// The command with a fault; `None`, and a word about it, where strace cannot work.
+fn with_fault(fault: &str, args: &[&str]) -> Option<Command> {
+    traced(&["-o", "/dev/null", "-e", "trace=io_uring_setup,io_uring_enter", "-e", fault], args)
+}
+
+/// The command under strace with these options; `None`, and a word about it, where strace cannot work.
 ///
 /// strace watches from aside (-D), so that signals and the exit code are the command's own. Not in the trial: then it would
 /// not be seen to fail where it is there and forbidden.
-fn with_fault(fault: &str, args: &[&str]) -> Option<Command> {
-    const OPTIONS: [&str; 6] = ["-f", "-qq", "-o", "/dev/null", "-e", "trace=io_uring_setup,io_uring_enter"];
+pub(crate) fn traced(options: &[&str], args: &[&str]) -> Option<Command> {
     let mut trial = Command::new("strace");
-    trial.args(OPTIONS).arg("true").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    trial.args(["-qq", "-o", "/dev/null", "true"]);
+    trial.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     if !trial.status().is_ok_and(|status| status.success()) {
         skipped("strace is not installed, or may not trace");
         return None;
     }
     let mut command = Command::new("strace");
-    command.arg("-D").args(OPTIONS).args(["-e", fault]).arg(wharf::<&str>([]).get_program()).args(args);
+    command.args(["-D", "-f", "-qq"]).args(options).arg(wharf::<&str>([]).get_program()).args(args);
     Some(command)
 }

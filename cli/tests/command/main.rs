@@ -1,10 +1,14 @@
 //! The `wharf` command as its users meet it: only arguments, standard streams, signals and exit codes.
 
+mod config;
 mod connect;
 mod demo;
 #[cfg(target_os = "linux")]
 mod faults;
+mod operator;
+mod options;
 mod probe;
 mod process;
+mod proxied;
 mod refused;
 mod serve;

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::LazyLock;
 use std::sync::mpsc::{self, Receiver};
@@ -96,14 +97,16 @@ impl Process {
         kill_process(Pid::from_child(&self.child), signal).expect("it is running");
     }
 
-    /// Waits for a line on standard error that contains `text`.
-    pub(crate) fn await_message(&self, text: &str) {
+    /// Waits for a line on standard error that contains `text`; returns all lines up to it.
+    pub(crate) fn await_message(&self, text: &str) -> String {
+        let mut lines = String::new();
         while let Ok(line) = self.stderr.recv_timeout(LIMIT) {
+            lines.push_str(&line);
             if line.contains(text) {
-                return;
+                return lines;
             }
         }
-        panic!("no line with {text:?} on standard error");
+        panic!("no line with {text:?} on standard error, only: {lines}");
     }
 
     /// Waits for the end. Output that was read before is not in the outcome.
@@ -143,6 +146,7 @@ impl Drop for Process {
 pub(crate) struct Server {
     pub(crate) process: Process,
     pub(crate) address: SocketAddr,
+    stdout: Receiver<String>,
 }
 
 impl Server {
@@ -152,24 +156,70 @@ impl Server {
         Server::of(command)
     }
 
-    /// The server that `command` starts.
+    /// The server that `command` starts, with a listener that has an IP address first.
     pub(crate) fn of(mut command: Command) -> Server {
         let mut process = Process::start(command.stdout(Stdio::piped()));
         let stdout = lines_of(process.stdout());
-        let line = stdout.recv_timeout(LIMIT).expect("it says where it listens");
-        let address = line.trim_end().strip_prefix("listening on ").expect(&line);
-        Server { address: address.parse().expect(&line), process }
+        let address = next_listener(&stdout);
+        Server { address: address.parse().expect(&address), process, stdout }
+    }
+
+    /// Where it listens besides: each listener in turn.
+    pub(crate) fn next_listener(&self) -> String {
+        next_listener(&self.stdout)
+    }
+
+    /// What it tells of itself on SIGUSR1.
+    pub(crate) fn snapshot(&self) -> String {
+        self.process.signal(Signal::USR1);
+        self.process.await_message("stalls ")
     }
 
     pub(crate) fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect_timeout(&self.address, LIMIT).expect("it listens");
-        bounded(stream)
+        self.try_connect().expect("it listens")
+    }
+
+    /// Connects; a reset that comes at once may be the result of that already.
+    pub(crate) fn try_connect(&self) -> io::Result<TcpStream> {
+        TcpStream::connect_timeout(&self.address, LIMIT).map(bounded)
     }
 
     /// Sends `signal` and waits for the end.
     pub(crate) fn end(self, signal: Signal) -> Outcome {
         self.process.signal(signal);
         self.process.outcome()
+    }
+}
+
+fn next_listener(stdout: &Receiver<String>) -> String {
+    let line = stdout.recv_timeout(LIMIT).expect("it says where it listens");
+    line.trim_end().strip_prefix("listening on ").expect(&line).to_owned()
+}
+
+/// A folder that goes with its test.
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    pub(crate) fn new(name: &str) -> Folder {
+        let folder = std::env::temp_dir().join(format!("wharf-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("there is room");
+        Folder(folder)
+    }
+
+    /// The path of a file in it.
+    pub(crate) fn path(&self, name: &str) -> String {
+        self.0.join(name).to_str().expect("it is made of letters").to_owned()
+    }
+
+    pub(crate) fn write(&self, name: &str, text: &str) -> String {
+        std::fs::write(self.0.join(name), text).expect("it can be written");
+        self.path(name)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.0));
     }
 }
 
@@ -188,10 +238,24 @@ pub(crate) fn accept(listener: TcpListener) -> TcpStream {
     bounded(stream)
 }
 
-fn bounded(stream: TcpStream) -> TcpStream {
+pub(crate) fn bounded(stream: TcpStream) -> TcpStream {
     stream.set_read_timeout(Some(LIMIT)).expect("the limit is not zero");
     stream.set_write_timeout(Some(LIMIT)).expect("the limit is not zero");
     stream
+}
+
+/// Asserts that a client was refused with a reset, then or now.
+pub(crate) fn assert_reset(client: io::Result<TcpStream>) {
+    let error = client.and_then(|mut client| client.read(&mut [0; 1])).expect_err("it is refused");
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+}
+
+/// Asserts that what a client sends comes back.
+pub(crate) fn assert_echoes(client: &mut (impl Read + Write)) {
+    client.write_all(b"hello").expect("it takes the question");
+    let mut came = [0; 5];
+    client.read_exact(&mut came).expect("it answers");
+    assert_eq!(&came, b"hello");
 }
 
 /// Says that a test could not run. Past the test harness, which shows only what failing tests print.

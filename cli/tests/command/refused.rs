@@ -21,9 +21,19 @@ fn what_cannot_be_done_is_one_line_that_names_operation_address_and_cause() {
             "option `workers` must be between 1 and 1024",
         ),
         (
-            [serve("127.0.0.1:0"), vec!["--max-connections", "0"]].concat(),
-            "option `connections` must be at least 1",
+            [serve("127.0.0.1:0"), vec!["--watchdog", "1ms"]].concat(),
+            "option `watchdog` must be at least 10 ms",
         ),
+        (
+            [serve("127.0.0.1:0"), vec!["--keepalive", "500ms"]].concat(),
+            "option `keepalive` must be between 1 s and 32767 s",
+        ),
+        (
+            [serve("127.0.0.1:0"), vec!["--device", "no/device"]].concat(),
+            "option `device` must be the name of a network device",
+        ),
+        (serve("unix:"), "listen on unix:: the path is missing"),
+        (serve("unix:/no/such/folder/socket"), "listen on unix:/no/such/folder/socket: no such file"),
         (vec!["demo", "--workers", "0"], "option `workers` must be between 1 and 1024"),
         (vec!["connect", "localhost"], "connect to localhost: the port is missing"),
         (vec!["connect", "[::1]:x"], "connect to [::1]:x: `x` is not a port number"),
@@ -72,13 +82,65 @@ fn a_command_line_that_makes_no_sense_exits_2() {
 }
 
 #[test]
+fn a_value_that_makes_no_sense_is_named_with_its_option() {
+    let cases = [
+        ("--max-connections", "0", "0 is not in 1.."),
+        ("--max-per-address", "few", "invalid digit"),
+        ("--ipv6-prefix", "129", "129 is not in 1..=128"),
+        ("--accept-rate", "5/0", "must be at least 1"),
+        ("--accept-rate", "fast", "`fast` is not a number"),
+        ("--over-limit", "pray", "possible values: queue, close, reset"),
+        ("--allow", "10.1.0.0/8", "the address has bits behind the prefix; write 10.0.0.0/8"),
+        ("--deny", "localhost", "`localhost` is not an IP address"),
+        ("--proxy-protocol", "10.0.0.0/33", "`33` is not a number of bits (0 to 32)"),
+        ("--first-byte-timeout", "0s", "must be longer than zero; `none` turns it off"),
+        ("--idle-timeout", "soon", "expected number at 0"),
+        ("--min-rate", "0", "must be at least 1 byte"),
+        ("--min-rate", "240/10", "time unit needed"),
+        ("--write-timeout", "3", "time unit needed"),
+        ("--max-age", "old", "expected number at 0"),
+        ("--drain", "none", "expected number at 0"),
+        ("--write-queue", "64kB", "`kB` is not a unit; there are B, KiB, MiB and GiB"),
+        ("--write-queue", "1KiB", "must be at least 8KiB"),
+        ("--max-memory", "1KiB", "must be at least 1024KiB"),
+        ("--when-full", "cry", "possible values: wait, refuse, disconnect"),
+        ("--backlog", "0", "number would be zero"),
+        ("--nodelay", "maybe", "possible values: on, off"),
+        ("--keepalive", "never", "expected number at 0"),
+        ("--user-timeout", "0s", "must be longer than zero"),
+        ("--dscp", "64", "64 is not in 0..=63"),
+        ("--mark", "blue", "must be a number of 32 bits, such as 7 or 0x1f"),
+        ("--watchdog", "dog", "expected number at 0"),
+    ];
+    for (option, value, problem) in cases {
+        let args = ["serve", "echo", "--listen", "127.0.0.1:0", option, value];
+        let outcome = Process::run(&mut wharf(args), Vec::new());
+        let stderr = &outcome.stderr;
+        assert_eq!(outcome.code, Some(2), "{option} {value}: {stderr}");
+        let named = format!("error: invalid value '{value}' for '{option} <");
+        assert!(stderr.starts_with(&named) && stderr.contains(problem), "{option} {value}: {stderr}");
+    }
+}
+
+#[test]
 fn help_tells_the_exit_codes() {
     for command in ["demo", "serve", "connect", "probe"] {
         let outcome = Process::run(&mut wharf([command, "--help"]), Vec::new());
         let help = String::from_utf8_lossy(&outcome.stdout);
         assert_eq!(outcome.code, Some(0));
         assert!(help.contains("Exit codes:"), "{help}");
+        assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
     }
+}
+
+#[test]
+fn the_help_of_serve_has_an_order() {
+    let outcome = Process::run(&mut wharf(["serve", "--help"]), Vec::new());
+    let help = String::from_utf8_lossy(&outcome.stdout).into_owned();
+    let headings =
+        ["Listening", "Admission", "Deadlines", "Queues", "Sockets", "Running", "The file", "Signals"];
+    let at = headings.map(|heading| help.find(&format!("\n{heading}:\n")).expect(heading));
+    assert!(at.is_sorted(), "{help}");
 }
 
 fn assert_refused(args: &[&str], code: i32, expected: &str) {

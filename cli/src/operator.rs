@@ -1,0 +1,119 @@
+//! What a running server does on signals: drain, reload, tell how it is, suspend.
+
+use std::time::Duration;
+
+use signal_hook::consts::{SIGHUP, SIGUSR1, SIGUSR2};
+use wharf::{Phase, ServerHandle};
+
+use crate::exit::{self, Failure, note};
+use crate::serve;
+use crate::settings::{CommandLine, Settings};
+
+/// Obeys signals from now on.
+pub(crate) fn obey_signals(
+    line: CommandLine,
+    settings: Settings,
+    server: ServerHandle,
+) -> Result<(), Failure> {
+    let [interrupt, terminate] = exit::ENDING;
+    let mut operator = Operator {
+        quiet: settings.serve.quiet,
+        drain: settings.serve.options.times.drain,
+        draining: false,
+        line,
+        started: settings,
+        server,
+    };
+    exit::on_signals(&[interrupt, terminate, SIGHUP, SIGUSR1, SIGUSR2], move |signal| operator.obey(signal))
+}
+
+struct Operator {
+    line: CommandLine,
+    /// What the server was started with.
+    started: Settings,
+    quiet: bool,
+    drain: Duration,
+    draining: bool,
+    server: ServerHandle,
+}
+
+impl Operator {
+    fn obey(&mut self, signal: i32) {
+        match signal {
+            SIGHUP => self.reload(),
+            SIGUSR1 => exit::print(self.server.snapshot()),
+            SIGUSR2 => self.suspend_or_resume(),
+            _ => self.end(),
+        }
+    }
+
+    fn end(&mut self) {
+        let within = if self.draining { Duration::ZERO } else { self.drain };
+        if self.draining {
+            self.say("stopping at once");
+        } else {
+            let (connections, time) = (self.server.connections(), humantime::format_duration(within));
+            self.say(&format!("draining {connections} connections for at most {time}"));
+        }
+        self.draining = true;
+        self.server.drain(within);
+    }
+
+    fn reload(&mut self) {
+        let Some(file) = self.line.file() else {
+            return self.say("SIGHUP: there is nothing to read again without --config");
+        };
+        let file = file.display().to_string();
+        match self.line.settings().and_then(|settings| self.apply(&settings).map(|()| settings)) {
+            Ok(settings) => self.tell_of_reload(&file, &settings),
+            Err(problem) => note(format_args!("reload failed, all stays as it was: {problem}")),
+        }
+    }
+
+    /// Changes what can change while the server runs.
+    fn apply(&mut self, settings: &Settings) -> Result<(), Failure> {
+        let options = &settings.serve.options;
+        let limits_before = self.server.limits();
+        self.server.set_limits(options.limits())?;
+        if let Err(error) = self.server.set_deadlines(options.deadlines(settings.serve.service)) {
+            // All or nothing: they were in force a moment ago.
+            self.server.set_limits(limits_before)?;
+            return Err(error.into());
+        }
+        self.server.set_access(options.access());
+        self.drain = options.times.drain;
+        Ok(())
+    }
+
+    fn tell_of_reload(&self, file: &str, settings: &Settings) {
+        self.say(&format!("reloaded {file}"));
+        serve::bounds(&settings.serve, &self.server).iter().for_each(|line| self.say(line));
+        let fixed = self.started.fixed_differences(settings);
+        if !fixed.is_empty() {
+            self.say(&format!(
+                "warning: what cannot change while the server runs stays as it was: {}",
+                fixed.join(", ")
+            ));
+        }
+    }
+
+    fn suspend_or_resume(&self) {
+        match self.server.phase() {
+            Phase::Serving => {
+                self.server.suspend();
+                self.say("suspended; SIGUSR2 resumes");
+            }
+            Phase::Suspended => match self.server.resume() {
+                Ok(()) => self.say("resumed"),
+                Err(error) => note(format_args!("cannot resume: {error}")),
+            },
+            _ => {}
+        }
+    }
+
+    fn say(&self, line: &str) {
+        if !self.quiet {
+            note(line);
+        }
+    }
+}

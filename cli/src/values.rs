@@ -1,0 +1,222 @@
+//! Values as they are written on the command line and in a file: durations, sizes, rates.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use wharf::{AcceptRate, Network, ReceiveRate};
+
+/// A duration, or `none`.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Timeout(pub(crate) Option<Duration>);
+
+impl FromStr for Timeout {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Timeout, String> {
+        if text == "none" {
+            return Ok(Timeout(None));
+        }
+        match humantime::parse_duration(text) {
+            Ok(Duration::ZERO) => Err(String::from("must be longer than zero; `none` turns it off")),
+            Ok(after) => Ok(Timeout(Some(after))),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+/// A number of bytes: `4096`, `64KiB`, `1MiB`.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Size(pub(crate) usize);
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Size, String> {
+        let unit_at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(unit_at);
+        let factor: usize = match unit {
+            "" | "B" => 1,
+            "KiB" => 1 << 10,
+            "MiB" => 1 << 20,
+            "GiB" => 1 << 30,
+            _ => return Err(format!("`{unit}` is not a unit; there are B, KiB, MiB and GiB")),
+        };
+        let number: usize = number.parse().map_err(|_| format!("`{number}` is not a number"))?;
+        match number.checked_mul(factor) {
+            None => Err(String::from("is more than any machine has")),
+            Some(0) => Err(String::from("must be at least 1 byte")),
+            Some(bytes) => Ok(Size(bytes)),
+        }
+    }
+}
+
+/// A size of at least so many KiB.
+pub(crate) fn size_from<const KIB: usize>(text: &str) -> Result<Size, String> {
+    let size: Size = text.parse()?;
+    if size.0 < KIB << 10 {
+        return Err(format!("must be at least {KIB}KiB"));
+    }
+    Ok(size)
+}
+
+/// How fast connections may come in: `N` or `N/BURST`.
+pub(crate) fn accept_rate(text: &str) -> Result<AcceptRate, String> {
+    let (per_second, burst) = pair(text);
+    let number = |text: &str| match text.parse::<u32>() {
+        Ok(0) => Err(String::from("must be at least 1")),
+        Ok(number) => Ok(number),
+        Err(_) => Err(format!("`{text}` is not a number")),
+    };
+    let rate = AcceptRate::new(number(per_second)?);
+    burst.map_or(Ok(rate), |burst| Ok(rate.burst(number(burst)?)))
+}
+
+/// The least rate of a message: `BYTES` in a second or `BYTES/GRACE`; or `none`.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MinRate(pub(crate) Option<ReceiveRate>);
+
+impl FromStr for MinRate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<MinRate, String> {
+        if text == "none" {
+            return Ok(MinRate(None));
+        }
+        let (bytes, grace) = pair(text);
+        let bytes = u32::try_from(bytes.parse::<Size>()?.0).map_err(|_| "must be less than 4GiB")?;
+        let rate = ReceiveRate::new(bytes);
+        let Some(grace) = grace else { return Ok(MinRate(Some(rate))) };
+        let grace = humantime::parse_duration(grace).map_err(|error| error.to_string())?;
+        Ok(MinRate(Some(rate.grace(grace))))
+    }
+}
+
+fn pair(text: &str) -> (&str, Option<&str>) {
+    text.split_once('/').map_or((text, None), |(first, second)| (first, Some(second)))
+}
+
+/// A network, with what is wrong but not with the text itself, which stands beside it anyway.
+pub(crate) fn network(text: &str) -> Result<Network, String> {
+    text.parse().map_err(|error: wharf::Error| {
+        let message = error.to_string();
+        message.strip_prefix(&format!("parse {text}: ")).map_or(message.clone(), String::from)
+    })
+}
+
+/// A mark of packets, also as `0x1f`.
+pub(crate) fn mark(text: &str) -> Result<u32, String> {
+    let mark = match text.strip_prefix("0x") {
+        Some(digits) => u32::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    mark.map_err(|_| String::from("must be a number of 32 bits, such as 7 or 0x1f"))
+}
+
+#[derive(Copy, Clone, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Switch {
+    On,
+    Off,
+}
+
+/// What becomes of a connection that is one too many.
+#[derive(Copy, Clone, Debug, ValueEnum)]
+pub(crate) enum OverLimit {
+    /// It waits in the kernel's backlog; if only its address has too many, it is reset.
+    Queue,
+    /// It is accepted and closed at once.
+    Close,
+    /// It is accepted and reset at once.
+    Reset,
+}
+
+/// What becomes of a message that the queue has no room for.
+#[derive(Copy, Clone, Debug, ValueEnum)]
+pub(crate) enum WhenFull {
+    /// It waits, and the client's next bytes behind it.
+    Wait,
+    /// It is refused, and a service in async style ends the connection; in event style it waits.
+    Refuse,
+    /// The connection is reset.
+    Disconnect,
+}
+
+impl From<OverLimit> for wharf::OverLimit {
+    fn from(policy: OverLimit) -> wharf::OverLimit {
+        match policy {
+            OverLimit::Queue => wharf::OverLimit::Queue,
+            OverLimit::Close => wharf::OverLimit::Close,
+            OverLimit::Reset => wharf::OverLimit::Reset,
+        }
+    }
+}
+
+impl From<WhenFull> for wharf::WhenFull {
+    fn from(when_full: WhenFull) -> wharf::WhenFull {
+        match when_full {
+            WhenFull::Wait => wharf::WhenFull::Wait,
+            WhenFull::Refuse => wharf::WhenFull::Refuse,
+            WhenFull::Disconnect => wharf::WhenFull::Disconnect,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_is_a_duration_or_none() {
+        assert_eq!("none".parse(), Ok(Timeout(None)));
+        assert_eq!("500ms".parse(), Ok(Timeout(Some(Duration::from_millis(500)))));
+        assert_eq!("2m".parse(), Ok(Timeout(Some(Duration::from_secs(120)))));
+        for wrong in ["", "0s", "3", "-1s", "soon"] {
+            assert!(wrong.parse::<Timeout>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_size_is_a_number_of_bytes_with_or_without_a_unit() {
+        for (text, bytes) in [("1", 1), ("4096B", 4096), ("64KiB", 64 << 10), ("6GiB", 6 << 30)] {
+            assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
+        }
+        for (text, problem) in [
+            ("", "`` is not a number"),
+            ("KiB", "`` is not a number"),
+            ("64kb", "`kb` is not a unit"),
+            ("1.5MiB", "`.5MiB` is not a unit"),
+            ("-1", "`-1` is not a unit"),
+            ("0KiB", "must be at least 1 byte"),
+            ("99999999999999999999", "`99999999999999999999` is not a number"),
+            ("17179869184GiB", "is more than any machine has"),
+        ] {
+            let error = text.parse::<Size>().expect_err(text);
+            assert!(error.contains(problem), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_rate_may_have_a_burst_and_a_least_rate_a_grace() {
+        assert_eq!(accept_rate("200"), Ok(AcceptRate::new(200)));
+        assert_eq!(accept_rate("200/50"), Ok(AcceptRate::new(200).burst(50)));
+        for wrong in ["", "0", "1/0", "1/", "/1", "1/2/3", "fast"] {
+            assert!(accept_rate(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!("none".parse(), Ok(MinRate(None)));
+        assert_eq!("1KiB".parse(), Ok(MinRate(Some(ReceiveRate::new(1024)))));
+        let strict = ReceiveRate::new(100).grace(Duration::from_secs(5));
+        assert_eq!("100/5s".parse(), Ok(MinRate(Some(strict))));
+        for wrong in ["", "0", "1/", "1/5", "4GiB", "slow"] {
+            assert!(wrong.parse::<MinRate>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_network_says_what_is_wrong_and_a_mark_may_be_hexadecimal() {
+        assert!(network("10.0.0.0/8").is_ok());
+        let error = network("10.1.0.0/8").expect_err("bits behind the prefix");
+        assert_eq!(error, "the address has bits behind the prefix; write 10.0.0.0/8");
+        assert_eq!((mark("7"), mark("0x1F")), (Ok(7), Ok(31)));
+        assert!(mark("4294967296").is_err() && mark("0x").is_err() && mark("x").is_err());
+    }
+}

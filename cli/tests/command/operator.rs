@@ -1,0 +1,152 @@
+//! Signals to a running `wharf serve` besides those that end it: reload, snapshot, suspend.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::thread;
+
+use rustix::process::Signal;
+
+use crate::process::{Folder, Server, assert_echoes, assert_reset, wharf};
+
+#[test]
+fn a_snapshot_tells_what_the_server_is_doing_and_has_done() {
+    let server = Server::start("echo", "async", &["--workers", "1"]);
+    let mut client = server.connect();
+    client.write_all(b"hello").unwrap();
+    client.read_exact(&mut [0; 5]).unwrap();
+    let during = server.snapshot();
+    let fact = |name: &str, value: &str| format!("{name:<22} {value}");
+    for fact in [
+        fact("phase", "serving"),
+        fact("connections", "1 of "),
+        fact("worker.0", "1 on "),
+        fact("accepted", "1"),
+    ] {
+        assert!(during.contains(&fact), "{fact}: {during}");
+    }
+    assert!(during.contains(&fact("listener", &format!("{} (1 let in)", server.address))), "{during}");
+    drop(client);
+    while !server.snapshot().contains(&fact("closed", "1 closed by the peer")) {
+        thread::yield_now();
+    }
+    assert!(server.snapshot().contains(&fact("received", "5 bytes")));
+}
+
+#[test]
+fn a_quiet_server_tells_what_it_is_asked_for() {
+    let server = Server::start("echo", "async", &["--quiet"]);
+    assert!(server.snapshot().starts_with("phase "));
+    let outcome = server.end(Signal::TERM);
+    assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn a_reload_changes_limits_networks_and_deadlines() {
+    let folder = Folder::new("reload");
+    let file = folder.write("wharf.conf", "max-connections = 10\nidle-timeout = 1h\n");
+    let server = Server::start("echo", "async", &["--config", &file, "--write-timeout", "9s"]);
+    let mut early = server.connect();
+    assert_echoes(&mut early);
+
+    folder.write(
+        "wharf.conf",
+        "max-connections = 20\nmax-per-address = 1\nover-limit = close\nidle-timeout = 2h\nwrite-timeout = 1s\n\
+         write-queue = 8KiB\ndrain = 3s\n",
+    );
+    let said = reload(&server, "reloaded ");
+    assert!(said.contains(&file), "{said}");
+    let said = server.process.await_message("deadlines: ");
+    assert!(said.contains("limits: 20 connections, from --max-connections; 1 of one address\n"), "{said}");
+    let snapshot = server.snapshot();
+    for (name, value) in [
+        ("connections", "1 of 20"),
+        ("limit.per_address", "1"),
+        ("limit.send_max", "8192 bytes"),
+        ("deadline.idle", "7200s"),
+        ("deadline.write", "9s"), // the command line wins, again
+    ] {
+        assert!(snapshot.contains(&format!("{name:<22} {value}")), "{name}: {snapshot}");
+    }
+    assert_eq!(server.connect().read(&mut [0; 1]).unwrap(), 0, "one of this address is there");
+    assert_echoes(&mut early);
+
+    folder.write("wharf.conf", "deny = 127.0.0.1\nidle-timeout = 50ms\n");
+    reload(&server, "deadlines: ");
+    assert_reset(server.try_connect());
+
+    folder.write("wharf.conf", "idle-timeout = 50ms\n");
+    reload(&server, "deadlines: ");
+    assert_eq!(server.connect().read(&mut [0; 1]).unwrap(), 0, "the idle deadline passes");
+    assert_echoes(&mut early);
+    let outcome = server.end(Signal::TERM);
+    assert!(outcome.stderr.contains("for at most 15s"), "{outcome:?}");
+    assert!(outcome.stderr.contains("1 idle deadline passed"), "{outcome:?}");
+}
+
+#[test]
+fn a_reload_tells_what_it_cannot_change() {
+    let folder = Folder::new("fixed");
+    let file = folder.write("wharf.conf", "workers = 1\nnodelay = on\nidle-timeout = 5s\n");
+    let server = Server::start("echo", "async", &["--config", &file]);
+    folder.write("wharf.conf", "nodelay = off\nlisten = 127.0.0.1:1\nidle-timeout = 6s\ndrain = 4s\n");
+    let said = reload(&server, "warning");
+    // `listen` stands on the command line, which wins.
+    let warning = "warning: what cannot change while the server runs stays as it was: nodelay, workers\n";
+    assert!(said.contains("idle 6s") && said.contains(warning), "{said}");
+    let outcome = server.end(Signal::TERM);
+    assert!(outcome.stderr.contains("for at most 4s"), "{outcome:?}");
+}
+
+#[test]
+fn a_bad_file_changes_nothing() {
+    let folder = Folder::new("bad-reload");
+    let file = folder.write("wharf.conf", "idle-timeout = 5s\n");
+    for quiet in [false, true] {
+        let more: &[&str] = if quiet { &["--config", &file, "--quiet"] } else { &["--config", &file] };
+        let server = Server::start("echo", "async", more);
+        folder.write("wharf.conf", "idle-timeout = 6s\nmax-connections = few\n");
+        let said = reload(&server, "reload failed");
+        let problem = format!("reload failed, all stays as it was: {file}:2: invalid value 'few'");
+        assert!(said.contains(&problem), "{said}");
+        assert!(server.snapshot().contains(&format!("{:<22} 5s\n", "deadline.idle")));
+
+        std::fs::remove_file(&file).unwrap();
+        let said = reload(&server, "reload failed");
+        assert!(said.contains(&format!("read {file}: no such file or directory")), "{said}");
+        folder.write("wharf.conf", "idle-timeout = 5s\n");
+    }
+}
+
+#[test]
+fn there_is_nothing_to_reload_without_a_file() {
+    let server = Server::start("echo", "async", &[]);
+    reload(&server, "SIGHUP: there is nothing to read again without --config");
+    assert_echoes(&mut server.connect());
+}
+
+#[test]
+fn a_suspended_server_accepts_nobody_and_keeps_who_is_there() {
+    let server = Server::of(wharf(["serve", "echo", "--listen", "127.0.0.1:0"]));
+    let mut early = server.connect();
+    assert_echoes(&mut early);
+    server.process.signal(Signal::USR2);
+    server.process.await_message("suspended");
+    // The message comes about when it is done, and not before.
+    let refused = loop {
+        match TcpStream::connect(server.address) {
+            Ok(_) => thread::yield_now(),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    assert_echoes(&mut early);
+    server.process.signal(Signal::USR2);
+    server.process.await_message("resumed");
+    assert_echoes(&mut server.connect());
+    assert_eq!(server.end(Signal::TERM).code, Some(0));
+}
+
+fn reload(server: &Server, text: &str) -> String {
+    server.process.signal(Signal::HUP);
+    server.process.await_message(text)
+}
