@@ -88,7 +88,7 @@ fn message(states: &[State<'_>]) -> String {
 
 fn monotonic_us() -> i64 {
     let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec * 1_000_000 + i64::from(now.tv_nsec) / 1_000
+    now.tv_sec * 1_000_000 + now.tv_nsec / 1_000
 }
 
 #[cfg(test)]

@@ -41,6 +41,7 @@ pub struct SocketOptions {
     pub(crate) device: Option<String>,
     pub(crate) mark: Option<u32>,
     pub(crate) dscp: Option<u8>,
+    pub(crate) fast_open: Option<u32>,
 }
 
 impl Default for SocketOptions {
@@ -60,6 +61,7 @@ impl Default for SocketOptions {
             device: None,
             mark: None,
             dscp: None,
+            fast_open: None,
         }
     }
 }
@@ -195,6 +197,20 @@ impl SocketOptions {
         self
     }
 
+    /// Sets how many connections of a listener may wait whose first packet brought data (TCP Fast Open, RFC 7413;
+    /// TCP_FASTOPEN, tcp(7)). Default: off.
+    ///
+    /// The kernel must have it switched on for servers (`net.ipv4.tcp_fastopen`, bit 2). What came with the first packet may
+    /// come twice: only for protocols whose first message may be repeated.
+    ///
+    /// # Platform notes
+    /// Linux only. Clients do not use it: connecting would succeed before anybody has answered.
+    #[must_use]
+    pub fn fast_open(mut self, queue: impl Into<Option<u32>>) -> SocketOptions {
+        self.fast_open = queue.into();
+        self
+    }
+
     pub(crate) fn validate(&self) -> Result<()> {
         if self.backlog == 0 || i32::try_from(self.backlog).is_err() {
             return Err(Error::option("backlog", "must be between 1 and 2147483647"));
@@ -233,6 +249,9 @@ impl SocketOptions {
         if self.dscp.is_some_and(|code_point| code_point > 63) {
             return Err(Error::option("dscp", "must be between 0 and 63"));
         }
+        if self.fast_open.is_some_and(|queue| queue == 0 || i32::try_from(queue).is_err()) {
+            return Err(Error::option("fast_open", "must be between 1 and 2147483647; None turns it off"));
+        }
         self.check_platform()
     }
 
@@ -244,7 +263,12 @@ impl SocketOptions {
 
     #[cfg(not(target_os = "linux"))]
     fn check_platform(&self) -> Result<()> {
-        for (name, is_set) in [("device", self.device.is_some()), ("mark", self.mark.is_some())] {
+        let of_linux = [
+            ("device", self.device.is_some()),
+            ("mark", self.mark.is_some()),
+            ("fast_open", self.fast_open.is_some()),
+        ];
+        for (name, is_set) in of_linux {
             if is_set {
                 return Err(Error::option(name, "is an option of Linux, which this system does not have"));
             }

@@ -74,6 +74,8 @@
 mod alarm;
 pub(crate) mod buffer;
 mod capability;
+#[cfg(target_os = "linux")]
+pub(crate) mod fast_open;
 mod listening;
 #[cfg_attr(target_os = "linux", path = "outq.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "no_outq.rs")]

@@ -6,10 +6,14 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+#[cfg(target_os = "linux")]
+use std::os::fd::AsFd;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::config::SocketOptions;
+#[cfg(target_os = "linux")]
+use crate::engine::fast_open;
 use crate::error::plain;
 
 pub(crate) use unix::{is_socket, listen_unix};
@@ -24,6 +28,10 @@ pub(crate) fn listen(address: SocketAddr, options: &SocketOptions) -> io::Result
     }
     if options.reuse_port {
         set("reuse_port", socket.set_reuse_port(true))?;
+    }
+    #[cfg(target_os = "linux")]
+    if let Some(queue) = options.fast_open {
+        set("fast_open", fast_open::set_fast_open(socket.as_fd(), queue.try_into().unwrap_or(i32::MAX)))?;
     }
     apply(&SockRef::from(&socket), Domain::for_address(address), options)?;
     socket.bind(&address.into())?;

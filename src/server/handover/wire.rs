@@ -82,7 +82,10 @@ pub(super) fn send(stream: impl AsFd, message: Message, descriptors: &[BorrowedF
     let bytes = message.encode();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+    // Padding may leave room for one more than there may be.
+    let fit = descriptors.len() <= DESCRIPTORS_MAX
+        && (descriptors.is_empty() || control.push(SendAncillaryMessage::ScmRights(descriptors)));
+    if !fit {
         return Err(invalid("more listeners than a server may have"));
     }
     let sent = loop {
