@@ -53,6 +53,7 @@ pub(crate) enum Operation {
     Handle,
     Adopt,
     TakeOver,
+    Notify,
     Parse,
 }
 
@@ -273,6 +274,7 @@ impl Operation {
             Operation::Handle => "handle",
             Operation::Adopt => "adopt",
             Operation::TakeOver => "take over",
+            Operation::Notify => "notify",
             Operation::Parse => "parse",
         }
     }
@@ -288,6 +290,7 @@ impl Operation {
             | Operation::Finish
             | Operation::Deliver => " to",
             Operation::Start
+            | Operation::Notify
             | Operation::Wait
             | Operation::Run
             | Operation::Handle

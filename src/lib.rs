@@ -85,6 +85,7 @@ mod runtime;
 mod server;
 pub mod sim;
 mod sockets;
+pub mod systemd;
 mod time;
 mod worker;
 

@@ -141,10 +141,10 @@ impl Clock {
         self.hurry(at);
     }
 
-    /// A delayed close, of a connection that does not close yet.
+    /// A delayed close. One whose linger time runs, since a send failed, ends when that is over at the latest.
     pub(crate) fn close(&mut self, at: Time) {
-        debug_assert!(!self.lingers, "it closes already");
-        self.end_at = Some(at);
+        let lingers_until = self.end_at.filter(|_| self.lingers);
+        self.end_at = Some(lingers_until.map_or(at, |until| until.min(at)));
         self.hurry(self.end_at);
     }
 

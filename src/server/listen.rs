@@ -13,6 +13,7 @@ use std::sync::Arc;
 use socket2::SockRef;
 
 use super::handover::Heritage;
+use super::passed::{self, Which};
 use crate::address::{Address, UnixName};
 use crate::config::{ProxyProtocol, SocketOptions};
 use crate::endpoint::{Endpoint, Host};
@@ -65,8 +66,55 @@ impl Listen {
     ///
     /// Port 0 takes a free port. `[::]` takes IPv4 too. The file of a Unix socket that nobody listens on any more is
     /// replaced; it is removed when the server drains.
+    ///
+    /// `systemd` stands for all sockets that the service manager passed to this process and nobody has taken yet,
+    /// `systemd:NAME` for those of this name (`FileDescriptorName=`), and `fd:N` for the one with this number: several
+    /// listeners, if there are several. They are like [given](Listen::given) ones. It is an error if there is none,
+    /// if another process is meant, and if one is no listening stream socket.
     pub fn at(address: impl fmt::Display) -> Listen {
         Listen { source: Source::Text(address.to_string()), sockets: None, mode: None, proxy: None }
+    }
+
+    /// All sockets that the service manager passed to this process (sd_listen_fds(3)) and that nobody has taken yet; none, if it
+    /// passed none. They are free again when the server, its handles and its description are gone.
+    ///
+    /// The environment is read, and what it says about sockets removed from it, when this, or a server that listens on
+    /// `systemd` or `fd:N`, first needs it. That should be before the program has other threads that read it.
+    ///
+    /// # Errors
+    /// If the sockets are meant for another process, or one is no stream socket.
+    ///
+    /// ```
+    /// use wharf::{Connection, Listen, Server};
+    ///
+    /// let passed = Listen::from_systemd()?;
+    /// let mut server = Server::bind("127.0.0.1:0");
+    /// for listen in passed {
+    ///     server = server.listen(listen);
+    /// }
+    /// # drop(server);
+    /// # Ok::<(), wharf::Error>(())
+    /// ```
+    pub fn from_systemd() -> Result<Vec<Listen>> {
+        let sockets = passed::take(Which::All, "systemd")?;
+        Ok(sockets.into_iter().map(|socket| Listen::at("").on(socket)).collect())
+    }
+
+    /// The sockets that this stands for, if it stands for those that were passed to the process, and else itself.
+    pub(super) fn passed(&self) -> Result<Vec<Listen>> {
+        let Source::Text(text) = &self.source else { return Ok(vec![self.clone()]) };
+        let Some(which) = Which::parse(text) else { return Ok(vec![self.clone()]) };
+        let sockets = passed::take(which?, text)?;
+        if sockets.is_empty() {
+            return Err(passed::nothing(text));
+        }
+        Ok(sockets.into_iter().map(|socket| self.clone().on(socket)).collect())
+    }
+
+    /// The same on a socket that listens already.
+    fn on(mut self, socket: Arc<OwnedFd>) -> Listen {
+        self.source = Source::Given(socket);
+        self
     }
 
     /// A socket that listens already: of a service manager, of a parent process, or made by this program.

@@ -5,6 +5,7 @@ mod handle;
 mod handover;
 mod hooks;
 mod listen;
+mod passed;
 mod registry;
 mod snapshot;
 mod state;
@@ -41,6 +42,7 @@ use crate::connection::Connection;
 use crate::engine::{Engine, Listener};
 use crate::error::{Cause, Error, Operation, Result};
 use crate::event::Handler;
+use crate::systemd::State;
 use crate::worker::Worker;
 use crate::worker::member::{Attach, Member};
 
@@ -80,6 +82,7 @@ pub struct Server {
     spin: Duration,
     workers: Option<usize>,
     handover: Option<Handover>,
+    notifies: bool,
     hooks: Hooks,
     watchdog: Watchdog,
 }
@@ -100,7 +103,8 @@ const LISTENERS_MAX: usize = 64;
 const SPIN_MAX: Duration = Duration::from_millis(10);
 
 impl Server {
-    /// Describes a server that will listen on `address`: `1.2.3.4:port`, `[v6]:port` or `name:port`.
+    /// Describes a server that will listen on `address`: `1.2.3.4:port`, `[v6]:port`, `name:port`, or whatever else
+    /// [`Listen::at`] reads.
     ///
     /// Port 0 takes a free port, which [`ServerHandle::local_addr`] tells. `[::]` takes IPv4 too. Nothing happens until
     /// the server starts, so a bad address is an error of [`Server::start`].
@@ -130,6 +134,7 @@ impl Server {
             spin: Duration::ZERO,
             workers: None,
             handover: None,
+            notifies: false,
             hooks: Hooks::default(),
             watchdog: Watchdog::Unless(WATCHDOG),
         }
@@ -204,6 +209,17 @@ impl Server {
     /// Starting is an error if there is a predecessor that does not answer in time, or makes no sense.
     pub fn handover(mut self, handover: Handover) -> Server {
         self.handover = Some(handover);
+        self
+    }
+
+    /// Has the service manager told when it serves (`READY=1`, once all workers do) and when it stops accepting for good
+    /// (`STOPPING=1`), see [`systemd`](crate::systemd). Default: nobody is told.
+    ///
+    /// Nothing happens where no manager asks for it (`NOTIFY_SOCKET` is not set). When the server is
+    /// [handed over](Server::handover), both processes tell which is the main one from now on (`MAINPID=`); for a unit that is
+    /// replaced that way, `NotifyAccess=all` lets the manager believe the new one.
+    pub fn notify_systemd(mut self) -> Server {
+        self.notifies = true;
         self
     }
 
@@ -339,7 +355,12 @@ impl Server {
     /// Does what is left to do when all workers turn. `threads` tells whether the server has threads anyway.
     fn enter(&self, state: &Arc<ServerState>, heritage: Option<Heritage>, threads: bool) -> Result<()> {
         self.watch_workers(state, threads)?;
-        heritage.map_or(Ok(()), |heritage| heritage.enter(state))
+        let inherited = heritage.as_ref().is_some_and(Heritage::is_inherited);
+        heritage.map_or(Ok(()), |heritage| heritage.enter(state))?;
+        let main = inherited.then(|| State::MainProcess(std::process::id()));
+        let states: Vec<_> = main.into_iter().chain([State::Ready]).collect();
+        state.notify(&states);
+        Ok(())
     }
 
     /// Starts the watchdog, if there is to be one. `threads` tells whether the server has threads anyway.
@@ -355,6 +376,7 @@ impl Server {
     fn prepare(&mut self) -> Result<(Arc<ServerState>, Vec<Listener>, Option<Heritage>)> {
         let plan = self.plan()?;
         self.backend = self.backend.chosen()?;
+        self.find_passed()?;
         let mut heritage = self.handover.as_ref().map(Heritage::claim).transpose()?;
         let (mut all, mut states) = (Vec::new(), Vec::new());
         for listen in &self.listen {
@@ -368,6 +390,20 @@ impl Server {
         let listeners =
             held.collect::<io::Result<_>>().map_err(|error| Error::os(Operation::Listen, error))?;
         Ok((state, listeners, heritage))
+    }
+
+    /// Replaces `systemd` and the like by the sockets that these stand for.
+    fn find_passed(&mut self) -> Result<()> {
+        let found = self.listen.iter().map(Listen::passed).collect::<Result<Vec<_>>>()?;
+        self.listen = found.into_iter().flatten().collect();
+        self.check_listeners()
+    }
+
+    fn check_listeners(&self) -> Result<()> {
+        if self.listen.len() > LISTENERS_MAX {
+            return Err(Error::option("listen", format!("must be at most {LISTENERS_MAX} listeners")));
+        }
+        Ok(())
     }
 
     fn found(
@@ -388,6 +424,7 @@ impl Server {
             workers: plan.workers,
             simulated,
             keeps_copies: self.handover.is_some(),
+            notifies: self.notifies && !simulated,
             door_is_held,
             hooks: self.hooks.clone(),
         })
@@ -480,9 +517,7 @@ impl Server {
         if matches!(self.watchdog, Watchdog::Asked(Some(limit)) if limit < WATCHDOG_MIN) {
             return Err(Error::option("watchdog", "must be at least 10 ms; None turns it off"));
         }
-        if self.listen.len() > LISTENERS_MAX {
-            return Err(Error::option("listen", format!("must be at most {LISTENERS_MAX} listeners")));
-        }
+        self.check_listeners()?;
         if self.spin > SPIN_MAX {
             return Err(Error::option("spin", "must be at most 10 ms"));
         }
@@ -500,6 +535,7 @@ fn tell_of_start(state: &ServerState) {
     let _ = state;
 }
 
+#[derive(Copy, Clone)]
 struct Plan {
     workers: usize,
     connections: usize,

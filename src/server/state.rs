@@ -16,6 +16,7 @@ use crate::config::{Access, Backend, Deadlines, Limits, OverLimit, ProxyProtocol
 use crate::conn::Counts;
 use crate::engine::{Engine, Listener};
 use crate::error::{CloseReason, Rule};
+use crate::systemd::{self, State};
 use crate::time::Time;
 use crate::worker::memory::Budget;
 use crate::worker::pulse::Pulse;
@@ -52,6 +53,10 @@ pub(crate) struct ServerState {
     pub(crate) draining: AtomicBool,
     pub(super) suspended: AtomicBool,
     pub(super) simulated: bool,
+    /// The service manager is told what the server is about.
+    notifies: bool,
+    /// It is not, of the drain: a successor goes on with the service.
+    replaced: AtomicBool,
     /// There may be a successor, who would want copies of the listeners.
     keeps_copies: bool,
     /// Nobody is accepted before the predecessor has been told that we serve.
@@ -127,6 +132,7 @@ pub(super) struct Founding {
     pub(super) workers: usize,
     pub(super) simulated: bool,
     pub(super) keeps_copies: bool,
+    pub(super) notifies: bool,
     pub(super) door_is_held: bool,
     pub(super) hooks: Hooks,
 }
@@ -151,6 +157,7 @@ impl ServerState {
             workers,
             simulated,
             keeps_copies,
+            notifies,
             door_is_held,
             hooks,
         } = founding;
@@ -178,6 +185,8 @@ impl ServerState {
             suspended: AtomicBool::new(false),
             simulated,
             keeps_copies,
+            notifies,
+            replaced: AtomicBool::new(false),
             door_is_held,
             until_the_end: Mutex::default(),
             upgrade: Mutex::default(),
@@ -273,6 +282,23 @@ impl ServerState {
     /// Tells whoever watches the server.
     pub(crate) fn tell(&self, event: &ServerEvent<'_>) {
         self.hooks.tell(event);
+    }
+
+    /// Tells the service manager, if it is to be told.
+    pub(super) fn notify(&self, states: &[State<'_>]) {
+        if self.notifies
+            && let Err(error) = systemd::notify(states)
+        {
+            event!(warn, %error, "the service manager could not be told");
+            let _ = error;
+        }
+    }
+
+    /// The drain has begun.
+    pub(crate) fn notify_of_drain(&self) {
+        if !self.replaced.load(Ordering::SeqCst) {
+            self.notify(&[State::Stopping]);
+        }
     }
 
     pub(crate) fn worker_left(&self) {
@@ -490,7 +516,9 @@ impl ServerState {
     }
 
     /// A successor serves; whoever is still here has this long, unless the server is draining anyway.
-    pub(super) fn drain_for_successor(&self, within: Duration) {
+    pub(super) fn drain_for_successor(&self, process: u32, within: Duration) {
+        self.replaced.store(true, Ordering::SeqCst);
+        self.notify(&[State::MainProcess(process)]);
         if !self.drain_begun.load(Ordering::SeqCst) {
             self.tell_first(Message::Drain { within });
         }

@@ -170,6 +170,7 @@ impl Member {
         if self.index == 0 {
             self.server.drain_begun.store(true, Ordering::SeqCst);
             if self.shut_door(worker) {
+                self.server.notify_of_drain();
                 self.server.tell(&ServerEvent::Draining { within });
             }
             // The others learn it from here, behind the last connection that this worker handed to them.

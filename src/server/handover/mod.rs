@@ -261,7 +261,7 @@ impl Keeper {
                 let mine = offered.iter().zip(0..).filter(|(_, bit)| taken & (1 << bit) == 0);
                 mine.for_each(|(index, _)| self.state.keep(*index));
                 self.state.tell(&ServerEvent::HandedOver { process: peer.process });
-                self.state.drain_for_successor(self.drain);
+                self.state.drain_for_successor(peer.process, self.drain);
                 true
             }
             // Who has been offered everything may still take it.
