@@ -7,6 +7,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -86,9 +87,9 @@ fn message(states: &[State<'_>]) -> String {
     states.iter().map(line).collect()
 }
 
-fn monotonic_us() -> i64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec * 1_000_000 + now.tv_nsec / 1_000
+fn monotonic_us() -> u128 {
+    let now = Duration::try_from(clock_gettime(ClockId::Monotonic));
+    now.expect("the clock began at zero").as_micros()
 }
 
 #[cfg(test)]

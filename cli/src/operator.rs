@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGUSR1, SIGUSR2};
+use wharf::systemd::State;
 use wharf::{Phase, ServerHandle};
 
 use crate::exit::{self, Failure, note};
@@ -25,6 +26,11 @@ pub(crate) fn obey_signals(
         server,
     };
     exit::on_signals(&[interrupt, terminate, SIGHUP, SIGUSR1, SIGUSR2], move |signal| operator.obey(signal))
+}
+
+/// Tells the service manager, if there is one. What it is not told of a reload keeps nobody from being served.
+fn tell_manager(state: State<'_>) {
+    drop(wharf::systemd::notify(&[state]));
 }
 
 struct Operator {
@@ -64,10 +70,12 @@ impl Operator {
             return self.say("SIGHUP: there is nothing to read again without --config");
         };
         let file = file.display().to_string();
+        tell_manager(State::Reloading);
         match self.line.settings().and_then(|settings| self.apply(&settings).map(|()| settings)) {
             Ok(settings) => self.tell_of_reload(&file, &settings),
             Err(problem) => note(format_args!("reload failed, all stays as it was: {problem}")),
         }
+        tell_manager(State::Ready);
     }
 
     /// Changes what can change while the server runs.

@@ -34,7 +34,8 @@ pub(crate) struct Options {
 
 #[derive(Debug, Args)]
 pub(crate) struct Listening {
-    /// Where: IP:PORT, [IPv6]:PORT, NAME:PORT or unix:/PATH. Port 0 takes a free one. Several times for several listeners.
+    /// Where: IP:PORT, [IPv6]:PORT, NAME:PORT or unix:/PATH; port 0 takes a free one. Or what the service manager passed:
+    /// systemd, systemd:NAME or fd:N. Several times for several listeners.
     #[arg(long, value_name = "ADDRESS")]
     listen: Vec<String>,
     /// Trust proxies in this network, such as 10.1.0.0/16, to tell whom they speak for (PROXY protocol, version 1 or 2).
@@ -162,7 +163,8 @@ impl Options {
             networks => server.proxy_protocol(ProxyProtocol::from(networks.iter().copied())),
         };
         let server = server.access(self.access()).limits(self.limits()).deadlines(self.deadlines(service));
-        let server = server.sockets(self.sockets.options()).watchdog(self.running.watchdog.0);
+        let server =
+            server.sockets(self.sockets.options()).watchdog(self.running.watchdog.0).notify_systemd();
         Some(match &self.running.handover {
             Some(path) => server.handover(Handover::at(path).drain(self.times.drain)),
             None => server,

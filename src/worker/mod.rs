@@ -348,6 +348,8 @@ impl Worker {
         self.slots.clear();
         drop(self.dirty.take());
         self.account_for_end();
+        // Who has gone home is not at work.
+        self.beat(false);
     }
 
     /// What the connections that are made with these options share here.

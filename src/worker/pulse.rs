@@ -66,7 +66,12 @@ impl Observation {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::config::Backend;
+    use crate::engine::Engine;
+    use crate::worker::Worker;
 
     const LIMIT: Duration = Duration::from_secs(1);
     const HALF: Duration = Duration::from_millis(500);
@@ -95,5 +100,18 @@ mod tests {
             pulse.beat(false);
         }
         assert!(!pulse.is_blocked());
+    }
+
+    #[test]
+    fn a_worker_that_has_ended_is_well() {
+        let engine = Engine::new(Backend::Readiness).expect("readiness works everywhere");
+        let (worker, pulse, mut seen) =
+            (Worker::new(engine), Arc::new(Pulse::default()), Observation::default());
+        worker.watch(pulse.clone());
+        worker.turn(false);
+        worker.shut();
+        for _ in 0..10 {
+            assert_eq!(seen.look(&pulse, HALF, LIMIT), None);
+        }
     }
 }

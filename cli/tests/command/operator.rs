@@ -2,11 +2,12 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixDatagram;
 use std::thread;
 
 use rustix::process::Signal;
 
-use crate::process::{Folder, Server, assert_echoes, assert_reset, wharf};
+use crate::process::{Folder, LIMIT, Server, assert_echoes, assert_reset, wharf};
 
 #[test]
 fn a_snapshot_tells_what_the_server_is_doing_and_has_done() {
@@ -122,6 +123,29 @@ fn there_is_nothing_to_reload_without_a_file() {
     let server = Server::start("echo", "async", &[]);
     reload(&server, "SIGHUP: there is nothing to read again without --config");
     assert_echoes(&mut server.connect());
+}
+
+#[test]
+fn the_service_manager_is_told_of_start_reload_and_end() {
+    let folder = Folder::new("manager");
+    let manager = UnixDatagram::bind(folder.path("notify")).unwrap();
+    manager.set_read_timeout(Some(LIMIT)).unwrap();
+    let hears = |text: &str| {
+        let mut message = [0; 1024];
+        let n = manager.recv(&mut message).unwrap();
+        let message = String::from_utf8_lossy(&message[..n]).into_owned();
+        assert!(message.contains(text), "{text}: {message}");
+    };
+    let file = folder.write("wharf.conf", "listen = 127.0.0.1:0\n");
+    let mut command = wharf(["serve", "echo", "--config", &file]);
+    command.env("NOTIFY_SOCKET", folder.path("notify"));
+    let server = Server::of(command);
+    hears("READY=1");
+    reload(&server, "reloaded ");
+    hears("RELOADING=1");
+    hears("READY=1");
+    server.process.signal(Signal::TERM);
+    hears("STOPPING=1");
 }
 
 #[test]

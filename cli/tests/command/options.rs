@@ -11,6 +11,8 @@ use socket2::{Domain, Socket, Type};
 #[cfg(target_os = "linux")]
 use crate::faults::traced;
 use crate::process::{Folder, LIMIT, Process, STYLES, Server, assert_echoes, assert_reset, bounded, wharf};
+#[cfg(target_os = "linux")]
+use crate::process::{inherited, listen as listen_here};
 
 #[test]
 fn several_listeners_are_told_in_their_order_and_all_serve() {
@@ -45,6 +47,27 @@ fn a_unix_socket_alone_serves_and_connect_reaches_it() {
     let outcome = Process::run(&mut wharf(["connect", &unix]), Vec::new());
     let expected = format!("wharf: connect to {unix}: no such file or directory\n");
     assert_eq!((outcome.code, outcome.stderr), (Some(1), expected));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn what_the_service_manager_passed_is_served() {
+    for listen in ["fd:3", "systemd"] {
+        let (listener, address) = listen_here();
+        let inherited = inherited(&listener);
+        // The shell knows the number of the process before that begins.
+        let script = format!("exec 3<&{inherited}; export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$@\"");
+        let mut command = std::process::Command::new("bash");
+        command.args(["-c", &script, "bash"]).arg(wharf::<&str>([]).get_program());
+        command.args(["serve", "echo", "--listen", listen]);
+        let server = Server::of(command);
+        assert_eq!(server.address.to_string(), address);
+        assert_echoes(&mut server.connect());
+        assert_eq!(server.end(Signal::TERM).code, Some(0));
+    }
+    let outcome = Process::run(&mut wharf(["serve", "echo", "--listen", "systemd"]), Vec::new());
+    assert!(outcome.stderr.starts_with("wharf: listen on systemd: "), "{outcome:?}");
+    assert_eq!((outcome.code, outcome.stderr.lines().count()), (Some(1), 1), "{outcome:?}");
 }
 
 #[test]

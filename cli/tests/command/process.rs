@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::LazyLock;
@@ -10,6 +11,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
 
+use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Long enough for a loaded machine; whoever reaches it hangs.
@@ -228,6 +230,12 @@ pub(crate) fn listen() -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
     let address = listener.local_addr().expect("it is bound").to_string();
     (listener, address)
+}
+
+/// The number of the listener in processes that start from now on.
+pub(crate) fn inherited(listener: &TcpListener) -> i32 {
+    fcntl_setfd(listener, FdFlags::empty()).expect("it is open");
+    listener.as_raw_fd()
 }
 
 /// Accepts one connection; a listener of the standard library has no deadline of its own.

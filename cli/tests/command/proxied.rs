@@ -2,13 +2,13 @@
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 
-use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::Signal;
 
-use crate::process::{Folder, Process, STYLES, Server, assert_echoes, assert_reset, bounded, skipped};
+use crate::process::{
+    Folder, Process, STYLES, Server, assert_echoes, assert_reset, bounded, inherited, skipped,
+};
 
 const HEADER: &[u8] = b"PROXY TCP4 192.0.2.7 198.51.100.1 40000 443\r\n";
 
@@ -71,7 +71,7 @@ fn haproxy_tells_its_clients_and_checks_with_headers_of_its_own() {
 /// A proxy in front of `server`, and where it listens: on a socket that it gets from here, so that it need not be awaited.
 fn haproxy(server: &Server, option: &str) -> (Process, std::net::SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
-    fcntl_setfd(&listener, FdFlags::empty()).expect("it is open");
+    let inherited = inherited(&listener);
     let folder = Folder::new(&format!("haproxy-{}", server.address.port()));
     let file = folder.write(
         "haproxy.cfg",
@@ -79,8 +79,7 @@ fn haproxy(server: &Server, option: &str) -> (Process, std::net::SocketAddr) {
             "defaults\n  mode tcp\n  timeout connect 60s\n  timeout client 60s\n  timeout server 60s\n  \
              timeout check 60s\nlisten front\n  bind fd@{}\n  \
              server wharf {} {option} check-send-proxy check inter 20ms\n",
-            listener.as_raw_fd(),
-            server.address
+            inherited, server.address
         ),
     );
     let process = Process::start(Command::new("haproxy").args(["-db", "-f", &file]).stdout(Stdio::null()));
