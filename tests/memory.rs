@@ -58,6 +58,10 @@ scenario! {
         world.run(async move {
             let stop = Rc::new(Cell::new(false));
             let watch = wharf::spawn(most_used(watched.clone(), stop.clone()));
+            // It is there before memory is short: nobody comes in then.
+            let mut good = Client::connect(address).await.unwrap();
+            good.send(b"x").await.unwrap();
+            good.recv_exact(&mut [0; 1]).await.unwrap();
             let mut slow = Vec::new();
             for _ in 0..SLOW {
                 slow.push(wharf::spawn(does_not_read(address, wait)));
@@ -66,7 +70,6 @@ scenario! {
             for sender in slow {
                 conns.push(sender.await.unwrap());
             }
-            let mut good = Client::connect(address).await.unwrap();
             for round in 0..20 {
                 let message = pattern(round..round + 1000);
                 good.send(&message).await.unwrap();

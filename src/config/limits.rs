@@ -130,6 +130,8 @@ impl Limits {
 
     /// Sets the hard bound of the send queue, in bytes: a message up to this size is accepted whole or not at all. It is
     /// never passed, but by 32 KiB if those counted as sent and the kernel refused them after all. Default: 1 MiB.
+    ///
+    /// Received bytes come in pieces of up to 65 KiB: whoever sends such a piece back whole needs a bound above that.
     #[must_use]
     pub fn send_max(mut self, bytes: usize) -> Limits {
         self.send_max = bytes;

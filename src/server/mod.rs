@@ -531,7 +531,8 @@ impl Server {
 }
 
 fn tell_of_start(state: &ServerState) {
-    event!(info, listeners = ?state.addresses(), workers = state.workers(), backends = ?state.backends(), "listening");
+    event!(info, listeners = ?state.addresses(), workers = state.workers(), backends = ?state.backends(),
+        connections_max = state.connections_max(), "listening");
     let _ = state;
 }
 
