@@ -29,6 +29,11 @@ done
 
 bench tasks --rounds 1 --wakes 2000
 
+if bench peers | grep -q ^wharf_event; then
+    bench hostile --quick --json "$out/hostile.json"
+    [[ -s $out/hostile.json ]]
+fi
+
 # Those that answer message by message want them of one size.
 for peer in $(bench peers | cut -d' ' -f1 | grep -v _message); do
     bench c10k --peer "$peer" --connections 300 --hold 0.1

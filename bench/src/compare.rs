@@ -270,7 +270,7 @@ fn place(pin: Pin, second_thread: bool, cores: usize) -> Result<Placing> {
 }
 
 impl Machine {
-    fn read() -> Result<Machine> {
+    pub fn read() -> Result<Machine> {
         Ok(Machine {
             kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?
                 .trim()

@@ -1,10 +1,12 @@
 //! What Wharf costs, beside its peers: `all` and `compare` measure echo servers, `tasks` the waking of tasks, `c10k` holds
-//! ten thousand connections open. README.md tells the method.
+//! ten thousand connections open, `hostile` asks what peers that mean harm cost the others. README.md tells the method.
 
 mod c10k;
 mod churn;
 mod client;
 mod compare;
+#[cfg(feature = "wharf")]
+mod hostile;
 mod measure;
 #[cfg(feature = "wharf")]
 mod own_tasks;
@@ -36,11 +38,18 @@ enum Command {
     Tasks(tasks::Tasks),
     /// Holds many connections open to one server, and checks every byte.
     C10k(c10k::C10k),
+    /// What a good client of Wharf notices of a thousand hostile ones.
+    #[cfg(feature = "wharf")]
+    Hostile(hostile::Hostile),
     /// Names the peers.
     Peers,
     /// One peer as a server, until it is killed.
     #[command(hide = true)]
     Serve(server_process::Serve),
+    /// Wharf as the server of `hostile`, until it is killed.
+    #[cfg(feature = "wharf")]
+    #[command(hide = true)]
+    ServeOwn(hostile::ServeOwn),
 }
 
 fn main() -> ExitCode {
@@ -60,6 +69,10 @@ fn run(command: &Command) -> Result<()> {
         Command::Show(options) => compare::show(options),
         Command::Tasks(options) => tasks::run(options),
         Command::C10k(options) => c10k::run(options),
+        #[cfg(feature = "wharf")]
+        Command::Hostile(options) => hostile::run(options),
+        #[cfg(feature = "wharf")]
+        Command::ServeOwn(options) => hostile::serve(options),
         Command::Serve(options) => server_process::serve(options),
         Command::Peers => {
             for peer in peers::PEERS {

@@ -95,6 +95,15 @@ struct Worker {
     post: Post,
 }
 
+mod link {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    /// The library's own: a panic of a destructor ends here.
+    pub fn drop_guarded<T>(value: T) {
+        drop(catch_unwind(AssertUnwindSafe(move || drop(value))));
+    }
+}
+
 type Post = Arc<Mailbox<Message>>;
 
 enum Message {

@@ -23,8 +23,13 @@ pub struct ServerProcess {
 impl ServerProcess {
     /// Starts this program again as a server, and waits until it listens.
     pub fn start(peer: &Peer, placing: &Placing) -> Result<ServerProcess> {
+        ServerProcess::start_with(&["serve", peer.name], placing)
+    }
+
+    /// The same with a command of this program, which announces its address as a peer does.
+    pub fn start_with(arguments: &[&str], placing: &Placing) -> Result<ServerProcess> {
         let mut command = Command::new(env::current_exe()?);
-        command.args(["serve", peer.name]).stdout(Stdio::piped());
+        command.args(arguments).stdout(Stdio::piped());
         if let Some(core) = placing.core {
             command.args(["--core", &core.to_string()]);
         }
@@ -46,7 +51,7 @@ impl ServerProcess {
         server.address = line
             .trim()
             .parse()
-            .with_context(|| format!("{} did not start", peer.name))?;
+            .with_context(|| format!("`{}` did not start", arguments.join(" ")))?;
         Ok(server)
     }
 
@@ -107,17 +112,23 @@ pub struct Placing {
 
 /// The child: announces its address and serves until it is killed.
 pub fn serve(options: &Serve) -> Result<()> {
+    prepare(&options.placing)?;
+    (options.peer.serve)()
+}
+
+/// What a child does before it serves.
+pub fn prepare(placing: &Placing) -> Result<()> {
     sys::die_with_parent()?;
     sys::raise_open_files_limit()?;
-    options.placing.apply()?;
-    if options.placing.second_thread {
+    placing.apply()?;
+    if placing.second_thread {
         thread::spawn(|| {
             loop {
                 thread::park();
             }
         });
     }
-    (options.peer.serve)()
+    Ok(())
 }
 
 impl Placing {

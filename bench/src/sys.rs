@@ -52,6 +52,16 @@ pub fn take_turns(take_turns: bool) -> io::Result<()> {
 
 const TIME_SLICE: Duration = Duration::from_millis(20);
 
+/// Has the calling thread give way to those of the usual rank.
+pub fn step_back() -> io::Result<()> {
+    let this_thread = 0;
+    // SAFETY: no pointers.
+    check(unsafe { libc::setpriority(libc::PRIO_PROCESS, this_thread, NICE) })?;
+    Ok(())
+}
+
+const NICE: libc::c_int = 10;
+
 /// Has the kernel kill this process when the thread that started it ends, however it ends.
 pub fn die_with_parent() -> io::Result<()> {
     // SAFETY: no pointers.

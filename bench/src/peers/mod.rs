@@ -23,11 +23,11 @@ mod tokio_current;
 mod tokio_multi;
 mod tokio_per_message;
 #[cfg(feature = "wharf")]
-mod wharf_async;
+pub mod wharf_async;
 #[cfg(feature = "wharf")]
 mod wharf_chunks;
 #[cfg(feature = "wharf")]
-mod wharf_event;
+pub mod wharf_event;
 #[cfg(feature = "wharf")]
 mod wharf_message;
 #[cfg(feature = "wharf")]
@@ -128,7 +128,7 @@ pub fn find(name: &str) -> Result<&'static Peer, String> {
 }
 
 /// Where every peer listens.
-const ANY_PORT: &str = "127.0.0.1:0";
+pub const ANY_PORT: &str = "127.0.0.1:0";
 /// The most that one receive takes.
 const BUFFER_SIZE: usize = 16 * 1024;
 /// The same, where a peer has a variant for bulk.
