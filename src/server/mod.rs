@@ -311,6 +311,7 @@ impl Server {
             drop(ServerHandle { state }.stop().wait());
             return Err(error);
         }
+        state.set_started();
         tell_of_start(&state);
         Ok(ServerHandle { state })
     }
@@ -329,6 +330,7 @@ impl Server {
                 handle.stop();
                 return;
             }
+            handle.state.set_started();
             tell_of_start(&handle.state);
             started(&handle);
         })?;
@@ -415,6 +417,7 @@ impl Server {
         for (index, worker) in workers.iter().enumerate() {
             self.join(worker, index, &state, attach, listeners.take().unwrap_or_default())?;
         }
+        state.set_started();
         Ok((ServerHandle { state }, workers))
     }
 
