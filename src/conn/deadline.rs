@@ -141,10 +141,10 @@ impl Clock {
         self.hurry(at);
     }
 
-    /// A delayed close, of a connection that does not close yet.
+    /// A delayed close. A connection that broke while there is something to read ends at its linger time all the same.
     pub(crate) fn close(&mut self, at: Time) {
-        debug_assert!(!self.lingers, "it closes already");
-        self.end_at = Some(at);
+        let earlier = self.end_at.filter(|end| self.lingers && *end < at);
+        self.end_at = Some(earlier.unwrap_or(at));
         self.hurry(self.end_at);
     }
 
