@@ -1,4 +1,4 @@
-//! A server's process that has children, cannot get threads, and is told by the kernel that it cannot accept.
+//! A server's process that is stopped, has children, cannot get threads, and is told by the kernel that it cannot accept.
 //!
 //! All of that concerns a whole process, so each test runs its server in one of its own: this test binary again, with a
 //! role in its environment. Where system calls have to fail, or signals to be seen, strace does that.
@@ -21,8 +21,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use wharf::{Backend, CloseReason, Server, ServerEvent, ServerHandle};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
+use wharf::{Backend, CloseReason, Deadline, Deadlines, Server, ServerEvent, ServerHandle};
 
 use common::behaviours::Echo;
 use common::child::{alone, child, child_under, processor_time, role, told};
@@ -81,6 +81,55 @@ fn serve(server: Server, tell: impl FnOnce(&ServerHandle) -> String) {
     io::stdin().read_to_end(&mut Vec::new()).unwrap();
     server.drain(Duration::from_secs(5)).wait().unwrap();
     println!("\nended {}", tell(&server));
+}
+
+/// SIGSTOP, then SIGCONT: deadlines that passed meanwhile end their connections once, and who has spoken meanwhile stays.
+#[test]
+fn a_process_that_was_stopped_for_a_while_ends_the_silent_and_goes_on_with_the_others() {
+    const NAME: &str = "a_process_that_was_stopped_for_a_while_ends_the_silent_and_goes_on_with_the_others";
+    let idle = Duration::from_secs(1);
+    if let Some(backend) = role() {
+        let deadlines = Deadlines::default().idle(idle);
+        let server = Server::bind("127.0.0.1:0").workers(2).backend(backend).deadlines(deadlines);
+        return serve(server, |server| {
+            let stats = server.stats();
+            format!("{} of {}", stats.closed(CloseReason::Timeout(Deadline::Idle)), stats.accepted)
+        });
+    }
+    for backend in backends(NAME) {
+        let _watchdog = Watchdog::new(NAME);
+        let served = Served::of(child(NAME, backend));
+        let mut streams: Vec<_> = (0..20).map(|_| connect(served.address)).collect();
+        streams.iter_mut().for_each(|stream| ping(stream).unwrap());
+        let mut alive = streams.split_off(10);
+        let process = Pid::from_child(&served.child);
+        kill_process(process, Signal::STOP).unwrap();
+        until("it stands", || is_stopped(served.child.id()));
+        for stream in &mut alive {
+            stream.write_all(b"ping").unwrap();
+        }
+        let mut late = connect(served.address);
+        late.write_all(b"late").unwrap();
+        // That is what is tested: time that passes while the process does not run.
+        thread::sleep(idle + idle / 4);
+        kill_process(process, Signal::CONT).unwrap();
+        for stream in alive.iter_mut().chain([&mut late]) {
+            stream.read_exact(&mut [0; 4]).expect("it has spoken in time");
+            ping(stream).unwrap();
+        }
+        for stream in &mut streams {
+            assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0, "it was silent for too long");
+        }
+        drop((streams, alive, late));
+        assert_eq!(served.end(), "10 of 21", "{backend}");
+    }
+}
+
+/// Whether each thread of a process stands: the signal has returned before that.
+fn is_stopped(process: u32) -> bool {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    let mut stats = tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap());
+    stats.all(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')))
 }
 
 /// fork and exec: the ring, the sockets and the wake descriptors of a server are not its children's.

@@ -233,8 +233,13 @@ impl<K: Kernel> Driver<K> {
 
     /// Submits what was pushed, and takes what has completed; if `sleep`, waits until something has.
     fn submit(&mut self, sleep: bool) -> io::Result<()> {
-        let entered = self.kernel.enter(sleep);
-        self.take_completed();
+        let mut entered = self.kernel.enter(sleep);
+        if self.take_completed() == 0 && sleep {
+            // A signal has ended the sleep, perhaps after a stop of the process: what has come meanwhile has to be known
+            // before deadlines are looked at.
+            entered = entered.and(self.kernel.enter(false));
+            self.take_completed();
+        }
         if !self.unconfirmed.is_empty() {
             // A refusal may be among what overflowed.
             while self.kernel.has_overflowed()
