@@ -59,6 +59,13 @@ proptest! {
 }
 
 #[test]
+fn a_delayed_close_of_a_connection_that_broke_waits_no_longer_than_the_linger_time() {
+    for delay in [0, u16::MAX] {
+        drive([Step::Connected, Step::HalfBreaks, Step::CloseAfter(delay)]);
+    }
+}
+
+#[test]
 fn steps_are_read_from_any_two_bytes() {
     for kind in 0..=u8::MAX {
         drive([Step::from_bytes(kind, 7)]);

@@ -472,6 +472,16 @@ impl Engine {
         backend!(self, engine => engine.close(token, reset));
     }
 
+    /// Closes what is still open, also if the engine itself never goes.
+    pub(crate) fn end(&mut self) {
+        match self {
+            #[cfg(target_os = "linux")]
+            Engine::Uring(engine) => engine.end(),
+            // Their sockets are closed at once.
+            Engine::Readiness(_) | Engine::Simulated(_) => {}
+        }
+    }
+
     /// Waits until something completes, a wake, or `until`; `None` waits without end, a time in the past polls.
     pub(crate) fn wait(&mut self, until: Option<Time>) -> io::Result<()> {
         backend!(self, engine => engine.wait(until))

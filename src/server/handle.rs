@@ -5,12 +5,13 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use super::descriptors_for_connections;
 use super::registry::{Listing, Whom};
 use super::snapshot::{Phase, Snapshot};
-use super::state::{ListenerState, ServerState, lock};
+use super::state::{ListenerState, ServerState, Suspension, lock};
 use super::stats::Stats;
 use crate::address::Address;
 use crate::config::{Access, Backend, Deadlines, Limits};
@@ -160,9 +161,12 @@ impl ServerHandle {
     /// already comes in first. Listeners that were given as sockets, and those of a simulation, cannot be opened again:
     /// they are left alone, and clients wait.
     pub fn suspend(&self) -> &ServerHandle {
-        if !self.state.suspended.swap(true, Ordering::SeqCst) {
+        let mut suspension = lock(&self.state.suspension);
+        if *suspension == Suspension::No {
+            *suspension = Suspension::Asked;
             self.state.tell_first(Message::Suspend);
         }
+        drop(suspension);
         self
     }
 
@@ -171,7 +175,7 @@ impl ServerHandle {
     /// # Errors
     /// If a listener cannot be opened again, because somebody else has taken its address. Then it stays suspended.
     pub fn resume(&self) -> Result<()> {
-        if !self.state.suspended.load(Ordering::SeqCst) {
+        if !self.has_to_reopen() {
             return Ok(());
         }
         let mut reopened = Vec::new();
@@ -183,14 +187,37 @@ impl ServerHandle {
                 reopened.push((ListenerId(index as u32), listener));
             }
         }
-        self.state.suspended.store(false, Ordering::SeqCst);
+        *lock(&self.state.suspension) = Suspension::No;
         self.state.tell_first(Message::Resume(reopened));
         Ok(())
     }
 
+    /// Whether listeners were closed. Waits for those that are being closed, for they cannot be opened again before; but
+    /// not on the worker that closes them.
+    fn has_to_reopen(&self) -> bool {
+        let first = self.state.post(0);
+        let closes_them =
+            crate::worker::with_current(|worker| first.is_some_and(|post| Arc::ptr_eq(post, &worker.post)))
+                .unwrap_or_default();
+        loop {
+            let mut suspension = lock(&self.state.suspension);
+            match *suspension {
+                Suspension::No => return false,
+                Suspension::Asked => {
+                    *suspension = Suspension::No;
+                    return false;
+                }
+                Suspension::Closing if !closes_them && !self.is_stopped() => {}
+                Suspension::Closing | Suspension::Done => return true,
+            }
+            drop(suspension);
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Whether it is suspended.
     pub fn is_suspended(&self) -> bool {
-        self.state.suspended.load(Ordering::SeqCst)
+        *lock(&self.state.suspension) != Suspension::No
     }
 
     /// The memory that its connections hold in buffers at this moment, in bytes, on all workers: what was received and not

@@ -327,6 +327,7 @@ impl Server {
             drop(ServerHandle { state }.stop().wait());
             return Err(error);
         }
+        state.set_started();
         tell_of_start(&state);
         Ok(ServerHandle { state })
     }
@@ -345,6 +346,7 @@ impl Server {
                 handle.stop();
                 return;
             }
+            handle.state.set_started();
             tell_of_start(&handle.state);
             started(&handle);
         })?;
@@ -452,6 +454,7 @@ impl Server {
         for (index, worker) in workers.iter().enumerate() {
             self.join(worker, index, &state, attach, listeners.take().unwrap_or_default())?;
         }
+        state.set_started();
         Ok((ServerHandle { state }, workers))
     }
 

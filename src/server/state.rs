@@ -51,7 +51,9 @@ pub(crate) struct ServerState {
     pub(crate) drain_begun: AtomicBool,
     /// The first worker has passed a drain on, and hands nothing over any more.
     pub(crate) draining: AtomicBool,
-    pub(super) suspended: AtomicBool,
+    pub(super) suspension: Mutex<Suspension>,
+    /// The start has succeeded.
+    started_up: AtomicBool,
     pub(super) simulated: bool,
     /// The service manager is told what the server is about.
     notifies: bool,
@@ -66,6 +68,18 @@ pub(crate) struct ServerState {
     /// The socket at which successors ask.
     upgrade: Mutex<Holding>,
     hooks: Hooks,
+}
+
+/// How far it has come that a server is suspended.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Suspension {
+    #[default]
+    No,
+    /// The worker that accepts is told, and has done nothing yet: it can still be called off.
+    Asked,
+    /// Its listeners are being closed.
+    Closing,
+    Done,
 }
 
 /// One of a server's listeners.
@@ -182,7 +196,8 @@ impl ServerState {
             crashed: AtomicBool::new(false),
             drain_begun: AtomicBool::new(false),
             draining: AtomicBool::new(false),
-            suspended: AtomicBool::new(false),
+            suspension: Mutex::default(),
+            started_up: AtomicBool::new(false),
             simulated,
             keeps_copies,
             notifies,
@@ -301,10 +316,17 @@ impl ServerState {
         }
     }
 
+    /// The start has succeeded: from now on the server has an end.
+    pub(super) fn set_started(&self) {
+        self.started_up.store(true, Ordering::SeqCst);
+    }
+
     pub(crate) fn worker_left(&self) {
         if self.workers_running.fetch_sub(1, Ordering::SeqCst) == 1 {
-            // Whoever waits for the end waits for this too.
-            self.hooks.ended(&self.stats());
+            // Whoever waits for the end waits for this too. What never started has no end.
+            if self.started_up.load(Ordering::SeqCst) {
+                self.hooks.ended(&self.stats());
+            }
             self.close_upgrade();
         }
         *lock(&self.workers_left) -= 1;
@@ -448,6 +470,21 @@ impl ServerState {
     /// A listener is closed for good: what it has in the file system goes too, unless a successor listens there.
     pub(crate) fn clear_listener(&self, listener: usize) {
         std::mem::take(&mut *lock(&self.listeners[listener].holding)).clear();
+    }
+
+    /// Begins to close the listeners, unless that was called off.
+    pub(crate) fn begin_suspension(&self) -> bool {
+        let mut suspension = lock(&self.suspension);
+        let asked = *suspension == Suspension::Asked;
+        if asked {
+            *suspension = Suspension::Closing;
+        }
+        asked
+    }
+
+    /// The listeners are closed.
+    pub(crate) fn end_suspension(&self) {
+        *lock(&self.suspension) = Suspension::Done;
     }
 
     /// Whether a listener may be closed when the server is suspended, for it can be opened again.

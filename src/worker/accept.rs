@@ -310,7 +310,8 @@ impl Member {
 
     /// Accepts nobody until it is resumed. Who is connected already comes in first.
     pub(crate) fn suspend(self: &Rc<Self>, worker: &Rc<Worker>) {
-        if matches!(self.door.state.get(), State::Shut | State::Suspended) {
+        if matches!(self.door.state.get(), State::Shut | State::Suspended) || !self.server.begin_suspension()
+        {
             return;
         }
         for listener in self.door.listeners() {
@@ -322,6 +323,7 @@ impl Member {
             }
         }
         self.door.hold(worker, State::Suspended);
+        self.server.end_suspension();
         self.server.tell(&ServerEvent::Suspended);
     }
 

@@ -347,6 +347,7 @@ impl Worker {
         // On a simulated network a close takes time, which nobody gives any more.
         self.slots.clear();
         drop(self.dirty.take());
+        self.engine.borrow_mut().end();
         self.account_for_end();
         // Who has gone home is not at work.
         self.beat(false);

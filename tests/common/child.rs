@@ -13,7 +13,16 @@ const ROLE: &str = "WHARF_TEST_ROLE";
 
 /// Starts the test `name` again as a child that finds `backend` in its environment.
 pub(crate) fn child(name: &str, backend: Backend) -> Child {
-    Command::new(std::env::current_exe().unwrap())
+    spawn(&mut Command::new(std::env::current_exe().unwrap()), name, backend)
+}
+
+/// The same under a command that takes another with its arguments.
+pub(crate) fn child_under(mut command: Command, name: &str, backend: Backend) -> Child {
+    spawn(command.arg(std::env::current_exe().unwrap()), name, backend)
+}
+
+fn spawn(command: &mut Command, name: &str, backend: Backend) -> Child {
+    command
         .args(["--exact", name, "--nocapture", "--test-threads=1"])
         .env(ROLE, backend.name())
         .stdin(Stdio::piped())

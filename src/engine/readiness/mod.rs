@@ -335,10 +335,15 @@ impl Readiness {
             Some(until) => self.alarm.set(until, || Time::ZERO.after(self.started.elapsed()))?,
             None => None,
         };
-        match self.poll.poll(&mut self.events, timeout) {
+        let is_signal = |error: &io::Error| error.kind() == io::ErrorKind::Interrupted;
+        let mut polled = self.poll.poll(&mut self.events, timeout);
+        if polled.as_ref().is_err_and(is_signal) {
+            // Perhaps after a stop of the process: what has come meanwhile has to be known before deadlines are looked at.
+            polled = self.poll.poll(&mut self.events, Some(Duration::ZERO));
+        }
+        match polled {
             Ok(()) => {}
-            // A signal: whoever handles it has been told.
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            Err(error) if is_signal(&error) => return Ok(()),
             Err(error) => return Err(error),
         }
         let events = std::mem::replace(&mut self.events, Events::with_capacity(0));

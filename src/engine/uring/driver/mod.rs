@@ -233,8 +233,13 @@ impl<K: Kernel> Driver<K> {
 
     /// Submits what was pushed, and takes what has completed; if `sleep`, waits until something has.
     fn submit(&mut self, sleep: bool) -> io::Result<()> {
-        let entered = self.kernel.enter(sleep);
-        self.take_completed();
+        let mut entered = self.kernel.enter(sleep);
+        if self.take_completed() == 0 && sleep {
+            // A signal has ended the sleep, perhaps after a stop of the process: what has come meanwhile has to be known
+            // before deadlines are looked at.
+            entered = entered.and(self.kernel.enter(false));
+            self.take_completed();
+        }
         if !self.unconfirmed.is_empty() {
             // A refusal may be among what overflowed.
             while self.kernel.has_overflowed()
@@ -378,8 +383,16 @@ fn try_push<K: Kernel>(kernel: &mut K, key: Key, request: &Request) -> bool {
 }
 
 impl<K: Kernel> Drop for Driver<K> {
-    /// Ends all requests before the memory goes that they use: first of teardown's steps, the rest is the kernel's drop.
     fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Teardown.
+impl<K: Kernel> Driver<K> {
+    /// Ends all requests before the memory goes that they use, and closes all sockets: first of teardown's steps, the rest is
+    /// the kernel's drop. That may never come, if a user has leaked a connection, and with it the engine.
+    pub(crate) fn end(&mut self) {
         // What never reached the ring has nothing to end.
         for (key, _) in std::mem::take(&mut self.backlog) {
             self.in_flight -= usize::from(key.kind() != Some(Kind::Cancel));
@@ -406,9 +419,12 @@ impl<K: Kernel> Drop for Driver<K> {
                 std::thread::sleep(TEARDOWN_POLL);
             }
         }
-        if self.in_flight > 0 {
+        let abandoned = std::mem::take(&mut self.in_flight) > 0;
+        if abandoned {
             self.kernel.abandon();
-            for connection in self.connections.drain(..).flatten() {
+        }
+        for connection in self.connections.iter_mut().filter_map(Option::take) {
+            if abandoned {
                 std::mem::forget((connection.outgoing, connection.rare));
             }
         }
