@@ -7,7 +7,8 @@ mod common;
 
 use std::cell::{Cell, RefCell};
 use std::future::{pending, poll_fn};
-use std::net::IpAddr;
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Shutdown, TcpListener, TcpStream};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -19,7 +20,7 @@ use rustix::time::{ClockId, clock_gettime};
 use wharf::event::{self, Flow, Handler};
 use wharf::sim::{Faults, Simulation};
 use wharf::{Client, CloseReason, Connection, Deadline, Deadlines, ErrorKind, Limits, Result, Server};
-use wharf::{ServerHandle, SocketOptions};
+use wharf::{Handover, ServerEvent, ServerHandle, SocketOptions};
 
 use common::behaviours::*;
 use common::*;
@@ -688,7 +689,7 @@ fn processor_time() -> Duration {
 fn a_run_that_waits_for_its_closes_sleeps_although_a_read_was_given_up() {
     let _watchdog = Watchdog::new("a_run_that_waits_for_its_closes_sleeps_although_a_read_was_given_up");
     // A peer that does not end: the kernel connects, and nobody accepts.
-    let peer = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let peer = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = peer.local_addr().unwrap();
     let linger = Duration::from_millis(300);
     let (began, used) = (std::time::Instant::now(), processor_time());
@@ -1108,4 +1109,86 @@ fn socket_options_that_the_kernel_cannot_hold_are_refused_by_name() {
             assert!(error.to_string().contains(&format!("option `{option}` ")), "{error}");
         }
     }
+}
+
+// Servers.
+
+/// What a server has told whoever watches it, of the kinds that `pick` picks.
+fn told(server: Server, pick: fn(&ServerEvent<'_>) -> Option<String>) -> (Server, Arc<Mutex<Vec<String>>>) {
+    let told = Arc::<Mutex<Vec<String>>>::default();
+    let tell = told.clone();
+    let server = server.watch(move |event| tell.lock().unwrap().extend(pick(event)));
+    (server, told)
+}
+
+#[test]
+fn resuming_right_after_suspending_finds_its_addresses_free() {
+    let name = "resuming_right_after_suspending_finds_its_addresses_free";
+    let _watchdog = Watchdog::new(name);
+    for backend in backends(name) {
+        let server = Server::bind("127.0.0.1:0").listen("127.0.0.1:0").workers(2).backend(backend);
+        let server = server.start_events(|| Echo).unwrap();
+        for round in 0..300u32 {
+            server.suspend();
+            (0..round % 20 * 100).for_each(|_| std::hint::spin_loop());
+            server.resume().unwrap();
+        }
+        for listener in server.listeners() {
+            let mut client = TcpStream::connect(listener.address.socket().unwrap()).unwrap();
+            client.write_all(b"x").unwrap();
+            client.read_exact(&mut [0; 1]).unwrap();
+        }
+        server.stop().wait().unwrap();
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_server_that_cannot_resume_keeps_nobody_waiting() {
+    let _watchdog = Watchdog::new("a_server_that_cannot_resume_keeps_nobody_waiting");
+    let path = std::env::temp_dir().join(format!("wharf-cannot-resume-{}", std::process::id()));
+    let server = Server::bind("127.0.0.1:0").listen("127.0.0.1:0").workers(1).handover(Handover::at(&path));
+    let (server, told) = told(server, |event| matches!(event, ServerEvent::Suspended).then(String::new));
+    let server = server.start_events(|| Echo).unwrap();
+    let addresses: Vec<_> =
+        server.listeners().iter().map(|listener| listener.address.socket().unwrap()).collect();
+    server.suspend();
+    while told.lock().unwrap().is_empty() {}
+    let other = TcpListener::bind(addresses[1]).unwrap();
+    assert!(server.resume().is_err());
+    assert!(server.is_suspended());
+    assert!(TcpStream::connect(addresses[0]).is_err(), "nobody accepts there");
+    drop(other);
+    server.resume().unwrap();
+    for address in addresses {
+        TcpStream::connect(address).unwrap();
+    }
+    server.stop().wait().unwrap();
+}
+
+#[test]
+fn a_suspended_server_that_ends_leaves_no_file() {
+    let _watchdog = Watchdog::new("a_suspended_server_that_ends_leaves_no_file");
+    let path = std::env::temp_dir().join(format!("wharf-suspended-{}", std::process::id()));
+    let server = Server::bind(format!("unix:{}", path.display())).workers(1).start_events(|| Echo).unwrap();
+    assert!(path.exists());
+    server.suspend().stop().wait().unwrap();
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_server_without_listeners_still_tells_of_its_drain() {
+    let _watchdog = Watchdog::new("a_server_without_listeners_still_tells_of_its_drain");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = Server::on(listener.try_clone().unwrap()).workers(1);
+    let (server, told) = told(server, |event| match event {
+        ServerEvent::ListenerLost { .. } => Some(String::from("lost")),
+        ServerEvent::Draining { .. } => Some(String::from("draining")),
+        _ => None,
+    });
+    let server = server.start_events(|| Echo).unwrap();
+    socket2::SockRef::from(&listener).shutdown(Shutdown::Both).unwrap();
+    while told.lock().unwrap().is_empty() {}
+    server.stop().wait().unwrap();
+    assert_eq!(*told.lock().unwrap(), ["lost", "draining"]);
 }

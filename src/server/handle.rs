@@ -8,9 +8,10 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::descriptors_for_connections;
+use super::listen::Opened;
 use super::registry::{Listing, Whom};
 use super::snapshot::{Phase, Snapshot};
-use super::state::{ListenerState, ServerState, lock};
+use super::state::{ListenerState, ServerState, Suspension, lock};
 use super::stats::Stats;
 use crate::address::Address;
 use crate::config::{Access, Backend, Deadlines, Limits};
@@ -157,40 +158,50 @@ impl ServerHandle {
     /// Stops accepting until [`ServerHandle::resume`]; connections that stand go on.
     ///
     /// Listeners are closed, so that clients are refused at once and can go elsewhere; whom the kernel has connected
-    /// already comes in first. Listeners that were given as sockets, and those of a simulation, cannot be opened again:
-    /// they are left alone, and clients wait.
+    /// already comes in first. Listeners that were given as sockets or taken from a predecessor, and those of a simulation,
+    /// cannot be opened again: they are left alone, and clients wait.
     pub fn suspend(&self) -> &ServerHandle {
-        if !self.state.suspended.swap(true, Ordering::SeqCst) {
-            self.state.tell_first(Message::Suspend);
+        let mut suspension = lock(&self.state.suspension);
+        if !suspension.asked {
+            suspension.asked = true;
+            suspension.round += 1;
+            self.state.tell_first(Message::Suspend { round: suspension.round });
         }
+        drop(suspension);
         self
     }
 
-    /// Accepts again after [`ServerHandle::suspend`].
+    /// Accepts again after [`ServerHandle::suspend`]. One that drains, or has ended, does not.
     ///
     /// # Errors
     /// If a listener cannot be opened again, because somebody else has taken its address. Then it stays suspended.
     pub fn resume(&self) -> Result<()> {
-        if !self.state.suspended.load(Ordering::SeqCst) {
+        let state = &self.state;
+        let mut suspension = lock(&state.suspension);
+        if !suspension.asked || state.drain_begun.load(Ordering::SeqCst) {
             return Ok(());
         }
-        let mut reopened = Vec::new();
-        for (index, state) in self.state.listeners.iter().enumerate() {
-            if self.state.can_reopen(index) {
-                let opened = state.listen.open(&self.state.sockets, Some(&state.address), None)?;
-                let failed = |error| Error::os(Operation::Listen, error).at(&state.address);
-                let listener = self.state.hold(index, opened).map_err(failed)?;
-                reopened.push((ListenerId(index as u32), listener));
-            }
-        }
-        self.state.suspended.store(false, Ordering::SeqCst);
-        self.state.tell_first(Message::Resume(reopened));
+        let open = |index: &usize| {
+            let ListenerState { listen, address, .. } = &state.listeners[*index];
+            Ok((*index, listen.open(&state.sockets, Some(address), None)?))
+        };
+        // All of them or none.
+        let opened = suspension.closed.iter().map(open).collect::<Result<Vec<_>>>()?;
+        let hold = |(index, opened): (usize, Opened)| {
+            let failed = |error| Error::os(Operation::Listen, error).at(&state.listeners[index].address);
+            Ok((ListenerId(index as u32), state.hold(index, opened).map_err(failed)?))
+        };
+        let reopened = opened.into_iter().map(hold).collect::<Result<Vec<_>>>();
+        let reopened =
+            reopened.inspect_err(|_| suspension.closed.iter().for_each(|index| state.close_copy(*index)))?;
+        *suspension = Suspension { round: suspension.round + 1, ..Suspension::default() };
+        state.tell_first(Message::Resume(reopened));
         Ok(())
     }
 
     /// Whether it is suspended.
     pub fn is_suspended(&self) -> bool {
-        self.state.suspended.load(Ordering::SeqCst)
+        lock(&self.state.suspension).asked
     }
 
     /// The memory that its connections hold in buffers at this moment, in bytes, on all workers: what was received and not

@@ -51,7 +51,7 @@ pub(crate) struct ServerState {
     pub(crate) drain_begun: AtomicBool,
     /// The first worker has passed a drain on, and hands nothing over any more.
     pub(crate) draining: AtomicBool,
-    pub(super) suspended: AtomicBool,
+    pub(super) suspension: Mutex<Suspension>,
     pub(super) simulated: bool,
     /// The service manager is told what the server is about.
     notifies: bool,
@@ -103,6 +103,17 @@ impl Holding {
 struct Reception {
     desk: Desk,
     awaited: bool,
+}
+
+/// Whether accepting is suspended, as handles ask for it and the acceptor carries it out: under one lock, so that whoever
+/// resumes knows which addresses are free again.
+#[derive(Default)]
+pub(super) struct Suspension {
+    pub(super) asked: bool,
+    /// Counts the requests, so that one that was taken back before it was carried out is none.
+    pub(super) round: u64,
+    /// The listeners that are closed and have to be opened again.
+    pub(super) closed: Vec<usize>,
 }
 
 #[derive(Default)]
@@ -182,7 +193,7 @@ impl ServerState {
             crashed: AtomicBool::new(false),
             drain_begun: AtomicBool::new(false),
             draining: AtomicBool::new(false),
-            suspended: AtomicBool::new(false),
+            suspension: Mutex::default(),
             simulated,
             keeps_copies,
             notifies,
@@ -440,14 +451,36 @@ impl ServerState {
         &self.listeners[listener].address
     }
 
-    /// A listener is closed, and may be opened again.
-    pub(crate) fn close_copy(&self, listener: usize) {
+    /// Whether that request to suspend still stands.
+    pub(crate) fn is_to_suspend(&self, round: u64) -> bool {
+        lock(&self.suspension).round == round
+    }
+
+    /// Has `close` close a listener that can be opened again, if the request to suspend still stands; says whether it does.
+    pub(crate) fn suspend_listener(&self, round: u64, listener: usize, close: impl FnOnce()) -> bool {
+        let mut suspension = lock(&self.suspension);
+        let stands = suspension.round == round;
+        if stands {
+            close();
+            self.close_copy(listener);
+            suspension.closed.push(listener);
+        }
+        stands
+    }
+
+    /// A listener's copy for a successor is no longer needed.
+    pub(super) fn close_copy(&self, listener: usize) {
         drop(lock(&self.listeners[listener].holding).copy.take());
     }
 
     /// A listener is closed for good: what it has in the file system goes too, unless a successor listens there.
     pub(crate) fn clear_listener(&self, listener: usize) {
         std::mem::take(&mut *lock(&self.listeners[listener].holding)).clear();
+    }
+
+    /// The same for all of them.
+    pub(crate) fn clear_listeners(&self) {
+        (0..self.listeners.len()).for_each(|listener| self.clear_listener(listener));
     }
 
     /// Whether a listener may be closed when the server is suspended, for it can be opened again.

@@ -96,7 +96,10 @@ pub(crate) enum Message {
         socket: Socket,
         peer: Address,
     },
-    Suspend,
+    /// Accept nobody, unless that request was taken back meanwhile.
+    Suspend {
+        round: u64,
+    },
     /// The predecessor knows that the server serves: accept.
     OpenDoor,
     /// Accept again, on these listeners that were opened again too.
@@ -405,7 +408,7 @@ impl Worker {
                 self.with_member(|member| member.let_in(self, None, socket, peer));
             }
             Message::OpenDoor => self.with_member(|member| member.open_door(self)),
-            Message::Suspend => self.with_member(|member| member.suspend(self)),
+            Message::Suspend { round } => self.with_member(|member| member.suspend(self, round)),
             Message::Resume(listeners) => self.with_member(|member| member.resume(self, listeners)),
             Message::Configure(settings) => {
                 let profile = self.profile(&settings.0, &settings.1);
