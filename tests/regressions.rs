@@ -20,7 +20,7 @@ use rustix::time::{ClockId, clock_gettime};
 use wharf::event::{self, Flow, Handler};
 use wharf::sim::{Faults, Simulation};
 use wharf::{Client, CloseReason, Connection, Deadline, Deadlines, ErrorKind, Limits, Result, Server};
-use wharf::{Handover, ServerEvent, ServerHandle, SocketOptions};
+use wharf::{Handover, Network, ProxyProtocol, ServerEvent, ServerHandle, SocketOptions};
 
 use common::behaviours::*;
 use common::*;
@@ -1191,4 +1191,47 @@ fn a_server_without_listeners_still_tells_of_its_drain() {
     while told.lock().unwrap().is_empty() {}
     server.stop().wait().unwrap();
     assert_eq!(*told.lock().unwrap(), ["lost", "draining"]);
+}
+
+#[test]
+fn a_proxied_connection_is_told_as_closed_if_and_as_it_was_told_as_opened() {
+    let _watchdog = Watchdog::new("a_proxied_connection_is_told_as_closed_if_and_as_it_was_told_as_opened");
+    let proxies = ProxyProtocol::from(["127.0.0.0/8".parse::<Network>().unwrap()]);
+    let server = Server::bind("127.0.0.1:0").workers(1).proxy_protocol(proxies);
+    let (server, told) = told(server, |event| match event {
+        ServerEvent::Opened { peer, .. } => Some(format!("opened {peer}")),
+        ServerEvent::Closed { peer, .. } => Some(format!("closed {peer}")),
+        _ => None,
+    });
+    let server = server.start_events(|| Echo).unwrap();
+    for header in ["PROXY TCP4 192.0.2.7 198.51.100.1 40000 443\r\n", "GET / HTTP/1.1\r\n\r\n"] {
+        let mut client = TcpStream::connect(server.local_addr()).unwrap();
+        client.write_all(header.as_bytes()).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        drop(client.read_to_end(&mut Vec::new()));
+    }
+    let stats = server.drain(Duration::from_secs(5)).wait().unwrap();
+    assert_eq!(stats.accepted, 2, "{stats:?}");
+    assert_eq!(*told.lock().unwrap(), ["opened 192.0.2.7:40000", "closed 192.0.2.7:40000"]);
+}
+
+#[test]
+fn a_closed_connection_still_knows_its_listener() {
+    let _watchdog = Watchdog::new("a_closed_connection_still_knows_its_listener");
+    let (tell, told) = mpsc::channel();
+    let server = Server::bind("127.0.0.1:0").listen("127.0.0.1:0").workers(1);
+    let server = server.start(move |mut conn: Connection| {
+        let tell = tell.clone();
+        async move {
+            conn.remote().reset();
+            conn.recv(&mut [0; 1]).await.unwrap_err();
+            wharf::sleep(Duration::from_millis(20)).await;
+            tell.send(conn.listener()).unwrap();
+            Ok(())
+        }
+    });
+    let server = server.unwrap();
+    let _client = TcpStream::connect(server.listeners()[1].address.socket().unwrap()).unwrap();
+    assert_eq!(told.recv().unwrap(), Some(1));
+    server.stop().wait().unwrap();
 }

@@ -157,7 +157,7 @@ impl Member {
 
     /// Puts the handler on a connection.
     fn begin(&self, worker: &Rc<Worker>, link: &Rc<Link>, count: HandlerCount) {
-        self.server.tell(&ServerEvent::Opened { id: link.id(), peer: &link.peer() });
+        link.tell_opened();
         (self.attach)(worker, link, count);
         if self.drain.get() != Drain::No {
             worker.tell_draining(link);
