@@ -1235,3 +1235,17 @@ fn a_closed_connection_still_knows_its_listener() {
     assert_eq!(told.recv().unwrap(), Some(1));
     server.stop().wait().unwrap();
 }
+
+#[test]
+fn waiting_in_on_exit_is_an_error_and_no_standstill() {
+    let _watchdog = Watchdog::new("waiting_in_on_exit_is_an_error_and_no_standstill");
+    let (give, given) = mpsc::channel::<ServerHandle>();
+    let (tell, told) = mpsc::channel();
+    let server = Server::bind("127.0.0.1:0").workers(2).on_exit(move |_| {
+        tell.send(given.recv().unwrap().wait().map(drop)).unwrap();
+    });
+    let server = server.start_events(|| Echo).unwrap();
+    give.send(server.clone()).unwrap();
+    server.stop().wait().unwrap();
+    assert_eq!(told.recv().unwrap().unwrap_err().kind(), ErrorKind::Caller);
+}

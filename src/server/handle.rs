@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use super::descriptors_for_connections;
@@ -304,9 +305,11 @@ impl ServerHandle {
     /// Waits until it has ended, after [`ServerHandle::drain`] or [`ServerHandle::stop`], and tells what it did.
     ///
     /// # Errors
-    /// If called on one of Wharf's own workers, which it would block, or if a worker crashed.
+    /// If called on one of Wharf's own workers, which it would block, or by [`Server::on_exit`](crate::Server::on_exit), for
+    /// which it waits; or if a worker crashed.
     pub fn wait(&self) -> Result<Stats> {
-        if crate::worker::with_current(|_| ()).is_some() && !self.is_stopped() {
+        let is_last = self.state.last_thread.get() == Some(&thread::current().id());
+        if (is_last || crate::worker::with_current(|_| ()).is_some()) && !self.is_stopped() {
             return Err(Error::new(
                 Operation::Wait,
                 Cause::Misuse("a worker cannot wait for a server's end"),

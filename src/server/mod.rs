@@ -19,6 +19,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
@@ -324,6 +325,7 @@ impl Server {
         let (state, listeners, heritage) = self.prepare()?;
         threads::start(&self, &state, attach, listeners)?;
         if let Err(error) = self.enter(&state, heritage, true) {
+            state.start_failed.store(true, Ordering::SeqCst);
             drop(ServerHandle { state }.stop().wait());
             return Err(error);
         }
@@ -342,6 +344,7 @@ impl Server {
         threads::run(&self, &handle.state, attach, listeners, || {
             entered = self.enter(&handle.state, heritage, self.worker_count() > 1);
             if entered.is_err() {
+                handle.state.start_failed.store(true, Ordering::SeqCst);
                 handle.stop();
                 return;
             }

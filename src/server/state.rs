@@ -5,6 +5,7 @@ use std::io::{self, PipeWriter};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use super::admission::{Desk, Seat, Turnstile, Verdict};
@@ -47,6 +48,10 @@ pub(crate) struct ServerState {
     pub(super) workers_left: Mutex<usize>,
     pub(super) ended: Condvar,
     pub(super) crashed: AtomicBool,
+    /// The start has failed, and its end is told to nobody.
+    pub(super) start_failed: AtomicBool,
+    /// The thread of the last worker, on which its end is told.
+    pub(super) last_thread: OnceLock<ThreadId>,
     /// A drain has begun: how connections end is reported.
     pub(crate) drain_begun: AtomicBool,
     /// The first worker has passed a drain on, and hands nothing over any more.
@@ -191,6 +196,8 @@ impl ServerState {
             workers_left: Mutex::new(workers),
             ended: Condvar::new(),
             crashed: AtomicBool::new(false),
+            start_failed: AtomicBool::new(false),
+            last_thread: OnceLock::new(),
             drain_begun: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             suspension: Mutex::default(),
@@ -315,7 +322,10 @@ impl ServerState {
     pub(crate) fn worker_left(&self) {
         if self.workers_running.fetch_sub(1, Ordering::SeqCst) == 1 {
             // Whoever waits for the end waits for this too.
-            self.hooks.ended(&self.stats());
+            self.last_thread.get_or_init(|| thread::current().id());
+            if !self.start_failed.load(Ordering::SeqCst) {
+                self.hooks.ended(&self.stats());
+            }
             self.close_upgrade();
         }
         *lock(&self.workers_left) -= 1;
