@@ -1249,3 +1249,31 @@ fn waiting_in_on_exit_is_an_error_and_no_standstill() {
     server.stop().wait().unwrap();
     assert_eq!(told.recv().unwrap().unwrap_err().kind(), ErrorKind::Caller);
 }
+
+#[test]
+fn a_worker_that_a_task_has_blocked_gets_connections_again() {
+    let _watchdog = Watchdog::new("a_worker_that_a_task_has_blocked_gets_connections_again");
+    let server = Server::bind("127.0.0.1:0").workers(2).watchdog(Duration::from_millis(20));
+    let (server, told) = told(server, |event| match event {
+        ServerEvent::WorkerBlocked { .. } => Some(String::from("worker")),
+        ServerEvent::HandlerBlocked { .. } => Some(String::from("handler")),
+        _ => None,
+    });
+    let server = server.start(|mut conn: Connection| async move {
+        if conn.recv(&mut [0; 1]).await? == 1 {
+            drop(wharf::spawn(async { std::thread::sleep(Duration::from_millis(200)) }));
+        }
+        Ok(())
+    });
+    let server = server.unwrap();
+    let mut client = TcpStream::connect(server.local_addr()).unwrap();
+    client.write_all(b"x").unwrap();
+    while told.lock().unwrap().is_empty() {}
+    drop(client);
+    while server.connections() > 0 || !server.snapshot().blocked_workers.is_empty() {}
+    let _clients = [(); 2].map(|()| TcpStream::connect(server.local_addr()).unwrap());
+    while server.connections() < 2 {}
+    assert_eq!(server.connections_by_worker(), [1, 1]);
+    server.stop().wait().unwrap();
+    assert_eq!(*told.lock().unwrap(), ["worker"], "no handler was to blame");
+}
