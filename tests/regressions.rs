@@ -1277,3 +1277,32 @@ fn a_worker_that_a_task_has_blocked_gets_connections_again() {
     server.stop().wait().unwrap();
     assert_eq!(*told.lock().unwrap(), ["worker"], "no handler was to blame");
 }
+
+scenario! {
+    fn a_shortage_of_memory_has_the_next_ones_wait_and_resets_nobody(world) {
+        let (behaviour, notes) = Watched::new(Echo);
+        let limits = Limits::default().memory(1 << 20).send_max(4 << 20);
+        let sockets = SocketOptions::default().send_buffer(16 * 1024).receive_buffer(16 * 1024);
+        let server = world.serve_with(behaviour, |server| server.limits(limits).sockets(sockets.clone()));
+        let (address, watched) = (server.local_addr(), server.clone());
+        let wait = world.time(3.0);
+        world.run(async move {
+            let limits = Limits::default().receive_buffer(16 * 1024);
+            let mut slow = Client::new(address).sockets(sockets).limits(limits).open().await.unwrap();
+            until("the server has it", || notes.connected() == 1).await;
+            let remote = notes.remotes().remove(0);
+            for _ in 0..35 {
+                remote.send(vec![b'x'; 100_000]).unwrap();
+            }
+            until("memory is short", || watched.memory_is_short()).await;
+            let mut next = Client::connect(address).await.unwrap();
+            next.send(b"x").await.unwrap();
+            let early = next.recv(&mut [0; 1]).within(wait).await.unwrap_err();
+            assert!(early.is_timeout(), "{early}");
+            slow.reset().await;
+            next.recv_exact(&mut [0; 1]).await.unwrap();
+        });
+        let stats = world.stop(&server);
+        assert_eq!(stats.refusals(), 0, "{stats:?}");
+    }
+}

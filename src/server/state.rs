@@ -344,7 +344,11 @@ impl ServerState {
     ) -> Result<Admission, Rule> {
         // Whom a proxy speaks for is not known before it has said so.
         let behind_proxy = self.proxy(listener).is_some();
-        match lock(&self.desk).desk.admit((!behind_proxy).then_some(peer), self.memory.is_short(), now) {
+        let mut reception = lock(&self.desk);
+        let queues = listener.is_some() && reception.desk.rules().over_limit == OverLimit::Queue;
+        // Other workers may have used it up since this one was let through the turnstile, and it cannot go back.
+        let memory_is_short = !queues && self.memory.is_short();
+        match reception.desk.admit((!behind_proxy).then_some(peer), memory_is_short, now) {
             Verdict::Admit(seat) => Ok(Admission::new(self.clone(), seat, listener)),
             Verdict::Refuse(rule) => Err(rule),
         }

@@ -298,6 +298,13 @@ impl Member {
         }
     }
 
+    /// There is no memory for another connection.
+    pub(crate) fn memory_short(&self, worker: &Worker) {
+        if self.door.state.get() == State::Accepting {
+            self.pass_turnstile(worker);
+        }
+    }
+
     /// Accepts from now on, if it was held so far.
     pub(crate) fn open_door(&self, worker: &Worker) {
         if self.door.state.get() == State::Held {

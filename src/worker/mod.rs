@@ -87,9 +87,9 @@ pub(crate) enum Message {
         token: Token,
         reason: CloseReason,
     },
-    /// There may be room for connections again.
-    /// Memory is short: whoever reads this turns, and accounts for itself.
+    /// Memory is short: whoever reads this turns, and accounts for itself; who accepts, waits.
     MemoryShort,
+    /// There may be room for connections again.
     RoomAgain,
     /// Make a connected socket one of the server's connections, if the rules allow it.
     Arrive {
@@ -402,7 +402,7 @@ impl Worker {
             Message::Adopt { socket, peer, admission } => {
                 self.with_member(|member| member.adopt(self, socket, &peer, admission));
             }
-            Message::MemoryShort => {}
+            Message::MemoryShort => self.with_member(|member| member.memory_short(self)),
             Message::RoomAgain => self.with_member(|member| member.room_again(self)),
             Message::Arrive { socket, peer } => {
                 self.with_member(|member| member.let_in(self, None, socket, peer));
