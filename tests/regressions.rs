@@ -8,7 +8,8 @@ mod common;
 use std::cell::{Cell, RefCell};
 use std::future::{pending, poll_fn};
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, Shutdown, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -20,7 +21,7 @@ use rustix::time::{ClockId, clock_gettime};
 use wharf::event::{self, Flow, Handler};
 use wharf::sim::{Faults, Simulation};
 use wharf::{Client, CloseReason, Connection, Deadline, Deadlines, ErrorKind, Limits, Result, Server};
-use wharf::{Handover, Network, ProxyProtocol, ServerEvent, ServerHandle, SocketOptions};
+use wharf::{Handover, Network, Phase, ProxyProtocol, ServerEvent, ServerHandle, SocketOptions};
 
 use common::behaviours::*;
 use common::*;
@@ -1305,4 +1306,24 @@ scenario! {
         let stats = world.stop(&server);
         assert_eq!(stats.refusals(), 0, "{stats:?}");
     }
+}
+
+#[test]
+fn only_a_stream_socket_is_adopted_and_only_while_the_server_accepts() {
+    let _watchdog = Watchdog::new("only_a_stream_socket_is_adopted_and_only_while_the_server_accepts");
+    let server = Server::bind("127.0.0.1:0").workers(1).start(|_: Connection| pending()).unwrap();
+    let datagrams = UdpSocket::bind("127.0.0.1:0").unwrap();
+    datagrams.connect(server.local_addr()).unwrap();
+    let error = server.adopt(datagrams).unwrap_err();
+    assert!(error.to_string().contains("no stream socket"), "{error}");
+
+    let client = TcpStream::connect(server.local_addr()).unwrap();
+    while server.connections() == 0 {}
+    server.drain(Duration::from_secs(60));
+    while server.phase() != Phase::Draining {}
+    let (_near, far) = UnixStream::pair().unwrap();
+    let error = server.adopt(far).unwrap_err();
+    assert!(error.to_string().contains("drains"), "{error}");
+    drop(client);
+    assert_eq!(server.stop().wait().unwrap().accepted, 1);
 }

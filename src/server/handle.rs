@@ -146,14 +146,16 @@ impl ServerHandle {
     /// The rules of admission apply; who is refused shows in [`ServerHandle::stats`].
     ///
     /// # Errors
-    /// If it is no connected stream socket, or the server has ended.
+    /// If it is no connected stream socket, or the server drains or has ended.
     pub fn adopt(&self, socket: impl Into<OwnedFd>) -> Result<()> {
         let failed = |error| Error::os(Operation::Adopt, error);
         let (socket, peer) = Socket::adopt(socket.into()).map_err(failed)?;
-        let gone = Error::new(Operation::Adopt, Cause::Misuse("the server has ended"));
-        let first = self.state.post(0).ok_or(gone)?;
-        let gone = |_| Error::new(Operation::Adopt, Cause::Misuse("the server has ended"));
-        first.send(Message::Arrive { socket, peer }).map_err(gone)
+        let refused = |why| Error::new(Operation::Adopt, Cause::Misuse(why));
+        if self.state.drain_begun.load(Ordering::SeqCst) && !self.is_stopped() {
+            return Err(refused("the server drains"));
+        }
+        let first = self.state.post(0).ok_or_else(|| refused("the server has ended"))?;
+        first.send(Message::Arrive { socket, peer }).map_err(|_| refused("the server has ended"))
     }
 
     /// Stops accepting until [`ServerHandle::resume`]; connections that stand go on.

@@ -176,6 +176,15 @@ impl Member {
         }
     }
 
+    /// The server's handle has brought a connection.
+    pub(crate) fn arrived(self: &Rc<Self>, worker: &Rc<Worker>, socket: Socket, peer: Address) {
+        // The drain was faster. The others may have ended, so nothing can be given to them.
+        if self.is_draining() {
+            return socket.refuse(true);
+        }
+        self.let_in(worker, None, socket, peer);
+    }
+
     /// Lets a connection in, if the rules allow it.
     pub(crate) fn let_in(
         self: &Rc<Self>,

@@ -405,7 +405,7 @@ impl Worker {
             Message::MemoryShort => self.with_member(|member| member.memory_short(self)),
             Message::RoomAgain => self.with_member(|member| member.room_again(self)),
             Message::Arrive { socket, peer } => {
-                self.with_member(|member| member.let_in(self, None, socket, peer));
+                self.with_member(|member| member.arrived(self, socket, peer));
             }
             Message::OpenDoor => self.with_member(|member| member.open_door(self)),
             Message::Suspend { round } => self.with_member(|member| member.suspend(self, round)),
