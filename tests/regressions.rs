@@ -1327,3 +1327,15 @@ fn only_a_stream_socket_is_adopted_and_only_while_the_server_accepts() {
     drop(client);
     assert_eq!(server.stop().wait().unwrap().accepted, 1);
 }
+
+#[test]
+fn a_listing_in_a_simulation_that_does_not_run_is_an_error_and_no_standstill() {
+    let _watchdog =
+        Watchdog::new("a_listing_in_a_simulation_that_does_not_run_is_an_error_and_no_standstill");
+    let mut simulation = Simulation::new(1);
+    let server = simulation.serve_events(Server::bind("10.0.0.1:7"), || Echo).unwrap();
+    assert_eq!(server.list().wait().unwrap_err().kind(), ErrorKind::Caller);
+    let listing = server.list();
+    simulation.run();
+    assert!(listing.wait().unwrap().is_empty());
+}

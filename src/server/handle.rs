@@ -123,7 +123,7 @@ impl ServerHandle {
     /// # Ok::<(), wharf::Error>(())
     /// ```
     pub fn list(&self) -> Listing {
-        let listing = Listing::new();
+        let listing = Listing::new(self.state.simulated);
         // Nobody's answer completes the listing before all are asked.
         let asking = listing.reply();
         self.state.tell_all(|| Message::List { reply: listing.reply() });
