@@ -81,9 +81,8 @@ impl ServerHandle {
     pub fn set_limits(&self, limits: Limits) -> Result<()> {
         limits.validate()?;
         let connections_max = limits.connections.unwrap_or_else(descriptors_for_connections);
-        self.state.memory.set_max(limits.memory);
         self.state.set_limits(limits, connections_max);
-        self.configure();
+        self.state.tell_all(|| Message::Configure);
         self.state.tell_first(Message::RoomAgain);
         Ok(())
     }
@@ -101,13 +100,8 @@ impl ServerHandle {
     pub fn set_deadlines(&self, deadlines: Deadlines) -> Result<()> {
         deadlines.validate()?;
         self.state.set_deadlines(deadlines);
-        self.configure();
+        self.state.tell_all(|| Message::Configure);
         Ok(())
-    }
-
-    fn configure(&self) {
-        let (limits, deadlines) = (self.state.limits(), self.state.deadlines());
-        self.state.tell_all(|| Message::Configure(Box::new((limits.clone(), deadlines.clone()))));
     }
 
     /// The connections at this moment, oldest first. Adding a listing up by address groups them.

@@ -375,7 +375,7 @@ impl ServerState {
         lock(&self.desk).desk.connections_max()
     }
 
-    pub(super) fn limits(&self) -> Limits {
+    pub(crate) fn limits(&self) -> Limits {
         lock(&self.desk).desk.rules().clone()
     }
 
@@ -384,10 +384,12 @@ impl ServerState {
     }
 
     pub(super) fn set_limits(&self, limits: Limits, connections_max: usize) {
-        lock(&self.desk).desk.set_rules(limits, connections_max);
+        let mut reception = lock(&self.desk);
+        self.memory.set_max(limits.memory);
+        reception.desk.set_rules(limits, connections_max);
     }
 
-    pub(super) fn deadlines(&self) -> Deadlines {
+    pub(crate) fn deadlines(&self) -> Deadlines {
         lock(&self.deadlines).clone()
     }
 

@@ -104,8 +104,8 @@ pub(crate) enum Message {
     OpenDoor,
     /// Accept again, on these listeners that were opened again too.
     Resume(Vec<(ListenerId, Listener)>),
-    /// What new connections get.
-    Configure(Box<(Limits, Deadlines)>),
+    /// What new connections get has changed.
+    Configure,
     /// Tell which connections there are.
     List {
         reply: Reply,
@@ -410,10 +410,7 @@ impl Worker {
             Message::OpenDoor => self.with_member(|member| member.open_door(self)),
             Message::Suspend { round } => self.with_member(|member| member.suspend(self, round)),
             Message::Resume(listeners) => self.with_member(|member| member.resume(self, listeners)),
-            Message::Configure(settings) => {
-                let profile = self.profile(&settings.0, &settings.1);
-                self.with_member(|member| member.set_profile(profile));
-            }
+            Message::Configure => self.with_member(|member| member.configure(self)),
             Message::List { reply } => {
                 reply.add(self.list());
             }
