@@ -93,6 +93,16 @@ impl ServerHandle {
         self.state.set_access(access);
     }
 
+    /// The networks that may connect.
+    pub fn access(&self) -> Access {
+        self.state.access()
+    }
+
+    /// The deadlines in force, for new connections.
+    pub fn deadlines(&self) -> Deadlines {
+        self.state.deadlines()
+    }
+
     /// Replaces the deadlines of the running server, for new connections.
     ///
     /// # Errors

@@ -379,6 +379,10 @@ impl ServerState {
         lock(&self.desk).desk.rules().clone()
     }
 
+    pub(super) fn access(&self) -> Access {
+        lock(&self.desk).desk.access().clone()
+    }
+
     pub(super) fn set_access(&self, access: Access) {
         lock(&self.desk).desk.set_access(access);
     }
