@@ -123,6 +123,7 @@ scenario! {
         world.run(async move {
             assert!(is_turned_away(address).await);
             changing.set_access(Access::default());
+            assert_eq!(changing.access(), Access::default());
             let mut conn = let_in(address).await;
             changing.set_access(Access::default().allow(["203.0.113.0/24".parse().unwrap()]));
             assert!(is_turned_away(address).await);
@@ -167,6 +168,7 @@ scenario! {
             let old = Client::connect(address).await.unwrap();
             until("it is let in", || changing.connections() == 1).await;
             changing.set_deadlines(wharf::Deadlines::default().idle(short)).unwrap();
+            assert_eq!(changing.deadlines(), wharf::Deadlines::default().idle(short));
             let mut new = Client::connect(address).await.unwrap();
             assert_eq!(recv_all(&mut new).await.unwrap(), b"");
             drop(new);

@@ -14,6 +14,7 @@ mod common;
 
 use std::io::{BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -168,16 +169,20 @@ fn a_start_without_descriptors_fails_with_the_cause_and_leaves_nothing() {
         for spare in 0..20 {
             let few = Rlimit { current: Some((before - 1 + spare) as u64), ..limit };
             setrlimit(Resource::Nofile, few).unwrap();
-            let outcome =
-                Server::bind("127.0.0.1:0").workers(4).backend(backend).start(|conn| Echo.run(conn));
+            let (tell, exits) = mpsc::channel();
+            let server = Server::bind("127.0.0.1:0").workers(4).backend(backend);
+            let server = server.on_exit(move |_| tell.send(()).unwrap());
+            let outcome = server.start(|conn| Echo.run(conn));
             let ran = wharf::run_on(backend, async { Client::connect("127.0.0.1:1").await.unwrap_err() });
             setrlimit(Resource::Nofile, limit).unwrap();
             match outcome {
                 Ok(server) => {
                     started += 1;
                     server.stop().wait().unwrap();
+                    assert_eq!(exits.try_iter().count(), 1);
                 }
                 Err(error) => {
+                    assert_eq!(exits.try_iter().count(), 0, "it has not started");
                     assert_eq!(error.kind(), ErrorKind::System, "{error}");
                     assert!(error.to_string().contains("too many open files"), "{error}");
                 }

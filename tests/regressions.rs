@@ -7,7 +7,9 @@ mod common;
 
 use std::cell::{Cell, RefCell};
 use std::future::{pending, poll_fn};
-use std::net::IpAddr;
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -19,7 +21,7 @@ use rustix::time::{ClockId, clock_gettime};
 use wharf::event::{self, Flow, Handler};
 use wharf::sim::{Faults, Simulation};
 use wharf::{Client, CloseReason, Connection, Deadline, Deadlines, ErrorKind, Limits, Result, Server};
-use wharf::{ServerHandle, SocketOptions};
+use wharf::{Handover, Network, Phase, ProxyProtocol, ServerEvent, ServerHandle, SocketOptions};
 
 use common::behaviours::*;
 use common::*;
@@ -688,7 +690,7 @@ fn processor_time() -> Duration {
 fn a_run_that_waits_for_its_closes_sleeps_although_a_read_was_given_up() {
     let _watchdog = Watchdog::new("a_run_that_waits_for_its_closes_sleeps_although_a_read_was_given_up");
     // A peer that does not end: the kernel connects, and nobody accepts.
-    let peer = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let peer = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = peer.local_addr().unwrap();
     let linger = Duration::from_millis(300);
     let (began, used) = (std::time::Instant::now(), processor_time());
@@ -1108,4 +1110,232 @@ fn socket_options_that_the_kernel_cannot_hold_are_refused_by_name() {
             assert!(error.to_string().contains(&format!("option `{option}` ")), "{error}");
         }
     }
+}
+
+// Servers.
+
+/// What a server has told whoever watches it, of the kinds that `pick` picks.
+fn told(server: Server, pick: fn(&ServerEvent<'_>) -> Option<String>) -> (Server, Arc<Mutex<Vec<String>>>) {
+    let told = Arc::<Mutex<Vec<String>>>::default();
+    let tell = told.clone();
+    let server = server.watch(move |event| tell.lock().unwrap().extend(pick(event)));
+    (server, told)
+}
+
+#[test]
+fn resuming_right_after_suspending_finds_its_addresses_free() {
+    let name = "resuming_right_after_suspending_finds_its_addresses_free";
+    let _watchdog = Watchdog::new(name);
+    for backend in backends(name) {
+        let server = Server::bind("127.0.0.1:0").listen("127.0.0.1:0").workers(2).backend(backend);
+        let server = server.start_events(|| Echo).unwrap();
+        for round in 0..300u32 {
+            server.suspend();
+            (0..round % 20 * 100).for_each(|_| std::hint::spin_loop());
+            server.resume().unwrap();
+        }
+        for listener in server.listeners() {
+            let mut client = TcpStream::connect(listener.address.socket().unwrap()).unwrap();
+            client.write_all(b"x").unwrap();
+            client.read_exact(&mut [0; 1]).unwrap();
+        }
+        server.stop().wait().unwrap();
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_server_that_cannot_resume_keeps_nobody_waiting() {
+    let _watchdog = Watchdog::new("a_server_that_cannot_resume_keeps_nobody_waiting");
+    let path = std::env::temp_dir().join(format!("wharf-cannot-resume-{}", std::process::id()));
+    let server = Server::bind("127.0.0.1:0").listen("127.0.0.1:0").workers(1).handover(Handover::at(&path));
+    let (server, told) = told(server, |event| matches!(event, ServerEvent::Suspended).then(String::new));
+    let server = server.start_events(|| Echo).unwrap();
+    let addresses: Vec<_> =
+        server.listeners().iter().map(|listener| listener.address.socket().unwrap()).collect();
+    server.suspend();
+    while told.lock().unwrap().is_empty() {}
+    let other = TcpListener::bind(addresses[1]).unwrap();
+    assert!(server.resume().is_err());
+    assert!(server.is_suspended());
+    assert!(TcpStream::connect(addresses[0]).is_err(), "nobody accepts there");
+    drop(other);
+    server.resume().unwrap();
+    for address in addresses {
+        TcpStream::connect(address).unwrap();
+    }
+    server.stop().wait().unwrap();
+}
+
+#[test]
+fn a_suspended_server_that_ends_leaves_no_file() {
+    let _watchdog = Watchdog::new("a_suspended_server_that_ends_leaves_no_file");
+    let path = std::env::temp_dir().join(format!("wharf-suspended-{}", std::process::id()));
+    let server = Server::bind(format!("unix:{}", path.display())).workers(1).start_events(|| Echo).unwrap();
+    assert!(path.exists());
+    server.suspend().stop().wait().unwrap();
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_server_without_listeners_still_tells_of_its_drain() {
+    let _watchdog = Watchdog::new("a_server_without_listeners_still_tells_of_its_drain");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = Server::on(listener.try_clone().unwrap()).workers(1);
+    let (server, told) = told(server, |event| match event {
+        ServerEvent::ListenerLost { .. } => Some(String::from("lost")),
+        ServerEvent::Draining { .. } => Some(String::from("draining")),
+        _ => None,
+    });
+    let server = server.start_events(|| Echo).unwrap();
+    socket2::SockRef::from(&listener).shutdown(Shutdown::Both).unwrap();
+    while told.lock().unwrap().is_empty() {}
+    server.stop().wait().unwrap();
+    assert_eq!(*told.lock().unwrap(), ["lost", "draining"]);
+}
+
+#[test]
+fn a_proxied_connection_is_told_as_closed_if_and_as_it_was_told_as_opened() {
+    let _watchdog = Watchdog::new("a_proxied_connection_is_told_as_closed_if_and_as_it_was_told_as_opened");
+    let proxies = ProxyProtocol::from(["127.0.0.0/8".parse::<Network>().unwrap()]);
+    let server = Server::bind("127.0.0.1:0").workers(1).proxy_protocol(proxies);
+    let (server, told) = told(server, |event| match event {
+        ServerEvent::Opened { peer, .. } => Some(format!("opened {peer}")),
+        ServerEvent::Closed { peer, .. } => Some(format!("closed {peer}")),
+        _ => None,
+    });
+    let server = server.start_events(|| Echo).unwrap();
+    for header in ["PROXY TCP4 192.0.2.7 198.51.100.1 40000 443\r\n", "GET / HTTP/1.1\r\n\r\n"] {
+        let mut client = TcpStream::connect(server.local_addr()).unwrap();
+        client.write_all(header.as_bytes()).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        drop(client.read_to_end(&mut Vec::new()));
+    }
+    let stats = server.drain(Duration::from_secs(5)).wait().unwrap();
+    assert_eq!(stats.accepted, 2, "{stats:?}");
+    assert_eq!(*told.lock().unwrap(), ["opened 192.0.2.7:40000", "closed 192.0.2.7:40000"]);
+}
+
+#[test]
+fn a_closed_connection_still_knows_its_listener() {
+    let _watchdog = Watchdog::new("a_closed_connection_still_knows_its_listener");
+    let (tell, told) = mpsc::channel();
+    let server = Server::bind("127.0.0.1:0").listen("127.0.0.1:0").workers(1);
+    let server = server.start(move |mut conn: Connection| {
+        let tell = tell.clone();
+        async move {
+            conn.remote().reset();
+            conn.recv(&mut [0; 1]).await.unwrap_err();
+            wharf::sleep(Duration::from_millis(20)).await;
+            tell.send(conn.listener()).unwrap();
+            Ok(())
+        }
+    });
+    let server = server.unwrap();
+    let _client = TcpStream::connect(server.listeners()[1].address.socket().unwrap()).unwrap();
+    assert_eq!(told.recv().unwrap(), Some(1));
+    server.stop().wait().unwrap();
+}
+
+#[test]
+fn waiting_in_on_exit_is_an_error_and_no_standstill() {
+    let _watchdog = Watchdog::new("waiting_in_on_exit_is_an_error_and_no_standstill");
+    let (give, given) = mpsc::channel::<ServerHandle>();
+    let (tell, told) = mpsc::channel();
+    let server = Server::bind("127.0.0.1:0").workers(2).on_exit(move |_| {
+        tell.send(given.recv().unwrap().wait().map(drop)).unwrap();
+    });
+    let server = server.start_events(|| Echo).unwrap();
+    give.send(server.clone()).unwrap();
+    server.stop().wait().unwrap();
+    assert_eq!(told.recv().unwrap().unwrap_err().kind(), ErrorKind::Caller);
+}
+
+#[test]
+fn a_worker_that_a_task_has_blocked_gets_connections_again() {
+    let _watchdog = Watchdog::new("a_worker_that_a_task_has_blocked_gets_connections_again");
+    let server = Server::bind("127.0.0.1:0").workers(2).watchdog(Duration::from_millis(20));
+    let (server, told) = told(server, |event| match event {
+        ServerEvent::WorkerBlocked { .. } => Some(String::from("worker")),
+        ServerEvent::HandlerBlocked { .. } => Some(String::from("handler")),
+        _ => None,
+    });
+    let server = server.start(|mut conn: Connection| async move {
+        if conn.recv(&mut [0; 1]).await? == 1 {
+            drop(wharf::spawn(async { std::thread::sleep(Duration::from_millis(200)) }));
+        }
+        Ok(())
+    });
+    let server = server.unwrap();
+    let mut client = TcpStream::connect(server.local_addr()).unwrap();
+    client.write_all(b"x").unwrap();
+    while told.lock().unwrap().is_empty() {}
+    drop(client);
+    while server.connections() > 0 || !server.snapshot().blocked_workers.is_empty() {}
+    let _clients = [(); 2].map(|()| TcpStream::connect(server.local_addr()).unwrap());
+    while server.connections() < 2 {}
+    assert_eq!(server.connections_by_worker(), [1, 1]);
+    server.stop().wait().unwrap();
+    assert_eq!(*told.lock().unwrap(), ["worker"], "no handler was to blame");
+}
+
+scenario! {
+    fn a_shortage_of_memory_has_the_next_ones_wait_and_resets_nobody(world) {
+        let (behaviour, notes) = Watched::new(Echo);
+        let limits = Limits::default().memory(1 << 20).send_max(4 << 20);
+        let sockets = SocketOptions::default().send_buffer(16 * 1024).receive_buffer(16 * 1024);
+        let server = world.serve_with(behaviour, |server| server.limits(limits).sockets(sockets.clone()));
+        let (address, watched) = (server.local_addr(), server.clone());
+        let wait = world.time(3.0);
+        world.run(async move {
+            let limits = Limits::default().receive_buffer(16 * 1024);
+            let mut slow = Client::new(address).sockets(sockets).limits(limits).open().await.unwrap();
+            until("the server has it", || notes.connected() == 1).await;
+            let remote = notes.remotes().remove(0);
+            for _ in 0..35 {
+                remote.send(vec![b'x'; 100_000]).unwrap();
+            }
+            until("memory is short", || watched.memory_is_short()).await;
+            let mut next = Client::connect(address).await.unwrap();
+            next.send(b"x").await.unwrap();
+            let early = next.recv(&mut [0; 1]).within(wait).await.unwrap_err();
+            assert!(early.is_timeout(), "{early}");
+            slow.reset().await;
+            next.recv_exact(&mut [0; 1]).await.unwrap();
+        });
+        let stats = world.stop(&server);
+        assert_eq!(stats.refusals(), 0, "{stats:?}");
+    }
+}
+
+#[test]
+fn only_a_stream_socket_is_adopted_and_only_while_the_server_accepts() {
+    let _watchdog = Watchdog::new("only_a_stream_socket_is_adopted_and_only_while_the_server_accepts");
+    let server = Server::bind("127.0.0.1:0").workers(1).start(|_: Connection| pending()).unwrap();
+    let datagrams = UdpSocket::bind("127.0.0.1:0").unwrap();
+    datagrams.connect(server.local_addr()).unwrap();
+    let error = server.adopt(datagrams).unwrap_err();
+    assert!(error.to_string().contains("no stream socket"), "{error}");
+
+    let client = TcpStream::connect(server.local_addr()).unwrap();
+    while server.connections() == 0 {}
+    server.drain(Duration::from_secs(60));
+    while server.phase() != Phase::Draining {}
+    let (_near, far) = UnixStream::pair().unwrap();
+    let error = server.adopt(far).unwrap_err();
+    assert!(error.to_string().contains("drains"), "{error}");
+    drop(client);
+    assert_eq!(server.stop().wait().unwrap().accepted, 1);
+}
+
+#[test]
+fn a_listing_in_a_simulation_that_does_not_run_is_an_error_and_no_standstill() {
+    let _watchdog =
+        Watchdog::new("a_listing_in_a_simulation_that_does_not_run_is_an_error_and_no_standstill");
+    let mut simulation = Simulation::new(1);
+    let server = simulation.serve_events(Server::bind("10.0.0.1:7"), || Echo).unwrap();
+    assert_eq!(server.list().wait().unwrap_err().kind(), ErrorKind::Caller);
+    let listing = server.list();
+    simulation.run();
+    assert!(listing.wait().unwrap().is_empty());
 }

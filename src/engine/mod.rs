@@ -128,8 +128,12 @@ pub(crate) enum Socket {
 impl Socket {
     /// Takes a connected socket that was made elsewhere.
     pub(crate) fn adopt(fd: OwnedFd) -> io::Result<(Socket, Address)> {
+        let socket = socket2::SockRef::from(&fd);
+        if socket.r#type()? != socket2::Type::STREAM {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no stream socket"));
+        }
         let peer = socket::peer_addr(fd.as_fd())?;
-        socket2::SockRef::from(&fd).set_nonblocking(true)?;
+        socket.set_nonblocking(true)?;
         Ok((Socket::Os(fd), peer))
     }
 

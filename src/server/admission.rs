@@ -56,6 +56,10 @@ impl Desk {
         self.access = access;
     }
 
+    pub(super) fn access(&self) -> &Access {
+        &self.access
+    }
+
     /// From now on these rules hold. Who is here stays, also where that is more than they allow.
     pub(super) fn set_rules(&mut self, rules: Limits, connections_max: usize) {
         let prefix = rules.ipv6_prefix;

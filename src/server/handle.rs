@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::descriptors_for_connections;
+use super::listen::Opened;
 use super::registry::{Listing, Whom};
 use super::snapshot::{Phase, Snapshot};
 use super::state::{ListenerState, ServerState, Suspension, lock};
@@ -80,9 +81,8 @@ impl ServerHandle {
     pub fn set_limits(&self, limits: Limits) -> Result<()> {
         limits.validate()?;
         let connections_max = limits.connections.unwrap_or_else(descriptors_for_connections);
-        self.state.memory.set_max(limits.memory);
         self.state.set_limits(limits, connections_max);
-        self.configure();
+        self.state.tell_all(|| Message::Configure);
         self.state.tell_first(Message::RoomAgain);
         Ok(())
     }
@@ -93,6 +93,16 @@ impl ServerHandle {
         self.state.set_access(access);
     }
 
+    /// The networks that may connect.
+    pub fn access(&self) -> Access {
+        self.state.access()
+    }
+
+    /// The deadlines in force, for new connections.
+    pub fn deadlines(&self) -> Deadlines {
+        self.state.deadlines()
+    }
+
     /// Replaces the deadlines of the running server, for new connections.
     ///
     /// # Errors
@@ -100,13 +110,8 @@ impl ServerHandle {
     pub fn set_deadlines(&self, deadlines: Deadlines) -> Result<()> {
         deadlines.validate()?;
         self.state.set_deadlines(deadlines);
-        self.configure();
+        self.state.tell_all(|| Message::Configure);
         Ok(())
-    }
-
-    fn configure(&self) {
-        let (limits, deadlines) = (self.state.limits(), self.state.deadlines());
-        self.state.tell_all(|| Message::Configure(Box::new((limits.clone(), deadlines.clone()))));
     }
 
     /// The connections at this moment, oldest first. Adding a listing up by address groups them.
@@ -122,7 +127,7 @@ impl ServerHandle {
     /// # Ok::<(), wharf::Error>(())
     /// ```
     pub fn list(&self) -> Listing {
-        let listing = Listing::new();
+        let listing = Listing::new(self.state.simulated);
         // Nobody's answer completes the listing before all are asked.
         let asking = listing.reply();
         self.state.tell_all(|| Message::List { reply: listing.reply() });
@@ -145,79 +150,65 @@ impl ServerHandle {
     /// The rules of admission apply; who is refused shows in [`ServerHandle::stats`].
     ///
     /// # Errors
-    /// If it is no connected stream socket, or the server has ended.
+    /// If it is no connected stream socket, or the server drains or has ended.
     pub fn adopt(&self, socket: impl Into<OwnedFd>) -> Result<()> {
         let failed = |error| Error::os(Operation::Adopt, error);
         let (socket, peer) = Socket::adopt(socket.into()).map_err(failed)?;
-        let gone = Error::new(Operation::Adopt, Cause::Misuse("the server has ended"));
-        let first = self.state.post(0).ok_or(gone)?;
-        let gone = |_| Error::new(Operation::Adopt, Cause::Misuse("the server has ended"));
-        first.send(Message::Arrive { socket, peer }).map_err(gone)
+        let refused = |why| Error::new(Operation::Adopt, Cause::Misuse(why));
+        if self.state.drain_begun.load(Ordering::SeqCst) && !self.is_stopped() {
+            return Err(refused("the server drains"));
+        }
+        let first = self.state.post(0).ok_or_else(|| refused("the server has ended"))?;
+        first.send(Message::Arrive { socket, peer }).map_err(|_| refused("the server has ended"))
     }
 
     /// Stops accepting until [`ServerHandle::resume`]; connections that stand go on.
     ///
     /// Listeners are closed, so that clients are refused at once and can go elsewhere; whom the kernel has connected
-    /// already comes in first. Listeners that were given as sockets, and those of a simulation, cannot be opened again:
-    /// they are left alone, and clients wait.
+    /// already comes in first. Listeners that were given as sockets or taken from a predecessor, and those of a simulation,
+    /// cannot be opened again: they are left alone, and clients wait.
     pub fn suspend(&self) -> &ServerHandle {
         let mut suspension = lock(&self.state.suspension);
-        if *suspension == Suspension::No {
-            *suspension = Suspension::Asked;
-            self.state.tell_first(Message::Suspend);
+        if !suspension.asked {
+            suspension.asked = true;
+            suspension.round += 1;
+            self.state.tell_first(Message::Suspend { round: suspension.round });
         }
         drop(suspension);
         self
     }
 
-    /// Accepts again after [`ServerHandle::suspend`].
+    /// Accepts again after [`ServerHandle::suspend`]. One that drains, or has ended, does not.
     ///
     /// # Errors
     /// If a listener cannot be opened again, because somebody else has taken its address. Then it stays suspended.
     pub fn resume(&self) -> Result<()> {
-        if !self.has_to_reopen() {
+        let state = &self.state;
+        let mut suspension = lock(&state.suspension);
+        if !suspension.asked || state.drain_begun.load(Ordering::SeqCst) {
             return Ok(());
         }
-        let mut reopened = Vec::new();
-        for (index, state) in self.state.listeners.iter().enumerate() {
-            if self.state.can_reopen(index) {
-                let opened = state.listen.open(&self.state.sockets, Some(&state.address), None)?;
-                let failed = |error| Error::os(Operation::Listen, error).at(&state.address);
-                let listener = self.state.hold(index, opened).map_err(failed)?;
-                reopened.push((ListenerId(index as u32), listener));
-            }
-        }
-        *lock(&self.state.suspension) = Suspension::No;
-        self.state.tell_first(Message::Resume(reopened));
+        let open = |index: &usize| {
+            let ListenerState { listen, address, .. } = &state.listeners[*index];
+            Ok((*index, listen.open(&state.sockets, Some(address), None)?))
+        };
+        // All of them or none.
+        let opened = suspension.closed.iter().map(open).collect::<Result<Vec<_>>>()?;
+        let hold = |(index, opened): (usize, Opened)| {
+            let failed = |error| Error::os(Operation::Listen, error).at(&state.listeners[index].address);
+            Ok((ListenerId(index as u32), state.hold(index, opened).map_err(failed)?))
+        };
+        let reopened = opened.into_iter().map(hold).collect::<Result<Vec<_>>>();
+        let reopened =
+            reopened.inspect_err(|_| suspension.closed.iter().for_each(|index| state.close_copy(*index)))?;
+        *suspension = Suspension { round: suspension.round + 1, ..Suspension::default() };
+        state.tell_first(Message::Resume(reopened));
         Ok(())
-    }
-
-    /// Whether listeners were closed. Waits for those that are being closed, for they cannot be opened again before; but
-    /// not on the worker that closes them.
-    fn has_to_reopen(&self) -> bool {
-        let first = self.state.post(0);
-        let closes_them =
-            crate::worker::with_current(|worker| first.is_some_and(|post| Arc::ptr_eq(post, &worker.post)))
-                .unwrap_or_default();
-        loop {
-            let mut suspension = lock(&self.state.suspension);
-            match *suspension {
-                Suspension::No => return false,
-                Suspension::Asked => {
-                    *suspension = Suspension::No;
-                    return false;
-                }
-                Suspension::Closing if !closes_them && !self.is_stopped() => {}
-                Suspension::Closing | Suspension::Done => return true,
-            }
-            drop(suspension);
-            thread::sleep(Duration::from_millis(1));
-        }
     }
 
     /// Whether it is suspended.
     pub fn is_suspended(&self) -> bool {
-        *lock(&self.state.suspension) != Suspension::No
+        lock(&self.state.suspension).asked
     }
 
     /// The memory that its connections hold in buffers at this moment, in bytes, on all workers: what was received and not
@@ -320,9 +311,11 @@ impl ServerHandle {
     /// Waits until it has ended, after [`ServerHandle::drain`] or [`ServerHandle::stop`], and tells what it did.
     ///
     /// # Errors
-    /// If called on one of Wharf's own workers, which it would block, or if a worker crashed.
+    /// If called on one of Wharf's own workers, which it would block, or by [`Server::on_exit`](crate::Server::on_exit), for
+    /// which it waits; or if a worker crashed.
     pub fn wait(&self) -> Result<Stats> {
-        if crate::worker::with_current(|_| ()).is_some() && !self.is_stopped() {
+        let is_last = self.state.last_thread.get() == Some(&thread::current().id());
+        if (is_last || crate::worker::with_current(|_| ()).is_some()) && !self.is_stopped() {
             return Err(Error::new(
                 Operation::Wait,
                 Cause::Misuse("a worker cannot wait for a server's end"),

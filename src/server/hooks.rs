@@ -19,7 +19,7 @@ use crate::worker::link::ConnectionId;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ServerEvent<'a> {
-    /// A connection was let in, and its handler is about to see it.
+    /// A connection was let in, and its handler is about to see it; behind a proxy, when it has told whom it is for.
     #[non_exhaustive]
     Opened {
         /// Names the connection.
@@ -27,7 +27,7 @@ pub enum ServerEvent<'a> {
         /// The other end.
         peer: &'a Address,
     },
-    /// A connection has ended; its handler was told before.
+    /// A connection that was opened has ended. Told once for each.
     #[non_exhaustive]
     Closed {
         /// Names the connection.

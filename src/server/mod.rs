@@ -19,6 +19,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
@@ -324,10 +325,10 @@ impl Server {
         let (state, listeners, heritage) = self.prepare()?;
         threads::start(&self, &state, attach, listeners)?;
         if let Err(error) = self.enter(&state, heritage, true) {
+            state.start_failed.store(true, Ordering::SeqCst);
             drop(ServerHandle { state }.stop().wait());
             return Err(error);
         }
-        state.set_started();
         tell_of_start(&state);
         Ok(ServerHandle { state })
     }
@@ -343,10 +344,10 @@ impl Server {
         threads::run(&self, &handle.state, attach, listeners, || {
             entered = self.enter(&handle.state, heritage, self.worker_count() > 1);
             if entered.is_err() {
+                handle.state.start_failed.store(true, Ordering::SeqCst);
                 handle.stop();
                 return;
             }
-            handle.state.set_started();
             tell_of_start(&handle.state);
             started(&handle);
         })?;
@@ -454,7 +455,6 @@ impl Server {
         for (index, worker) in workers.iter().enumerate() {
             self.join(worker, index, &state, attach, listeners.take().unwrap_or_default())?;
         }
-        state.set_started();
         Ok((ServerHandle { state }, workers))
     }
 

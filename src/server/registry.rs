@@ -102,7 +102,11 @@ impl Whom {
 ///
 /// Workers answer between two turns, so one that is blocked by a handler delays the answer.
 #[must_use = "it is a future, and has `wait`"]
-pub struct Listing(Arc<Gathering>);
+pub struct Listing {
+    gathering: Arc<Gathering>,
+    /// It has a driver, who may be the one that waits.
+    simulated: bool,
+}
 
 struct Gathering {
     state: Mutex<Gathered>,
@@ -121,27 +125,33 @@ struct Gathered {
 pub(crate) struct Reply(Arc<Gathering>);
 
 impl Listing {
-    pub(super) fn new() -> Listing {
-        Listing(Arc::new(Gathering { state: Mutex::default(), complete: Condvar::new() }))
+    pub(super) fn new(simulated: bool) -> Listing {
+        let gathering = Gathering { state: Mutex::default(), complete: Condvar::new() };
+        Listing { gathering: Arc::new(gathering), simulated }
     }
 
     /// Place for the answer of one more worker.
     pub(super) fn reply(&self) -> Reply {
-        lock(&self.0.state).missing += 1;
-        Reply(self.0.clone())
+        lock(&self.gathering.state).missing += 1;
+        Reply(self.gathering.clone())
     }
 
     /// Waits for the answers, on a thread that is no worker's.
     ///
     /// # Errors
-    /// On one of Wharf's own workers, which it would block: await it there.
+    /// On one of Wharf's own workers, which it would block: await it there. And in a [`Simulation`](crate::sim::Simulation)
+    /// that has not run since.
     pub fn wait(self) -> Result<Vec<ConnectionInfo>> {
         if crate::worker::with_current(|_| ()).is_some() {
             return Err(Error::new(Operation::Wait, Cause::Misuse("a worker awaits a listing instead")));
         }
-        let mut state = lock(&self.0.state);
+        let mut state = lock(&self.gathering.state);
+        if self.simulated && state.missing > 0 {
+            let undone = "the simulation has to run until its servers have answered";
+            return Err(Error::new(Operation::Wait, Cause::Misuse(undone)));
+        }
         while state.missing > 0 {
-            state = self.0.complete.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.gathering.complete.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         Ok(state.take())
     }
@@ -160,7 +170,7 @@ impl Future for Listing {
     type Output = Vec<ConnectionInfo>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Vec<ConnectionInfo>> {
-        let mut state = lock(&self.0.state);
+        let mut state = lock(&self.gathering.state);
         if state.missing > 0 {
             state.waker = Some(cx.waker().clone());
             return Poll::Pending;

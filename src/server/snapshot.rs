@@ -91,7 +91,7 @@ impl Snapshot {
             memory_max: server.memory_max(),
             backends: server.backends(),
             limits: server.limits(),
-            deadlines: state.deadlines(),
+            deadlines: server.deadlines(),
             stats: server.stats(),
         }
     }

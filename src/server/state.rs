@@ -5,6 +5,7 @@ use std::io::{self, PipeWriter};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use super::admission::{Desk, Seat, Turnstile, Verdict};
@@ -47,13 +48,15 @@ pub(crate) struct ServerState {
     pub(super) workers_left: Mutex<usize>,
     pub(super) ended: Condvar,
     pub(super) crashed: AtomicBool,
+    /// The start has failed, and its end is told to nobody.
+    pub(super) start_failed: AtomicBool,
+    /// The thread of the last worker, on which its end is told.
+    pub(super) last_thread: OnceLock<ThreadId>,
     /// A drain has begun: how connections end is reported.
     pub(crate) drain_begun: AtomicBool,
     /// The first worker has passed a drain on, and hands nothing over any more.
     pub(crate) draining: AtomicBool,
     pub(super) suspension: Mutex<Suspension>,
-    /// The start has succeeded.
-    started_up: AtomicBool,
     pub(super) simulated: bool,
     /// The service manager is told what the server is about.
     notifies: bool,
@@ -68,18 +71,6 @@ pub(crate) struct ServerState {
     /// The socket at which successors ask.
     upgrade: Mutex<Holding>,
     hooks: Hooks,
-}
-
-/// How far it has come that a server is suspended.
-#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
-pub(super) enum Suspension {
-    #[default]
-    No,
-    /// The worker that accepts is told, and has done nothing yet: it can still be called off.
-    Asked,
-    /// Its listeners are being closed.
-    Closing,
-    Done,
 }
 
 /// One of a server's listeners.
@@ -117,6 +108,17 @@ impl Holding {
 struct Reception {
     desk: Desk,
     awaited: bool,
+}
+
+/// Whether accepting is suspended, as handles ask for it and the acceptor carries it out: under one lock, so that whoever
+/// resumes knows which addresses are free again.
+#[derive(Default)]
+pub(super) struct Suspension {
+    pub(super) asked: bool,
+    /// Counts the requests, so that one that was taken back before it was carried out is none.
+    pub(super) round: u64,
+    /// The listeners that are closed and have to be opened again.
+    pub(super) closed: Vec<usize>,
 }
 
 #[derive(Default)]
@@ -194,10 +196,11 @@ impl ServerState {
             workers_left: Mutex::new(workers),
             ended: Condvar::new(),
             crashed: AtomicBool::new(false),
+            start_failed: AtomicBool::new(false),
+            last_thread: OnceLock::new(),
             drain_begun: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             suspension: Mutex::default(),
-            started_up: AtomicBool::new(false),
             simulated,
             keeps_copies,
             notifies,
@@ -317,15 +320,11 @@ impl ServerState {
         }
     }
 
-    /// The start has succeeded: from now on the server has an end.
-    pub(super) fn set_started(&self) {
-        self.started_up.store(true, Ordering::SeqCst);
-    }
-
     pub(crate) fn worker_left(&self) {
         if self.workers_running.fetch_sub(1, Ordering::SeqCst) == 1 {
-            // Whoever waits for the end waits for this too. What never started has no end.
-            if self.started_up.load(Ordering::SeqCst) {
+            // Whoever waits for the end waits for this too.
+            self.last_thread.get_or_init(|| thread::current().id());
+            if !self.start_failed.load(Ordering::SeqCst) {
                 self.hooks.ended(&self.stats());
             }
             self.close_upgrade();
@@ -346,7 +345,11 @@ impl ServerState {
     ) -> Result<Admission, Rule> {
         // Whom a proxy speaks for is not known before it has said so.
         let behind_proxy = self.proxy(listener).is_some();
-        match lock(&self.desk).desk.admit((!behind_proxy).then_some(peer), self.memory.is_short(), now) {
+        let mut reception = lock(&self.desk);
+        let queues = listener.is_some() && reception.desk.rules().over_limit == OverLimit::Queue;
+        // Other workers may have used it up since this one was let through the turnstile, and it cannot go back.
+        let memory_is_short = !queues && self.memory.is_short();
+        match reception.desk.admit((!behind_proxy).then_some(peer), memory_is_short, now) {
             Verdict::Admit(seat) => Ok(Admission::new(self.clone(), seat, listener)),
             Verdict::Refuse(rule) => Err(rule),
         }
@@ -373,8 +376,12 @@ impl ServerState {
         lock(&self.desk).desk.connections_max()
     }
 
-    pub(super) fn limits(&self) -> Limits {
+    pub(crate) fn limits(&self) -> Limits {
         lock(&self.desk).desk.rules().clone()
+    }
+
+    pub(super) fn access(&self) -> Access {
+        lock(&self.desk).desk.access().clone()
     }
 
     pub(super) fn set_access(&self, access: Access) {
@@ -382,10 +389,12 @@ impl ServerState {
     }
 
     pub(super) fn set_limits(&self, limits: Limits, connections_max: usize) {
-        lock(&self.desk).desk.set_rules(limits, connections_max);
+        let mut reception = lock(&self.desk);
+        self.memory.set_max(limits.memory);
+        reception.desk.set_rules(limits, connections_max);
     }
 
-    pub(super) fn deadlines(&self) -> Deadlines {
+    pub(crate) fn deadlines(&self) -> Deadlines {
         lock(&self.deadlines).clone()
     }
 
@@ -463,8 +472,25 @@ impl ServerState {
         &self.listeners[listener].address
     }
 
-    /// A listener is closed, and may be opened again.
-    pub(crate) fn close_copy(&self, listener: usize) {
+    /// Whether that request to suspend still stands.
+    pub(crate) fn is_to_suspend(&self, round: u64) -> bool {
+        lock(&self.suspension).round == round
+    }
+
+    /// Has `close` close a listener that can be opened again, if the request to suspend still stands; says whether it does.
+    pub(crate) fn suspend_listener(&self, round: u64, listener: usize, close: impl FnOnce()) -> bool {
+        let mut suspension = lock(&self.suspension);
+        let stands = suspension.round == round;
+        if stands {
+            close();
+            self.close_copy(listener);
+            suspension.closed.push(listener);
+        }
+        stands
+    }
+
+    /// A listener's copy for a successor is no longer needed.
+    pub(super) fn close_copy(&self, listener: usize) {
         drop(lock(&self.listeners[listener].holding).copy.take());
     }
 
@@ -473,19 +499,9 @@ impl ServerState {
         std::mem::take(&mut *lock(&self.listeners[listener].holding)).clear();
     }
 
-    /// Begins to close the listeners, unless that was called off.
-    pub(crate) fn begin_suspension(&self) -> bool {
-        let mut suspension = lock(&self.suspension);
-        let asked = *suspension == Suspension::Asked;
-        if asked {
-            *suspension = Suspension::Closing;
-        }
-        asked
-    }
-
-    /// The listeners are closed.
-    pub(crate) fn end_suspension(&self) {
-        *lock(&self.suspension) = Suspension::Done;
+    /// The same for all of them.
+    pub(crate) fn clear_listeners(&self) {
+        (0..self.listeners.len()).for_each(|listener| self.clear_listener(listener));
     }
 
     /// Whether a listener may be closed when the server is suspended, for it can be opened again.

@@ -97,7 +97,10 @@ impl<'a> Crew<'a> {
                     drop(report);
                     serve(&worker, &member);
                 }
-                Err(error) => drop(report.send(Err(error))),
+                Err(error) => {
+                    state.start_failed.store(true, Ordering::SeqCst);
+                    drop(report.send(Err(error)));
+                }
             }
         };
         match thread::Builder::new().name(format!("wharf-{index}")).spawn(body) {
@@ -120,6 +123,7 @@ impl<'a> Crew<'a> {
         posts.sort_by_key(|(index, _)| *index);
         state.set_posts(posts.into_iter().map(|(_, post)| post).collect());
         let Some(failure) = failure else { return Ok(()) };
+        state.start_failed.store(true, Ordering::SeqCst);
         drop(Abandoned(state));
         for thread in threads {
             // One that panicked has ended as well.

@@ -45,7 +45,7 @@ pub(crate) struct Door {
 
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
 enum State {
-    /// There is no listener, or none any more.
+    /// This member accepts for nobody, or not any more.
     #[default]
     Shut,
     /// Not open yet: a predecessor still serves.
@@ -176,6 +176,15 @@ impl Member {
         }
     }
 
+    /// The server's handle has brought a connection.
+    pub(crate) fn arrived(self: &Rc<Self>, worker: &Rc<Worker>, socket: Socket, peer: Address) {
+        // The drain was faster. The others may have ended, so nothing can be given to them.
+        if self.is_draining() {
+            return socket.refuse(true);
+        }
+        self.let_in(worker, None, socket, peer);
+    }
+
     /// Lets a connection in, if the rules allow it.
     pub(crate) fn let_in(
         self: &Rc<Self>,
@@ -271,9 +280,6 @@ impl Member {
         drop(worker.engine.borrow_mut().unlisten(listener));
         let address = self.server.lose_listener(listener.0 as usize);
         self.server.tell(&ServerEvent::ListenerLost { address, error });
-        if self.door.listeners().is_empty() {
-            self.door.state.set(State::Shut);
-        }
     }
 
     /// The time to wait until is over, unless it was moved meanwhile.
@@ -301,6 +307,13 @@ impl Member {
         }
     }
 
+    /// There is no memory for another connection.
+    pub(crate) fn memory_short(&self, worker: &Worker) {
+        if self.door.state.get() == State::Accepting {
+            self.pass_turnstile(worker);
+        }
+    }
+
     /// Accepts from now on, if it was held so far.
     pub(crate) fn open_door(&self, worker: &Worker) {
         if self.door.state.get() == State::Held {
@@ -309,27 +322,37 @@ impl Member {
     }
 
     /// Accepts nobody until it is resumed. Who is connected already comes in first.
-    pub(crate) fn suspend(self: &Rc<Self>, worker: &Rc<Worker>) {
-        if matches!(self.door.state.get(), State::Shut | State::Suspended) || !self.server.begin_suspension()
-        {
+    pub(crate) fn suspend(self: &Rc<Self>, worker: &Rc<Worker>, round: u64) {
+        let is_shut = matches!(self.door.state.get(), State::Shut | State::Suspended);
+        if is_shut || !self.server.is_to_suspend(round) {
             return;
         }
-        for listener in self.door.listeners() {
-            if self.server.can_reopen(listener.0 as usize) {
-                self.take_backlog(worker, listener);
-                self.door.set_open(listener, false);
-                drop(worker.engine.borrow_mut().unlisten(listener));
-                self.server.close_copy(listener.0 as usize);
+        for id in self.door.listeners() {
+            let listener = id.0 as usize;
+            if self.server.can_reopen(listener) {
+                self.take_backlog(worker, id);
+                let close = || {
+                    self.door.set_open(id, false);
+                    drop(worker.engine.borrow_mut().unlisten(id));
+                };
+                if !self.server.suspend_listener(round, listener, close) {
+                    // It was taken back halfway. That is told by a message, which opens again what is closed.
+                    break;
+                }
             }
         }
         self.door.hold(worker, State::Suspended);
-        self.server.end_suspension();
         self.server.tell(&ServerEvent::Suspended);
     }
 
     /// Accepts again, on those listeners too that were opened again.
     pub(crate) fn resume(&self, worker: &Worker, reopened: Vec<(ListenerId, Listener)>) {
         if self.door.state.get() != State::Suspended {
+            // A drain came first: nothing may stay behind. Or it was never carried out, and there is nothing.
+            for (id, listener) in reopened {
+                drop(listener);
+                self.server.clear_listener(id.0 as usize);
+            }
             return;
         }
         for (id, listener) in reopened {
@@ -358,8 +381,9 @@ impl Member {
             }
             self.door.set_open(listener, false);
             drop(worker.engine.borrow_mut().unlisten(listener));
-            self.server.clear_listener(listener.0 as usize);
         }
+        // Also what those have left that were closed before.
+        self.server.clear_listeners();
         self.door.state.set(State::Shut);
         drop(self.door.reserve.take());
         true

@@ -58,6 +58,10 @@ pub(crate) struct Link {
     /// Whether it is one of a server's connections; then `admission` is there until it is closed.
     pub(crate) is_admitted: Cell<bool>,
     admission: Cell<Option<Admission>>,
+    /// Which of the server's listeners it came through.
+    listener: Cell<Option<u8>>,
+    /// Whoever watches the server knows of it, and has to be told of its end.
+    is_watched: Cell<bool>,
     rare: OnceCell<Box<Rare>>,
     pub(crate) opened: Time,
 }
@@ -150,6 +154,8 @@ impl Link {
             peer,
             is_admitted: Cell::new(false),
             admission: Cell::new(None),
+            listener: Cell::new(None),
+            is_watched: Cell::new(false),
             rare: OnceCell::new(),
             opened,
         })
@@ -158,6 +164,7 @@ impl Link {
     /// It is one of a server's connections, and keeps its place until it is closed.
     pub(super) fn admit(&self, admission: Admission) {
         self.is_admitted.set(true);
+        self.listener.set(admission.listener().map(|listener| listener as u8));
         self.admission.set(Some(admission));
     }
 
@@ -191,10 +198,15 @@ impl Link {
 
     /// Which of the server's listeners it came through.
     pub(crate) fn listener(&self) -> Option<usize> {
-        let admission = self.admission.take();
-        let listener = admission.as_ref().and_then(Admission::listener);
-        self.admission.set(admission);
-        listener
+        self.listener.get().map(usize::from)
+    }
+
+    /// Its handler is about to begin: whoever watches the server is told.
+    pub(super) fn tell_opened(&self) {
+        self.is_watched.set(true);
+        self.worker.with_member(|member| {
+            member.server.tell(&ServerEvent::Opened { id: self.id(), peer: &self.peer() });
+        });
     }
 
     /// What few connections need, to be used.
@@ -475,7 +487,12 @@ impl Worker {
         }
         let counts = link.conn.borrow().counts();
         if let Some(admission) = link.admission.take() {
-            admission.server().tell(&ServerEvent::Closed { id: link.id(), peer: &link.peer, reason, counts });
+            let (id, peer) = (link.id(), &link.peer());
+            if link.is_watched.get() {
+                admission.server().tell(&ServerEvent::Closed { id, peer, reason, counts });
+            } else {
+                event!(debug, %peer, %id, %reason, "connection closed before its handler began");
+            }
             admission.closed(reason, counts);
         }
     }

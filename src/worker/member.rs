@@ -80,9 +80,9 @@ impl Member {
         })
     }
 
-    /// From now on new connections get this profile.
-    pub(crate) fn set_profile(&self, profile: Rc<Profile>) {
-        *self.profile.borrow_mut() = profile;
+    /// From now on new connections get what is in force now.
+    pub(super) fn configure(&self, worker: &Worker) {
+        *self.profile.borrow_mut() = worker.profile(&self.server.limits(), &self.server.deadlines());
     }
 
     /// Gives a connection that was let in to the worker whose it is to be.
@@ -157,7 +157,7 @@ impl Member {
 
     /// Puts the handler on a connection.
     fn begin(&self, worker: &Rc<Worker>, link: &Rc<Link>, count: HandlerCount) {
-        self.server.tell(&ServerEvent::Opened { id: link.id(), peer: &link.peer() });
+        link.tell_opened();
         (self.attach)(worker, link, count);
         if self.drain.get() != Drain::No {
             worker.tell_draining(link);

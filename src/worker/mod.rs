@@ -87,22 +87,25 @@ pub(crate) enum Message {
         token: Token,
         reason: CloseReason,
     },
-    /// There may be room for connections again.
-    /// Memory is short: whoever reads this turns, and accounts for itself.
+    /// Memory is short: whoever reads this turns, and accounts for itself; who accepts, waits.
     MemoryShort,
+    /// There may be room for connections again.
     RoomAgain,
     /// Make a connected socket one of the server's connections, if the rules allow it.
     Arrive {
         socket: Socket,
         peer: Address,
     },
-    Suspend,
+    /// Accept nobody, unless that request was taken back meanwhile.
+    Suspend {
+        round: u64,
+    },
     /// The predecessor knows that the server serves: accept.
     OpenDoor,
     /// Accept again, on these listeners that were opened again too.
     Resume(Vec<(ListenerId, Listener)>),
-    /// What new connections get.
-    Configure(Box<(Limits, Deadlines)>),
+    /// What new connections get has changed.
+    Configure,
     /// Tell which connections there are.
     List {
         reply: Reply,
@@ -400,18 +403,15 @@ impl Worker {
             Message::Adopt { socket, peer, admission } => {
                 self.with_member(|member| member.adopt(self, socket, &peer, admission));
             }
-            Message::MemoryShort => {}
+            Message::MemoryShort => self.with_member(|member| member.memory_short(self)),
             Message::RoomAgain => self.with_member(|member| member.room_again(self)),
             Message::Arrive { socket, peer } => {
-                self.with_member(|member| member.let_in(self, None, socket, peer));
+                self.with_member(|member| member.arrived(self, socket, peer));
             }
             Message::OpenDoor => self.with_member(|member| member.open_door(self)),
-            Message::Suspend => self.with_member(|member| member.suspend(self)),
+            Message::Suspend { round } => self.with_member(|member| member.suspend(self, round)),
             Message::Resume(listeners) => self.with_member(|member| member.resume(self, listeners)),
-            Message::Configure(settings) => {
-                let profile = self.profile(&settings.0, &settings.1);
-                self.with_member(|member| member.set_profile(profile));
-            }
+            Message::Configure => self.with_member(|member| member.configure(self)),
             Message::List { reply } => {
                 reply.add(self.list());
             }

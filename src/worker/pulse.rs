@@ -2,7 +2,7 @@
 //!
 //! The worker beats twice in a turn, once when it begins to work and once when it begins to wait: two plain stores. A watchdog
 //! on another thread sees a beat that lasts too long and marks it; the handler that returns first after that is the one
-//! that blocked, so nothing has to be noted before a handler is called.
+//! that blocked, so nothing has to be noted before a handler is called. A mark that no handler has taken ends with the beat.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -18,6 +18,10 @@ pub(crate) struct Pulse {
 impl Pulse {
     /// The worker begins to work, or to wait.
     pub(super) fn beat(&self, works: bool) {
+        if !works {
+            // It turns again. If no handler was to blame, a task was, or whoever watches the server.
+            self.take_blocked();
+        }
         // Only the worker writes it.
         let beats = self.beats.load(Ordering::Relaxed);
         if (beats % 2 == 1) != works {
@@ -31,9 +35,9 @@ impl Pulse {
         self.blocked.load(Ordering::Relaxed) && self.blocked.swap(false, Ordering::Relaxed)
     }
 
-    /// Whether it is marked.
+    /// Whether it is marked, and works on what it was marked for: a mark may come late.
     pub(crate) fn is_blocked(&self) -> bool {
-        self.blocked.load(Ordering::Relaxed)
+        self.blocked.load(Ordering::Relaxed) && !self.beats.load(Ordering::Relaxed).is_multiple_of(2)
     }
 }
 
@@ -86,6 +90,25 @@ mod tests {
         assert_eq!(seen.look(&pulse, HALF, LIMIT), None);
         assert!(pulse.take_blocked());
         assert!(!pulse.take_blocked());
+    }
+
+    #[test]
+    fn a_mark_that_no_handler_takes_ends_with_the_beat() {
+        let (pulse, mut seen) = (Pulse::default(), Observation::default());
+        pulse.beat(true);
+        seen.look(&pulse, HALF, LIMIT);
+        seen.look(&pulse, LIMIT, LIMIT);
+        assert!(pulse.is_blocked());
+        pulse.beat(false);
+        pulse.beat(true);
+        assert!(!pulse.is_blocked() && !pulse.take_blocked(), "the next handler is not to blame");
+    }
+
+    #[test]
+    fn a_mark_that_comes_when_the_worker_waits_keeps_nobody_away() {
+        let pulse = Pulse::default();
+        pulse.blocked.store(true, Ordering::Relaxed);
+        assert!(!pulse.is_blocked());
     }
 
     #[test]
