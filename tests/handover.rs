@@ -391,7 +391,7 @@ fn a_taken_listener_is_only_paused_when_the_server_is_suspended() {
         let address = first.local_addr().to_string();
         let (paused, is_paused) = mpsc::channel();
         let note = move |event: &ServerEvent<'_>| {
-            if matches!(event, ServerEvent::Suspended) {
+            if matches!(event, ServerEvent::Suspended { .. }) {
                 paused.send(()).unwrap();
             }
         };

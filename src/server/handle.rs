@@ -141,7 +141,12 @@ impl ServerHandle {
     /// [`CloseReason::Disconnected`]. Returns at once; a connection that has ended meanwhile is no error.
     pub fn disconnect(&self, whom: impl Into<Whom>) {
         let whom = whom.into();
-        self.state.tell_all(|| Message::Disconnect { whom });
+        // The first worker tells the others, but it may have ended since it told them of a drain.
+        if self.state.draining.load(Ordering::SeqCst) {
+            self.state.tell_all(|| Message::Disconnect { whom });
+        } else {
+            self.state.tell_first(Message::Disconnect { whom });
+        }
     }
 
     /// Makes a connected socket one of its connections, as if it had been accepted: one that was accepted elsewhere, or

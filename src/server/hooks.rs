@@ -104,8 +104,10 @@ pub enum ServerEvent<'a> {
         used: usize,
     },
     /// It accepts nobody until it is resumed.
+    #[non_exhaustive]
     Suspended,
     /// It accepts again.
+    #[non_exhaustive]
     Resumed,
     /// A successor serves in its place, and has its listeners ([`Server::handover`](crate::Server::handover)); it is about to
     /// drain.

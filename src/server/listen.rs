@@ -119,7 +119,8 @@ impl Listen {
 
     /// A socket that listens already: of a service manager, of a parent process, or made by this program.
     ///
-    /// It is duplicated at each start, so the same description can start again. Options of its own are not changed.
+    /// It stays open for as long as this description, a server with it, or a handle to that server lives: clients of a server
+    /// that has ended wait in it until then. It is duplicated at each start, so the same description can start again. Options of its own are not changed.
     pub fn given(socket: impl Into<OwnedFd>) -> Listen {
         Listen { source: Source::Given(Arc::new(socket.into())), sockets: None, mode: None, proxy: None }
     }

@@ -13,6 +13,7 @@ use super::state::lock;
 use crate::address::Address;
 use crate::conn::Counts;
 use crate::error::{Cause, Error, Operation, Result};
+use crate::network::Network;
 use crate::worker::link::ConnectionId;
 
 /// One of a server's connections as it was a moment ago.
@@ -72,6 +73,8 @@ pub enum Whom {
     One(ConnectionId),
     /// All from this address, on whichever port.
     Address(IpAddr),
+    /// All from this network.
+    Network(Network),
     /// All of the server's.
     All,
 }
@@ -88,11 +91,18 @@ impl From<IpAddr> for Whom {
     }
 }
 
+impl From<Network> for Whom {
+    fn from(network: Network) -> Whom {
+        Whom::Network(network)
+    }
+}
+
 impl Whom {
     pub(crate) fn is(&self, id: ConnectionId, peer: &Address) -> bool {
         match self {
             Whom::One(one) => *one == id,
             Whom::Address(ip) => peer.ip().is_some_and(|peer| peer.to_canonical() == ip.to_canonical()),
+            Whom::Network(network) => peer.ip().is_some_and(|peer| network.contains(peer)),
             Whom::All => true,
         }
     }

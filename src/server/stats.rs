@@ -10,7 +10,8 @@ pub struct Stats {
     pub accepted: u64,
     /// Errors while accepting.
     pub accept_errors: u64,
-    /// Connections that were refused, for each rule that refused any.
+    /// Connections that were refused, for each rule that refused any. One that was refused when its proxy had told whom it is for
+    /// was let in before, and counts there as well.
     pub refused: Vec<(Rule, u64)>,
     /// Bytes received on connections that have ended.
     pub received: u64,

@@ -15,7 +15,7 @@ use crate::address::Address;
 use crate::conn::Profile;
 use crate::engine::{Listener, Socket};
 use crate::error::CloseReason;
-use crate::server::{Admission, ServerEvent, ServerState};
+use crate::server::{Admission, ServerEvent, ServerState, Whom};
 
 /// Enough for handlers to be told of the end, and not for more.
 const LAST_TURNS: u32 = 16;
@@ -188,6 +188,15 @@ impl Member {
             self.drain.set(Drain::Draining);
             for link in worker.slots.all() {
                 worker.tell_draining(&link);
+            }
+        }
+    }
+
+    /// Has the other workers send away whom this one did: behind the last connection that it handed to them.
+    pub(super) fn pass_on(&self, whom: Whom) {
+        if self.index == 0 {
+            for other in self.server.posts().iter().skip(1) {
+                drop(other.send(Message::Disconnect { whom }));
             }
         }
     }

@@ -110,6 +110,7 @@ pub(crate) enum Message {
     List {
         reply: Reply,
     },
+    /// Close those who are meant, behind those who are on their way to a worker.
     Disconnect {
         whom: Whom,
     },
@@ -415,7 +416,10 @@ impl Worker {
             Message::List { reply } => {
                 reply.add(self.list());
             }
-            Message::Disconnect { whom } => self.disconnect(whom),
+            Message::Disconnect { whom } => {
+                self.disconnect(whom);
+                self.with_member(|member| member.pass_on(whom));
+            }
             Message::Drain { within } => self.with_member(|member| member.drain(self, within)),
         }
     }
