@@ -223,7 +223,6 @@ impl ServerState {
     }
 
     /// Where it listens.
-    #[cfg(feature = "tracing")]
     pub(super) fn addresses(&self) -> Vec<Address> {
         self.listeners.iter().map(|listener| listener.address.clone()).collect()
     }
