@@ -1149,7 +1149,8 @@ fn a_server_that_cannot_resume_keeps_nobody_waiting() {
     let _watchdog = Watchdog::new("a_server_that_cannot_resume_keeps_nobody_waiting");
     let path = std::env::temp_dir().join(format!("wharf-cannot-resume-{}", std::process::id()));
     let server = Server::bind("127.0.0.1:0").listen("127.0.0.1:0").workers(1).handover(Handover::at(&path));
-    let (server, told) = told(server, |event| matches!(event, ServerEvent::Suspended { .. }).then(String::new));
+    let (server, told) =
+        told(server, |event| matches!(event, ServerEvent::Suspended { .. }).then(String::new));
     let server = server.start_events(|| Echo).unwrap();
     let addresses: Vec<_> =
         server.listeners().iter().map(|listener| listener.address.socket().unwrap()).collect();

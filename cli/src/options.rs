@@ -104,7 +104,7 @@ pub(crate) struct Queues {
     #[arg(long, value_name = "POLICY", default_value = "wait")]
     when_full: WhenFull,
     /// How many bytes the buffers of all connections together may hold, at least 1MiB [default: no limit but those of each].
-    /// When they do, every connection has to do with one message at a time in each direction.
+    /// When they do, every connection has to do with one message at a time in each direction, and nobody else is let in.
     #[arg(long, value_name = "BYTES", value_parser = values::size_from::<1024>)]
     max_memory: Option<Size>,
 }
@@ -124,6 +124,10 @@ pub(crate) struct Sockets {
     /// with the shorter one of this and --write-timeout. Linux only.
     #[arg(long, value_name = "D", default_value = "30s")]
     user_timeout: Timeout,
+    /// How many connections of a listener may wait whose first packet brought data (TCP Fast Open), where the system has it
+    /// switched on for servers [default: none, it is off]. Linux only.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=i64::from(i32::MAX)))]
+    fast_open: Option<u32>,
     /// Code point of the packets sent, 0 to 63 (DSCP) [default: the system's].
     #[arg(long, value_name = "N", value_parser = value_parser!(u8).range(0..=63))]
     dscp: Option<u8>,
@@ -229,6 +233,7 @@ impl Sockets {
             .keepalive(self.keepalive.0)
             .user_timeout(self.user_timeout.0)
             .dscp(self.dscp)
+            .fast_open(self.fast_open)
             .mark(self.mark)
             .reuse_port(self.reuse_port == Switch::On);
         self.device.as_ref().map_or(options.clone(), |name| options.device(name))

@@ -280,6 +280,7 @@ fn options_of_sockets_reach_the_kernel() {
         ["--user-timeout", "44s"],
         ["--dscp", "46"],
         ["--device", "lo"],
+        ["--fast-open", "55"],
     ];
     let serve = [&["serve", "echo", "--listen", "127.0.0.1:0"], more.concat().as_slice()].concat();
     let Some(command) = traced(&["-o", &log, "-e", "trace=setsockopt,listen"], &serve) else { return };
@@ -293,6 +294,7 @@ fn options_of_sockets_reach_the_kernel() {
         "TCP_USER_TIMEOUT, [44000]",
         "IP_TOS, [184]",
         "SO_BINDTODEVICE, \"lo",
+        "TCP_FASTOPEN, [55]",
     ] {
         assert!(calls.contains(call), "{call}: {calls}");
     }
