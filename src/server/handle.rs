@@ -138,7 +138,8 @@ impl ServerHandle {
     /// Closes connections: one by its id, all of an address, or all.
     ///
     /// What is queued for them is still sent, for as long as [`Deadlines::linger`] allows. They end with
-    /// [`CloseReason::Disconnected`]. Returns at once; a connection that has ended meanwhile is no error.
+    /// [`CloseReason::Disconnected`](crate::CloseReason::Disconnected). Returns at once; a connection that has ended
+    /// meanwhile is no error.
     pub fn disconnect(&self, whom: impl Into<Whom>) {
         let whom = whom.into();
         // The first worker tells the others, but it may have ended since it told them of a drain.
@@ -289,7 +290,8 @@ impl ServerHandle {
 
     /// Stops accepting at once and lets connections end by themselves for `within`; what is left then is reset.
     ///
-    /// Handlers are told: [`Connection::draining`] and [`Handler::draining`]. Returns at once; [`ServerHandle::wait`]
+    /// Handlers are told: [`Connection::draining`](crate::Connection::draining) and
+    /// [`Handler::draining`](crate::event::Handler::draining). Returns at once; [`ServerHandle::wait`]
     /// waits for the end. A second call can only shorten the time.
     pub fn drain(&self, within: Duration) -> &ServerHandle {
         self.state.tell_first(Message::Drain { within });
