@@ -858,6 +858,7 @@ mod issues {
                 before.send(b"p").await.unwrap();
                 assert!(recv_all(&mut before).await.is_err());
                 let mut meanwhile = let_in(address).await;
+                until("the first one is gone, and not told", || draining.connections() == 1).await;
                 draining.drain(long);
                 until("the handler is told", || notes.draining() == 1).await;
                 meanwhile.send(b"p").await.unwrap();
