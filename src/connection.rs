@@ -126,7 +126,7 @@ macro_rules! common_methods {
         /// ended its side may go on reading; and one that vanished without a word is told by nothing but deadlines.
         ///
         /// ```no_run
-        /// # async fn expensive() -> wharf::Result<Vec<u8>> { todo!() }
+        /// # async fn expensive() -> wharf::Result<Vec<u8>> { Ok(b"42".to_vec()) }
         /// # async fn serve(mut conn: wharf::Connection) -> wharf::Result<()> {
         /// use futures_lite::FutureExt;
         ///

@@ -256,6 +256,7 @@ fn hesitate(folder: &Path) {
     let received = recvmsg(&stream, into, &mut control, RecvFlags::CMSG_CLOEXEC).unwrap();
     assert_eq!((received.bytes, offer[6], offer[8]), (16, 2, 2), "two listeners are offered");
     println!("\nlistening 127.0.0.1:0");
+    // It hangs: whoever waits for it gives up, and ends it.
     thread::sleep(LIMIT);
 }
 

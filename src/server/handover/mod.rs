@@ -237,6 +237,7 @@ impl Keeper {
             match await_readable(self.upgrade.as_fd(), None, Some(self.ended.as_fd())) {
                 Ok(true) => {}
                 Ok(false) => return,
+                // For want of memory, say: looked at again, at a slower pace.
                 Err(_) => thread::sleep(PAUSE),
             }
             let Ok((stream, _)) = self.upgrade.accept() else {
