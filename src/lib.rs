@@ -130,7 +130,7 @@ pub use config::{
     AcceptRate, Access, Backend, Deadlines, Handover, Limits, OverLimit, ProxyProtocol, ReceiveRate,
     SocketOptions, WhenFull,
 };
-pub use conn::{Counts, Hangup};
+pub use conn::{ConnectionState, Counts, Hangup};
 pub use connection::{
     Closing, Connection, Delivered, Draining, Flush, HangingUp, ReadHalf, Recv, RecvChunk, RecvExact, Send,
     SendOwned, WriteHalf,
@@ -143,7 +143,7 @@ pub use proxy::Proxied;
 pub use remote::Remote;
 pub use runtime::{JoinHandle, Late, Sleep, Within, run, run_on, sleep, spawn, within};
 pub use server::{
-    ConnectionInfo, ConnectionState, DrainReport, Listen, ListenerInfo, Listing, Phase, Server, ServerEvent,
-    ServerHandle, Snapshot, Stats, Whom,
+    ConnectionInfo, DrainReport, Listen, ListenerInfo, Listing, Phase, Server, ServerEvent, ServerHandle,
+    Snapshot, Stats, Whom,
 };
 pub use worker::link::ConnectionId;

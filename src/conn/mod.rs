@@ -42,6 +42,7 @@ mod inbox;
 mod outbox;
 #[cfg(test)]
 mod properties;
+mod state;
 #[cfg(test)]
 mod tests;
 
@@ -54,7 +55,6 @@ use bytes::Bytes;
 use crate::config::{Deadlines, Limits, WhenFull};
 use crate::engine::buffer::{Chunk, Outgoing, PiecePool};
 use crate::error::{Bound, CloseReason, Deadline};
-use crate::server::ConnectionState;
 use crate::time::Time;
 
 use deadline::{Clock, Expired};
@@ -62,6 +62,7 @@ use inbox::Inbox;
 use outbox::Outbox;
 
 pub(crate) use outbox::Room;
+pub use state::ConnectionState;
 
 /// Owned bytes up to this size are copied behind what is queued. That also bounds the pieces of a full queue.
 const COPY_MAX: usize = 1024;

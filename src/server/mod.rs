@@ -28,7 +28,7 @@ pub use handle::{ListenerInfo, ServerHandle};
 pub use hooks::ServerEvent;
 pub use listen::Listen;
 pub(crate) use registry::Reply;
-pub use registry::{ConnectionInfo, ConnectionState, Listing, Whom};
+pub use registry::{ConnectionInfo, Listing, Whom};
 pub use snapshot::{Phase, Snapshot};
 pub(crate) use state::{Admission, ServerState};
 pub use stats::{DrainReport, Stats};

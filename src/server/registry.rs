@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::state::lock;
 use crate::address::Address;
-use crate::conn::Counts;
+use crate::conn::{ConnectionState, Counts};
 use crate::error::{Cause, Error, Operation, Result};
 use crate::network::Network;
 use crate::worker::link::ConnectionId;
@@ -38,31 +38,6 @@ pub struct ConnectionInfo {
     pub unread: usize,
     /// What its handler calls it, see [`Connection::set_label`](crate::Connection::set_label).
     pub label: Option<Arc<str>>,
-}
-
-/// What a connection is doing.
-#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ConnectionState {
-    /// Both directions stand.
-    Open,
-    /// The peer has ended its direction.
-    PeerEnded,
-    /// This side has ended its direction, or is about to, behind what is queued.
-    Finishing,
-    /// It is being closed.
-    Closing,
-}
-
-impl fmt::Display for ConnectionState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            ConnectionState::Open => "open",
-            ConnectionState::PeerEnded => "peer ended",
-            ConnectionState::Finishing => "finishing",
-            ConnectionState::Closing => "closing",
-        })
-    }
 }
 
 /// Which connections are meant.
