@@ -7,6 +7,8 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use crate::tls_fault::TlsFault;
+
 /// A result whose error is Wharf's own.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -48,6 +50,7 @@ pub(crate) enum Operation {
     Flush,
     Finish,
     Deliver,
+    Secure,
     Wait,
     Run,
     Handle,
@@ -97,6 +100,11 @@ pub(crate) enum Cause {
         problem: String,
     },
     Misuse(&'static str),
+    /// TLS failed, and this is what exactly.
+    Tls {
+        fault: TlsFault,
+        detail: String,
+    },
     Other(Box<dyn StdError + Send + Sync>),
 }
 
@@ -138,12 +146,14 @@ impl Error {
             Cause::TimedOut { .. } => ErrorKind::Timeout,
             Cause::Ended { .. } => ErrorKind::Peer,
             Cause::NotFound { .. } => ErrorKind::System,
+            Cause::Tls { fault: TlsFault::Local, .. } => ErrorKind::Caller,
+            Cause::Tls { .. } => ErrorKind::Peer,
             Cause::TooLarge { .. } | Cause::Full { .. } => ErrorKind::Limit,
             Cause::Option { .. } | Cause::Variable { .. } | Cause::Address { .. } => ErrorKind::Caller,
             Cause::Misuse(_) | Cause::Other(_) => ErrorKind::Caller,
             Cause::Closed(reason) | Cause::Undelivered { reason, .. } => match reason {
                 CloseReason::Peer | CloseReason::PeerReset => ErrorKind::Peer,
-                CloseReason::Network(_) | CloseReason::Proxy(_) => ErrorKind::Peer,
+                CloseReason::Network(_) | CloseReason::Proxy(_) | CloseReason::Tls(_) => ErrorKind::Peer,
                 CloseReason::Timeout(_) => ErrorKind::Timeout,
                 CloseReason::Limit(_) => ErrorKind::Limit,
                 _ => ErrorKind::Caller,
@@ -197,6 +207,15 @@ impl Error {
     pub fn close_reason(&self) -> Option<CloseReason> {
         match self.0.cause {
             Cause::Closed(reason) | Cause::Undelivered { reason, .. } => Some(reason),
+            _ => None,
+        }
+    }
+
+    /// What went wrong with TLS, if that is the cause.
+    pub fn tls_fault(&self) -> Option<TlsFault> {
+        match (&self.0.cause, self.close_reason()) {
+            (Cause::Tls { fault, .. }, _) => Some(*fault),
+            (_, Some(CloseReason::Tls(fault))) => Some(fault),
             _ => None,
         }
     }
@@ -269,6 +288,7 @@ impl Operation {
             Operation::Flush => "flush",
             Operation::Finish => "finish",
             Operation::Deliver => "deliver",
+            Operation::Secure => "secure",
             Operation::Wait => "wait",
             Operation::Run => "run",
             Operation::Handle => "handle",
@@ -284,6 +304,7 @@ impl Operation {
         match self {
             Operation::Listen => " on",
             Operation::Receive | Operation::TakeOver => " from",
+            Operation::Secure => " with",
             Operation::Connect
             | Operation::Send
             | Operation::Flush
@@ -320,6 +341,8 @@ impl fmt::Display for Cause {
             }
             Cause::Full { queued, option } => write!(f, "{queued} bytes are queued, see `{option}`"),
             Cause::Misuse(what) => f.write_str(what),
+            Cause::Tls { fault, detail } if detail.is_empty() => write!(f, "TLS: {fault}"),
+            Cause::Tls { fault, detail } => write!(f, "TLS: {fault}: {detail}"),
             Cause::Other(error) => write!(f, "{error}"),
         }
     }
@@ -370,6 +393,8 @@ pub enum CloseReason {
     Network(io::ErrorKind),
     /// The PROXY header that has to come first did not, or not from a proxy that is trusted; the connection was reset.
     Proxy(ProxyFault),
+    /// TLS failed: the peer was told by an alert, unless it was the peer who told us.
+    Tls(TlsFault),
     /// The handler returned an error; what it had queued was still sent.
     HandlerFailed,
     /// The handler panicked; the connection was reset.
@@ -403,6 +428,8 @@ pub enum Deadline {
     Handler,
     /// The PROXY header was not there, or not whole, within [`ProxyProtocol::within`](crate::ProxyProtocol::within).
     ProxyHeader,
+    /// The TLS handshake was not over within [`ServerTls::handshake_within`](crate::tls::ServerTls::handshake_within).
+    Handshake,
 }
 
 /// The bounds whose passing ends a connection.
@@ -517,6 +544,7 @@ impl fmt::Display for CloseReason {
             CloseReason::Limit(bound) => write!(f, "{bound} limit passed"),
             CloseReason::Network(kind) => write!(f, "{kind}"),
             CloseReason::Proxy(fault) => write!(f, "PROXY protocol: {fault}"),
+            CloseReason::Tls(fault) => write!(f, "TLS: {fault}"),
             CloseReason::HandlerFailed => f.write_str("handler failed"),
             CloseReason::HandlerPanicked => f.write_str("handler panicked"),
             CloseReason::Disconnected => f.write_str("disconnected by the server"),
@@ -536,6 +564,7 @@ impl fmt::Display for Deadline {
             Deadline::Age => "age",
             Deadline::Handler => "handler's",
             Deadline::ProxyHeader => "PROXY header",
+            Deadline::Handshake => "TLS handshake",
         })
     }
 }

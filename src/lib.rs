@@ -87,6 +87,9 @@ pub mod sim;
 mod sockets;
 pub mod systemd;
 mod time;
+#[cfg(feature = "tls")]
+pub mod tls;
+mod tls_fault;
 mod worker;
 
 /// What the fuzz targets drive; not part of the API.
@@ -146,4 +149,5 @@ pub use server::{
     ConnectionInfo, DrainReport, Listen, ListenerInfo, Listing, Phase, Server, ServerEvent, ServerHandle,
     Snapshot, Stats, Whom,
 };
+pub use tls_fault::{CertificateFault, TlsAlert, TlsFault};
 pub use worker::link::ConnectionId;

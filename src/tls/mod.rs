@@ -1,0 +1,34 @@
+//! TLS on servers and clients: what a side shows, whom it trusts, and what came of a handshake.
+//!
+//! A server gets an [`Acceptor`], a client a [`Connector`]; both are made of a description ([`ServerTls`], [`ClientTls`]) that
+//! is checked when they are made, and both can get another description while they are in use: connections that begin then have
+//! it. Clients verify whom they talk to; not to do so is spelled `danger`.
+//!
+//! The handshake is [rustls]'s, with the cryptography of aws-lc. Records are protected within the connection's own path: what
+//! is received is decrypted where it lies, what is sent is encrypted in the buffer that goes to the kernel, and everything that
+//! one turn sends leaves in as few records as it fits.
+//!
+//! ```no_run
+//! use wharf::tls::{Acceptor, Identity, ServerTls};
+//! use wharf::{Connection, Server};
+//!
+//! let identity = Identity::from_files("chain.pem", "key.pem")?;
+//! let acceptor = Acceptor::new(ServerTls::new(identity))?;
+//! let server = Server::bind("0.0.0.0:7789").tls(&acceptor).start(|mut conn: Connection| async move {
+//!     conn.send(b"hello").await
+//! })?;
+//! acceptor.reload()?; // the files have changed
+//! # server.stop().wait()?;
+//! # Ok::<(), wharf::Error>(())
+//! ```
+
+mod client;
+mod info;
+mod server;
+
+pub use client::{ClientTls, Connector};
+pub use info::{Info, Verification, Version};
+pub use server::{Acceptor, ServerTls};
+
+pub(crate) use client::ClientSide;
+pub(crate) use server::ServerSide;
