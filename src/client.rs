@@ -17,6 +17,8 @@ use crate::endpoint::{Endpoint, Host};
 use crate::error::{Cause, CloseReason, Error, Operation, Result};
 use crate::resolve;
 use crate::runtime;
+#[cfg(feature = "tls")]
+use crate::tls::{Connector, Session};
 use crate::worker::Worker;
 
 /// The whole of a connect by default: name, addresses, handshake.
@@ -43,6 +45,8 @@ pub struct Client {
     deadlines: Deadlines,
     sockets: SocketOptions,
     within: Duration,
+    #[cfg(feature = "tls")]
+    connector: Option<Connector>,
 }
 
 impl Client {
@@ -64,7 +68,33 @@ impl Client {
             deadlines: Deadlines::for_clients(),
             sockets: SocketOptions::default(),
             within: CONNECT_WITHIN,
+            #[cfg(feature = "tls")]
+            connector: None,
         }
+    }
+
+    /// Has its connections begin with TLS. Default: they are plain.
+    ///
+    /// The server has to be who the address says, by its host name or its IP address, or by the name that
+    /// [`ClientTls::server_name`](crate::tls::ClientTls::server_name) says. The handshake is a part of the connect and of its
+    /// deadline; [`Connection::tls`] tells what came of it.
+    ///
+    /// ```no_run
+    /// use wharf::tls::{ClientTls, Connector};
+    ///
+    /// let connector = Connector::new(ClientTls::new())?; // trusts whom the system trusts
+    /// wharf::run(async {
+    ///     let conn = wharf::Client::new("example.org:443").tls(&connector).open().await?;
+    ///     println!("{:?}", conn.tls());
+    ///     Ok::<(), wharf::Error>(())
+    /// })??;
+    /// # Ok::<(), wharf::Error>(())
+    /// ```
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(mut self, connector: &Connector) -> Client {
+        self.connector = Some(connector.clone());
+        self
     }
 
     /// Sets the bounds of its connections.
@@ -183,7 +213,10 @@ async fn open(client: &Client) -> Result<Connection> {
     for (tried, peer) in candidates.iter().enumerate() {
         let left = client.within.saturating_sub(worker.now().since(began));
         let share = left / u32::try_from(candidates.len() - tried).unwrap_or(u32::MAX);
-        let attempt = attempt(&worker, peer, &profile, &client.sockets);
+        let attempt = async {
+            let conn = attempt(&worker, peer, &profile, &client.sockets).await?;
+            secure(client, &endpoint, conn).await
+        };
         failure = match runtime::within(share, attempt).await {
             Ok(Ok(conn)) => return Ok(conn),
             Ok(Err(cause)) => Error::new(Operation::Connect, cause),
@@ -218,6 +251,21 @@ async fn candidates(worker: &Rc<Worker>, endpoint: &Endpoint) -> Result<Vec<Addr
             Ok(addresses)
         }
     }
+}
+
+/// Has TLS stand on a connection, if the client wants that.
+#[cfg(feature = "tls")]
+async fn secure(client: &Client, endpoint: &Endpoint, mut conn: Connection) -> Result<Connection, Cause> {
+    if let Some(connector) = &client.connector {
+        let host = endpoint.server_name();
+        conn.handshake(Session::connect(connector, host.as_deref())).await?;
+    }
+    Ok(conn)
+}
+
+#[cfg(not(feature = "tls"))]
+async fn secure(_: &Client, _: &Endpoint, conn: Connection) -> Result<Connection, Cause> {
+    Ok(conn)
 }
 
 /// Connects to one address. Dropped before it is done, it takes the socket with it.

@@ -80,6 +80,12 @@ macro_rules! common_methods {
             self.link.listener()
         }
 
+        /// What was agreed on by TLS, and what is known of the peer; `None` without TLS.
+        #[cfg(feature = "tls")]
+        pub fn tls(&self) -> Option<crate::tls::Info> {
+            self.link.conn.borrow().tls_info().cloned()
+        }
+
         /// Names it for those who look on: [`ServerHandle::list`](crate::ServerHandle::list) shows the label.
         pub fn set_label(&self, label: impl Into<std::sync::Arc<str>>) {
             *self.link.rare().label.borrow_mut() = Some(label.into());
@@ -281,6 +287,11 @@ macro_rules! write_methods {
 impl Connection {
     pub(crate) fn new(link: Rc<Link>) -> Connection {
         Connection { link }
+    }
+
+    #[cfg(feature = "tls")]
+    pub(crate) fn link(&self) -> &Rc<Link> {
+        &self.link
     }
 
     common_methods!();

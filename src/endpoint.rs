@@ -52,6 +52,17 @@ impl Endpoint {
         Ok(Endpoint { host: Host::Name(host.to_owned()), port })
     }
 
+    /// What a certificate of a server here has to be for: a name, or an address; `None` for a Unix socket.
+    #[cfg(feature = "tls")]
+    pub(crate) fn server_name(&self) -> Option<String> {
+        match &self.host {
+            Host::Ip(ip) => Some(ip.to_string()),
+            Host::Scoped(address) => Some(address.ip().to_string()),
+            Host::Name(name) => Some(name.trim_end_matches('.').to_owned()),
+            Host::Unix(_) => None,
+        }
+    }
+
     /// The one IP address that this is, if it needs no resolving.
     pub(crate) fn literal(&self) -> Option<SocketAddr> {
         match self.host {

@@ -126,6 +126,11 @@ impl Error {
         self
     }
 
+    #[cfg(feature = "tls")]
+    pub(crate) fn into_cause(self) -> Cause {
+        self.0.cause
+    }
+
     /// An error of the handler's own, to be returned from it.
     ///
     /// ```

@@ -14,6 +14,8 @@ use crate::conn::{Conn, Counts, Room};
 use crate::error::{Cause, CloseReason, Error, Operation, Result};
 use crate::proxy::Proxied;
 use crate::remote::Remote;
+#[cfg(feature = "tls")]
+use crate::tls;
 use crate::worker::link::{ConnectionId, Link};
 
 /// What a server does with one connection, in event style.
@@ -84,6 +86,13 @@ pub trait Handler: 'static {
     /// the last byte. A handler that makes something expensive for a peer that may be gone can stop here. Goes on by default:
     /// a peer that has ended its side may well wait for the answer.
     fn hung_up(&mut self, conn: &mut Connection<'_>) -> Flow {
+        let _ = conn;
+        Flow::Continue
+    }
+
+    /// TLS stands, which the handler began by [`Connection::accept_tls`]: what comes, and what is sent, is protected from here
+    /// on. Not called for a listener's own TLS, which stands before [`connected`](Handler::connected). Goes on by default.
+    fn secured(&mut self, conn: &mut Connection<'_>) -> Flow {
         let _ = conn;
         Flow::Continue
     }
@@ -183,6 +192,34 @@ impl<'a> Connection<'a> {
     /// Ends this side's direction (half-close): FIN follows what is queued, and receiving goes on.
     pub fn finish(&mut self) {
         self.link.command(Conn::finish);
+    }
+
+    /// What was agreed on by TLS; `None` without it, and before its handshake is over.
+    #[cfg(feature = "tls")]
+    pub fn tls(&self) -> Option<tls::Info> {
+        self.link.conn.borrow().tls_info().cloned()
+    }
+
+    /// Begins TLS in mid-stream, as the server (STARTTLS): behind what was sent, and in front of what the handler does not
+    /// consume. [`Handler::secured`] is called when it stands; until then nothing can be sent.
+    ///
+    /// The handshake has the acceptor's deadline. If it fails, the connection ends with
+    /// [`CloseReason::Tls`] or [`Deadline::Handshake`](crate::Deadline::Handshake).
+    ///
+    /// # Errors
+    /// If this side has finished, if there is TLS already, or if the acceptor's configuration cannot be used.
+    #[cfg(feature = "tls")]
+    pub fn accept_tls(&mut self, acceptor: &tls::Acceptor) -> Result<()> {
+        self.link.worker.accept_tls(self.link, acceptor)
+    }
+
+    /// Ends TLS and not the connection: close_notify follows what was sent. When the peer has said it too, what comes and what
+    /// is sent is plain; until then nothing can be sent.
+    ///
+    /// The protocol has to say that TLS ends here. A peer that ends TLS by itself ends the stream.
+    #[cfg(feature = "tls")]
+    pub fn leave_tls(&mut self) {
+        self.link.command(Conn::leave_tls);
     }
 
     /// Closes gracefully after `delay`, unless it is closed before.

@@ -82,6 +82,8 @@ mod proxy;
 mod remote;
 mod resolve;
 mod runtime;
+#[cfg(feature = "tls")]
+mod secure;
 mod server;
 pub mod sim;
 mod sockets;
@@ -89,6 +91,9 @@ pub mod systemd;
 mod time;
 #[cfg(feature = "tls")]
 pub mod tls;
+#[cfg(not(feature = "tls"))]
+#[path = "no_tls.rs"]
+mod tls;
 mod tls_fault;
 mod worker;
 
@@ -145,6 +150,8 @@ pub use probe::probe;
 pub use proxy::Proxied;
 pub use remote::Remote;
 pub use runtime::{JoinHandle, Late, Sleep, Within, run, run_on, sleep, spawn, within};
+#[cfg(feature = "tls")]
+pub use secure::{Leaving, Securing};
 pub use server::{
     ConnectionInfo, DrainReport, Listen, ListenerInfo, Listing, Phase, Server, ServerEvent, ServerHandle,
     Snapshot, Stats, Whom,

@@ -34,6 +34,8 @@ pub enum TlsFault {
     Misbehaved,
     /// The peer sent too many records that carry nothing.
     Flood,
+    /// So much was sent that the keys must not be used any more, and TLS 1.2 has no others: 2^24 records of AES-GCM.
+    Exhausted,
     /// There were too many handshakes at once, and this one made no progress.
     Busy,
     /// Something on this side is at fault, such as a certificate that cannot be used.
@@ -92,6 +94,7 @@ impl fmt::Display for TlsFault {
             TlsFault::RecordTooLarge => "a record too large",
             TlsFault::Misbehaved => "the peer broke the protocol",
             TlsFault::Flood => "too many records without content",
+            TlsFault::Exhausted => "the keys are used up",
             TlsFault::Busy => "too many handshakes at once",
             TlsFault::Local => "this side cannot",
         })

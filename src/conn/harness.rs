@@ -210,7 +210,7 @@ impl Harness {
             Step::Receive(n) if live && self.armed && !self.peer_ended => self.receive(usize::from(n)),
             Step::PeerEnds if live && self.armed && !self.peer_ended => {
                 self.peer_ended = true;
-                self.conn.receive_ended();
+                self.conn.receive_ended(self.now);
             }
             Step::HangsUp if live && !self.armed && !self.peer_ended => self.conn.hung_up(),
             Step::Breaks if !self.close_asked && !self.broken => {

@@ -42,6 +42,7 @@ mod inbox;
 mod outbox;
 #[cfg(test)]
 mod properties;
+mod secure;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -56,12 +57,14 @@ use crate::config::{Deadlines, Limits, WhenFull};
 use crate::engine::buffer::{Chunk, Outgoing, PiecePool};
 use crate::error::{Bound, CloseReason, Deadline};
 use crate::time::Time;
+use crate::tls::Session;
 
 use deadline::{Clock, Expired};
 use inbox::Inbox;
 use outbox::Outbox;
 
 pub(crate) use outbox::Room;
+pub(crate) use secure::Unsealed;
 pub use state::ConnectionState;
 
 /// Owned bytes up to this size are copied behind what is queued. That also bounds the pieces of a full queue.
@@ -85,6 +88,8 @@ pub(crate) struct Conn {
     outbox: Outbox,
     clock: Clock,
     profile: Rc<Profile>,
+    /// What protects its bytes, if anything does.
+    tls: Option<Box<Session>>,
     /// What the engine was told last: whether to receive.
     armed: bool,
     /// The peer's end is known, or this one's is certain: whoever waited for that was told.
@@ -350,8 +355,9 @@ impl Conn {
         }
     }
 
+    /// Whether nothing more is to be read behind what is here.
     pub(crate) fn peer_ended(&self) -> bool {
-        self.reading == Reading::Ended
+        self.reading == Reading::Ended || self.tls.as_ref().is_some_and(|tls| tls.peer_has_ended())
     }
 
     /// Whether the peer's end is known, or this connection's is certain.
@@ -374,6 +380,7 @@ impl Conn {
             outbox: Outbox::default(),
             clock: Clock::new(&profile.deadlines, now),
             profile,
+            tls: None,
             armed: false,
             hung_up: false,
             news: News::default(),
@@ -393,7 +400,7 @@ impl Conn {
             return Ok(Readable::Bytes(self.inbox.len()));
         }
         match (self.reading, self.reason()) {
-            (Reading::Ended, _) => Ok(Readable::Ended),
+            _ if self.peer_ended() => Ok(Readable::Ended),
             (Reading::Open, _) if self.phase == Phase::Open => Ok(Readable::NotYet),
             (_, Some(reason)) => Err(reason),
             (_, None) => Ok(Readable::NotYet),
@@ -490,6 +497,11 @@ impl Conn {
     /// makes no sense any more.
     pub(crate) fn room(&mut self, len: usize) -> Result<Room, CloseReason> {
         self.writable()?;
+        self.writable_by_tls()?;
+        if self.tls.as_ref().is_some_and(|tls| !tls.can_write()) {
+            self.blocked = true;
+            return Ok(Room::Later);
+        }
         let room = self.outbox.room(len, &self.profile.limits, self.profile.pieces.is_short());
         self.blocked |= room == Room::Later;
         Ok(room)
@@ -509,12 +521,15 @@ impl Conn {
     #[inline]
     pub(crate) fn send(&mut self, bytes: &[u8]) {
         debug_assert!(self.pending() + bytes.len() <= self.send_max(), "the hard bound of the send queue");
-        self.outbox.push(bytes, &self.profile.pieces);
+        match &mut self.tls {
+            None => self.outbox.push(bytes, &self.profile.pieces),
+            Some(tls) => tls.write(bytes, self.outbox.tail(), &self.profile.pieces),
+        }
     }
 
     /// Queues `bytes` without a copy, unless they are so few that a copy is cheaper than a piece of their own.
     pub(crate) fn send_owned(&mut self, bytes: Bytes) {
-        if bytes.len() <= COPY_MAX {
+        if bytes.len() <= COPY_MAX || self.tls.is_some() {
             self.send(&bytes);
         } else {
             debug_assert!(
@@ -527,7 +542,7 @@ impl Conn {
 
     /// Whether bytes may go past the queue: they would be the first to leave.
     pub(crate) fn is_clear(&self) -> bool {
-        self.phase == Phase::Open && self.outbox.is_empty() && !self.is_send_broken()
+        self.phase == Phase::Open && self.outbox.is_empty() && self.tls.is_none() && !self.is_send_broken()
     }
 
     /// The engine was lent `len` bytes past the queue, and `result` tells how many it sent. Returns how many are over
@@ -560,6 +575,9 @@ impl Conn {
     /// Ends this side's direction behind what is queued.
     pub(crate) fn finish(&mut self) {
         if self.is_open() && self.writing == Writing::Open {
+            if let Some(tls) = &mut self.tls {
+                tls.end(self.outbox.tail(), &self.profile.pieces);
+            }
             self.writing = Writing::Finishing;
             self.first_end.get_or_insert(CloseReason::Local);
         }
@@ -579,16 +597,21 @@ impl Conn {
                 self.release(None, false);
             }
             Phase::Open => {
-                self.finish();
-                self.phase = Phase::Closing;
+                self.begin_closing();
                 self.counts.discarded += self.inbox.clear() as u64;
-                self.clock.closing();
-                self.news.add(News::READABLE);
-                self.news.add(News::WRITABLE);
-                self.hang_up();
             }
             _ => {}
         }
+    }
+
+    /// From now on only what is queued matters, and what was received already.
+    fn begin_closing(&mut self) {
+        self.finish();
+        self.phase = Phase::Closing;
+        self.clock.closing();
+        self.news.add(News::READABLE);
+        self.news.add(News::WRITABLE);
+        self.hang_up();
     }
 
     /// Closes gracefully for a reason of its own: the handler failed.
@@ -677,8 +700,8 @@ impl Conn {
         }
     }
 
-    pub(crate) fn receive_ended(&mut self) {
-        if self.reading == Reading::Open {
+    pub(crate) fn receive_ended(&mut self, now: Time) {
+        if self.reading == Reading::Open && !self.is_cut_off(now) {
             // The failure that a send took from the system leaves an end like any other behind.
             let in_order = self.writing != Writing::Broken { after_end: false };
             self.reading = if in_order { Reading::Ended } else { Reading::Broken };
@@ -825,6 +848,9 @@ impl Conn {
             self.outbox.sent(&mut outgoing, 0, &self.profile.pieces);
         }
         self.drop_queue();
+        if let Some(tls) = &mut self.tls {
+            tls.release(&self.profile.pieces);
+        }
         self.phase = Phase::Closed;
         for news in [News::READABLE, News::WRITABLE, News::CLOSED] {
             self.news.add(news);
@@ -846,6 +872,11 @@ impl Conn {
     pub(crate) fn next_action(&mut self, now: Time) -> Option<Action> {
         if !matches!(self.phase, Phase::Open | Phase::Closing) {
             return self.release_action();
+        }
+        if let Some(tls) = &mut self.tls
+            && !self.outbox.is_in_flight()
+        {
+            tls.seal(self.outbox.tail(), &self.profile.pieces);
         }
         if self.outbox.is_sendable() {
             return Some(Action::Send);
@@ -882,6 +913,10 @@ impl Conn {
             self.release(None, false);
             return self.release_action();
         }
+        if self.phase == Phase::Open && self.peer_ended() {
+            // Both have said close_notify, and only the peer's FIN is missing.
+            self.begin_closing();
+        }
         if self.phase == Phase::Closing {
             // FIN is sent: the wait for the peer's end begins here.
             self.clock.linger_once(now, &self.profile.deadlines);
@@ -899,7 +934,8 @@ impl Conn {
     }
 
     fn receive_interest(&mut self) -> Option<Action> {
-        let wanted = self.reading == Reading::Open && (self.phase == Phase::Closing || !self.has_enough());
+        let more = || !self.has_enough() && !self.peer_ended();
+        let wanted = self.reading == Reading::Open && (self.phase == Phase::Closing || more());
         if wanted == self.armed {
             return None;
         }
@@ -921,6 +957,9 @@ impl Conn {
     /// What is queued will never be sent.
     fn drop_queue(&mut self) {
         self.counts.unsent += self.outbox.clear(&self.profile.pieces) as u64;
+        if let Some(tls) = &mut self.tls {
+            tls.queue_is_gone();
+        }
     }
 
     /// Ends the connection for a passed deadline.

@@ -54,6 +54,15 @@ impl Outbox {
         self.waiting.push_owned(bytes);
     }
 
+    pub(crate) fn is_in_flight(&self) -> bool {
+        self.in_flight > 0
+    }
+
+    /// What waits, to be appended to.
+    pub(crate) fn tail(&mut self) -> &mut Outgoing {
+        &mut self.waiting
+    }
+
     /// Whether the engine should be asked to send: something waits, and no send is in flight.
     pub(crate) fn is_sendable(&self) -> bool {
         self.in_flight == 0 && !self.waiting.is_empty()

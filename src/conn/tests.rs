@@ -50,7 +50,7 @@ fn the_end_behind_a_failed_send_is_in_order_only_if_it_came_before_the_reset() {
     for (kind, end) in [reset, reset_after_fin] {
         let mut conn = open();
         fail_send(&mut conn, kind);
-        conn.receive_ended();
+        conn.receive_ended(Time::ZERO);
         assert_eq!((conn.readable(), conn.reason()), (end, Some(CloseReason::PeerReset)));
         assert!(matches!(conn.next_action(Time::ZERO), Some(Action::Close { reset: false })));
     }

@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::IoSlice;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::rc::Rc;
 
 use bytes::{Buf, Bytes};
@@ -43,6 +43,8 @@ enum Storage {
     /// Counted by whom it was copied from, if by anybody.
     Own(Box<[u8]>, Option<Rc<Held>>),
     Pooled(Box<[u8]>, Rc<ChunkPool>),
+    /// Put together from several receptions, in a buffer of those for sending.
+    Joined(Vec<u8>, Rc<PiecePool>),
     #[cfg(target_os = "linux")]
     Leased(Lease),
 }
@@ -51,6 +53,7 @@ impl Storage {
     fn bytes(&self) -> &[u8] {
         match self {
             Storage::Own(data, _) | Storage::Pooled(data, _) => data,
+            Storage::Joined(data, _) => data,
             #[cfg(target_os = "linux")]
             Storage::Leased(lease) => lease,
         }
@@ -61,6 +64,7 @@ impl Storage {
         match self {
             Storage::Own(_, held) => held.as_ref(),
             Storage::Pooled(_, pool) => Some(&pool.held),
+            Storage::Joined(_, pool) => Some(&pool.held),
             #[cfg(target_os = "linux")]
             Storage::Leased(lease) => Some(lease.held()),
         }
@@ -69,6 +73,7 @@ impl Storage {
     fn bytes_mut(&mut self) -> &mut [u8] {
         match self {
             Storage::Own(data, _) | Storage::Pooled(data, _) => data,
+            Storage::Joined(data, _) => data,
             #[cfg(target_os = "linux")]
             Storage::Leased(lease) => lease,
         }
@@ -110,6 +115,24 @@ impl Chunk {
     pub(crate) fn leased(lease: Lease, len: usize) -> Chunk {
         debug_assert!(len <= lease.len(), "received more than the buffer holds");
         Chunk { storage: Storage::Leased(lease), start: 0, end: len as u32 }
+    }
+
+    /// The bytes of a buffer that `pool` has leased.
+    pub(crate) fn joined(data: Vec<u8>, pool: &Rc<PiecePool>) -> Chunk {
+        let end = data.len() as u32;
+        Chunk { storage: Storage::Joined(data, pool.clone()), start: 0, end }
+    }
+
+    /// Its bytes, to be changed where they lie.
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.storage.bytes_mut()[self.start as usize..self.end as usize]
+    }
+
+    /// Leaves only this part of its bytes in view.
+    pub(crate) fn narrow(&mut self, part: Range<usize>) {
+        assert!(part.start <= part.end && part.end <= self.len(), "a part of the chunk");
+        self.end = self.start + part.end as u32;
+        self.start += part.start as u32;
     }
 
     /// Drops the first `n` bytes from view.
@@ -159,6 +182,7 @@ impl Drop for Storage {
     fn drop(&mut self) {
         match self {
             Storage::Pooled(data, pool) => pool.give(std::mem::take(data)),
+            Storage::Joined(data, pool) => pool.give(std::mem::take(data)),
             Storage::Own(data, Some(held)) => held.shrink(data.len()),
             _ => {}
         }
@@ -320,15 +344,16 @@ impl PiecePool {
 
     /// An empty buffer with room for `len` bytes, at most [`PIECE_SIZE`].
     #[inline]
-    fn lease(&self, len: usize) -> Vec<u8> {
+    pub(crate) fn lease(&self, len: usize) -> Vec<u8> {
         let (free, size) =
             if len <= SMALL_PIECE_SIZE { (&self.small, SMALL_PIECE_SIZE) } else { (&self.large, PIECE_SIZE) };
         let free = free.borrow_mut().pop();
         free.unwrap_or_else(|| self.make(size))
     }
 
+    /// Takes back what [`PiecePool::lease`] gave.
     #[inline]
-    fn give(&self, mut piece: Vec<u8>) {
+    pub(crate) fn give(&self, mut piece: Vec<u8>) {
         piece.clear();
         let free = if piece.capacity() < PIECE_SIZE { &self.small } else { &self.large };
         let mut free = free.borrow_mut();
@@ -410,8 +435,7 @@ impl Outgoing {
 
     fn fill_up(&mut self, mut bytes: &[u8], pool: &PiecePool) {
         while !bytes.is_empty() {
-            let last = self.rest.as_mut().and_then(|rest| rest.back_mut()).or(self.head.as_mut());
-            if let Some(Piece::Copied(piece)) = last
+            if let Some(piece) = self.tail()
                 && piece.len() < PIECE_SIZE
             {
                 let n = bytes.len().min(PIECE_SIZE - piece.len());
@@ -425,6 +449,53 @@ impl Outgoing {
             } else {
                 self.push_piece(Piece::Copied(pool.lease(bytes.len().min(PIECE_SIZE))));
             }
+        }
+    }
+
+    /// Has `append` append at most `room` bytes to the last buffer; to a new one, if that has no room for them in one
+    /// stretch. A `started` stretch at its end stays with them.
+    #[inline]
+    pub(crate) fn extend_tail<T>(
+        &mut self,
+        started: usize,
+        room: usize,
+        pool: &PiecePool,
+        append: impl FnOnce(&mut Vec<u8>) -> T,
+    ) -> T {
+        debug_assert!(started + room <= PIECE_SIZE, "no buffer has so much room");
+        let fits = match self.tail() {
+            Some(tail) if tail.len() + room <= tail.capacity() => true,
+            Some(tail) if tail.len() + room <= PIECE_SIZE => {
+                let mut large = pool.lease(PIECE_SIZE);
+                large.extend_from_slice(tail);
+                pool.give(std::mem::replace(tail, large));
+                true
+            }
+            _ => false,
+        };
+        if !fits {
+            debug_assert_eq!(started, 0, "there is room for what was started");
+            self.push_piece(Piece::Copied(pool.lease(room)));
+        }
+        let Some(tail) = self.tail() else { unreachable!("there is a last buffer") };
+        let before = tail.len();
+        let appended = append(tail);
+        let added = tail.len() - before;
+        self.len += added;
+        appended
+    }
+
+    /// How many bytes the last buffer can still take, grown to its full size.
+    pub(crate) fn tail_room(&mut self) -> usize {
+        self.tail().map_or(0, |tail| PIECE_SIZE.saturating_sub(tail.len()))
+    }
+
+    /// The last buffer, if it is one that can be appended to.
+    #[inline]
+    fn tail(&mut self) -> Option<&mut Vec<u8>> {
+        match self.rest.as_mut().and_then(|rest| rest.back_mut()).or(self.head.as_mut()) {
+            Some(Piece::Copied(piece)) => Some(piece),
+            _ => None,
         }
     }
 

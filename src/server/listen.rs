@@ -21,6 +21,8 @@ use crate::engine::socket;
 use crate::error::{Error, Operation, Result};
 use crate::resolve;
 use crate::sockets;
+#[cfg(feature = "tls")]
+use crate::tls::Acceptor;
 
 /// One listener of a server. Text and addresses turn into one, and so do listening sockets of the standard library.
 ///
@@ -42,6 +44,19 @@ pub struct Listen {
     sockets: Option<SocketOptions>,
     mode: Option<u32>,
     proxy: Option<ProxyProtocol>,
+    #[cfg(feature = "tls")]
+    tls: Tls,
+}
+
+/// Whether connections begin with TLS.
+#[cfg(feature = "tls")]
+#[derive(Clone, Debug, Default)]
+enum Tls {
+    /// As the server says.
+    #[default]
+    Inherited,
+    Plain,
+    With(Acceptor),
 }
 
 #[derive(Clone, Debug)]
@@ -72,7 +87,7 @@ impl Listen {
     /// listeners, if there are several. They are like [given](Listen::given) ones. It is an error if there is none,
     /// if another process is meant, and if one is no listening stream socket.
     pub fn at(address: impl fmt::Display) -> Listen {
-        Listen { source: Source::Text(address.to_string()), sockets: None, mode: None, proxy: None }
+        Listen::from_source(Source::Text(address.to_string()))
     }
 
     /// All sockets that the service manager passed to this process (sd_listen_fds(3)) and that nobody has taken yet; none, if it
@@ -122,7 +137,18 @@ impl Listen {
     /// It stays open for as long as this description, a server with it, or a handle to that server lives: clients of a server
     /// that has ended wait in it until then. It is duplicated at each start, so the same description can start again. Options of its own are not changed.
     pub fn given(socket: impl Into<OwnedFd>) -> Listen {
-        Listen { source: Source::Given(Arc::new(socket.into())), sockets: None, mode: None, proxy: None }
+        Listen::from_source(Source::Given(Arc::new(socket.into())))
+    }
+
+    fn from_source(source: Source) -> Listen {
+        Listen {
+            source,
+            sockets: None,
+            mode: None,
+            proxy: None,
+            #[cfg(feature = "tls")]
+            tls: Tls::default(),
+        }
     }
 
     /// Sets the options of this listener's sockets. Default: the server's.
@@ -149,6 +175,34 @@ impl Listen {
     pub fn proxy_protocol(mut self, proxies: ProxyProtocol) -> Listen {
         self.proxy = Some(proxies);
         self
+    }
+
+    /// Has connections begin with TLS. Default: what [`Server::tls`](crate::Server::tls) says.
+    ///
+    /// Behind a proxy that speaks the PROXY protocol, TLS follows its header.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(mut self, acceptor: &Acceptor) -> Listen {
+        self.tls = Tls::With(acceptor.clone());
+        self
+    }
+
+    /// Has connections be plain, whatever [`Server::tls`](crate::Server::tls) says. A handler can begin TLS in mid-stream.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn plain(mut self) -> Listen {
+        self.tls = Tls::Plain;
+        self
+    }
+
+    /// What its connections begin TLS with, if they do; `inherited` is the server's.
+    #[cfg(feature = "tls")]
+    pub(super) fn acceptor<'a>(&'a self, inherited: Option<&'a Acceptor>) -> Option<&'a Acceptor> {
+        match &self.tls {
+            Tls::Inherited => inherited,
+            Tls::Plain => None,
+            Tls::With(acceptor) => Some(acceptor),
+        }
     }
 
     pub(super) fn proxy(&self) -> Option<&ProxyProtocol> {

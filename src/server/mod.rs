@@ -44,6 +44,8 @@ use crate::engine::{Engine, Listener};
 use crate::error::{Cause, Error, Operation, Result};
 use crate::event::Handler;
 use crate::systemd::State;
+#[cfg(feature = "tls")]
+use crate::tls::Acceptor;
 use crate::worker::Worker;
 use crate::worker::member::{Attach, Member};
 
@@ -75,6 +77,8 @@ const DESCRIPTOR_RESERVE: usize = 64;
 pub struct Server {
     listen: Vec<Listen>,
     proxies: Option<ProxyProtocol>,
+    #[cfg(feature = "tls")]
+    acceptor: Option<Acceptor>,
     access: Access,
     limits: Limits,
     deadlines: Deadlines,
@@ -127,6 +131,8 @@ impl Server {
         Server {
             listen: vec![listen.into()],
             proxies: None,
+            #[cfg(feature = "tls")]
+            acceptor: None,
             access: Access::default(),
             limits: Limits::default(),
             deadlines: Deadlines::default(),
@@ -151,6 +157,18 @@ impl Server {
     /// listeners that are not told otherwise ([`Listen::proxy_protocol`]). Default: they come straight from their peers.
     pub fn proxy_protocol(mut self, proxies: ProxyProtocol) -> Server {
         self.proxies = Some(proxies);
+        self
+    }
+
+    /// Has connections begin with TLS, on all listeners that are not told otherwise ([`Listen::tls`], [`Listen::plain`]), and
+    /// those that are [adopted](ServerHandle::adopt). Default: they are plain.
+    ///
+    /// The handler begins when the handshake is over, which has a deadline
+    /// ([`ServerTls::handshake_within`](crate::tls::ServerTls::handshake_within)). The acceptor stays in your hands: what it is
+    /// told later holds for the connections that come then.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, acceptor: &Acceptor) -> Server {
+        self.acceptor = Some(acceptor.clone());
         self
     }
 
@@ -419,6 +437,8 @@ impl Server {
         ServerState::new(Founding {
             listeners,
             proxies: self.proxies.clone(),
+            #[cfg(feature = "tls")]
+            acceptor: self.acceptor.clone(),
             sockets: self.sockets.clone(),
             access: self.access.clone(),
             limits: self.limits.clone(),

@@ -19,6 +19,8 @@ use crate::engine::{Engine, Listener};
 use crate::error::{CloseReason, Rule};
 use crate::systemd::{self, State};
 use crate::time::Time;
+#[cfg(feature = "tls")]
+use crate::tls::Acceptor;
 use crate::worker::memory::Budget;
 use crate::worker::pulse::Pulse;
 use crate::worker::{Message, Post};
@@ -31,6 +33,8 @@ pub(crate) struct ServerState {
     pub(super) listeners: Vec<ListenerState>,
     /// What holds for listeners that are not told otherwise.
     proxies: Option<ProxyProtocol>,
+    #[cfg(feature = "tls")]
+    acceptor: Option<Acceptor>,
     pub(super) sockets: SocketOptions,
     pub(super) connections: AtomicUsize,
     desk: Mutex<Reception>,
@@ -140,6 +144,8 @@ struct Counters {
 pub(super) struct Founding {
     pub(super) listeners: Vec<ListenerState>,
     pub(super) proxies: Option<ProxyProtocol>,
+    #[cfg(feature = "tls")]
+    pub(super) acceptor: Option<Acceptor>,
     pub(super) sockets: SocketOptions,
     pub(super) access: Access,
     pub(super) limits: Limits,
@@ -165,6 +171,8 @@ impl ServerState {
         let Founding {
             listeners,
             proxies,
+            #[cfg(feature = "tls")]
+            acceptor,
             sockets,
             access,
             limits,
@@ -182,6 +190,8 @@ impl ServerState {
             started: Instant::now(),
             listeners,
             proxies,
+            #[cfg(feature = "tls")]
+            acceptor,
             sockets,
             connections: AtomicUsize::new(0),
             desk: Mutex::new(Reception { desk: Desk::new(access, limits, connections_max), awaited: false }),
@@ -404,6 +414,13 @@ impl ServerState {
     /// How connections through a listener say whom they are for, if a proxy does.
     pub(crate) fn proxy(&self, listener: Option<usize>) -> Option<&ProxyProtocol> {
         self.listeners[listener?].listen.proxy().or(self.proxies.as_ref())
+    }
+
+    /// What connections through a listener, or without one, begin TLS with, if they do.
+    #[cfg(feature = "tls")]
+    pub(crate) fn acceptor(&self, listener: Option<usize>) -> Option<&Acceptor> {
+        let inherited = self.acceptor.as_ref();
+        listener.map_or(inherited, |listener| self.listeners[listener].listen.acceptor(inherited))
     }
 
     pub(crate) fn count_refusal(&self, rule: Rule) {

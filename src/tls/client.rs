@@ -27,6 +27,12 @@ pub(crate) struct ClientSide {
     pub(crate) verification: Verification,
 }
 
+impl std::fmt::Debug for Connector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Connector")
+    }
+}
+
 impl Connector {
     /// What is in force now.
     pub(crate) fn current(&self) -> Arc<ClientSide> {

@@ -1,12 +1,15 @@
 //! What the two sides of a TLS connection agreed on, and what is known of the peer: [`Info`].
 
 use std::fmt;
+use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
 
-/// What a TLS handshake has brought; see [`Connection::tls`](crate::Connection::tls).
+/// What a TLS handshake has brought; see [`Connection::tls`](crate::Connection::tls). A clone is cheap.
 #[derive(Clone)]
-pub struct Info {
+pub struct Info(Arc<Agreed>);
+
+pub(super) struct Agreed {
     pub(super) version: Version,
     pub(super) cipher: &'static str,
     pub(super) alpn: Option<Box<[u8]>>,
@@ -43,53 +46,57 @@ pub enum Verification {
 }
 
 impl Info {
+    pub(super) fn new(agreed: Agreed) -> Info {
+        Info(Arc::new(agreed))
+    }
+
     /// The version of TLS.
     pub fn version(&self) -> Version {
-        self.version
+        self.0.version
     }
 
     /// The cipher suite, by its name in the registry of IANA: `TLS13_AES_128_GCM_SHA256`, for example.
     pub fn cipher(&self) -> &'static str {
-        self.cipher
+        self.0.cipher
     }
 
     /// The application protocol that was agreed on (ALPN, RFC 7301); `None` if there was no talk of any.
     pub fn alpn(&self) -> Option<&[u8]> {
-        self.alpn.as_deref()
+        self.0.alpn.as_deref()
     }
 
     /// The name that the client asked for (SNI, RFC 6066), in small letters; `None` if it asked for none, as for an address.
     pub fn server_name(&self) -> Option<&str> {
-        self.server_name.as_deref()
+        self.0.server_name.as_deref()
     }
 
     /// Whether the session was resumed: no certificate was exchanged this time.
     pub fn is_resumed(&self) -> bool {
-        self.is_resumed
+        self.0.is_resumed
     }
 
     /// What is known of who the peer is.
     pub fn verification(&self) -> Verification {
-        self.verification
+        self.0.verification
     }
 
     /// The peer's certificates in DER, its own first; empty if it has shown none. Of a resumed session they are those of its
     /// beginning.
     pub fn chain(&self) -> impl ExactSizeIterator<Item = &[u8]> {
-        self.chain.iter().map(AsRef::as_ref)
+        self.0.chain.iter().map(AsRef::as_ref)
     }
 }
 
 impl fmt::Debug for Info {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Info")
-            .field("version", &self.version)
-            .field("cipher", &self.cipher)
+            .field("version", &self.version())
+            .field("cipher", &self.cipher())
             .field("alpn", &self.alpn().map(String::from_utf8_lossy))
-            .field("server_name", &self.server_name)
-            .field("is_resumed", &self.is_resumed)
-            .field("verification", &self.verification)
-            .field("chain", &format_args!("{} certificates", self.chain.len()))
+            .field("server_name", &self.server_name())
+            .field("is_resumed", &self.is_resumed())
+            .field("verification", &self.verification())
+            .field("chain", &format_args!("{} certificates", self.chain().len()))
             .finish()
     }
 }

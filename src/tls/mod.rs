@@ -22,9 +22,13 @@
 //! # Ok::<(), wharf::Error>(())
 //! ```
 
+mod classify;
 mod client;
+mod handshake;
 mod info;
+mod record;
 mod server;
+mod session;
 
 pub use client::{ClientTls, Connector};
 pub use info::{Info, Verification, Version};
@@ -32,3 +36,4 @@ pub use server::{Acceptor, ServerTls};
 
 pub(crate) use client::ClientSide;
 pub(crate) use server::ServerSide;
+pub(crate) use session::{Failure, Session, Step};

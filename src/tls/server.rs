@@ -24,6 +24,12 @@ pub(crate) struct ServerSide {
     pub(crate) handshakes_max: usize,
 }
 
+impl std::fmt::Debug for Acceptor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Acceptor")
+    }
+}
+
 impl Acceptor {
     /// What is in force now.
     pub(crate) fn current(&self) -> Arc<ServerSide> {

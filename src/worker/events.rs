@@ -66,6 +66,13 @@ impl Worker {
         }
     }
 
+    /// Tells that TLS stands, to a handler that has begun it in mid-stream.
+    pub(super) fn tell_secured(self: &Rc<Self>, link: &Rc<Link>) {
+        if link.is_event.get() && link.conn.borrow().is_open() {
+            self.call(link, Handler::secured);
+        }
+    }
+
     /// Tells the peer's end, after the last bytes.
     fn tell_end(self: &Rc<Self>, link: &Rc<Link>) {
         let due = {
@@ -120,6 +127,13 @@ impl Worker {
             return false;
         }
         chunk.advance(consumed);
+        if conn.is_handshaking() {
+            // TLS begins behind what was consumed.
+            conn.receive_sealed(chunk);
+            drop(conn);
+            self.unseal(link);
+            return false;
+        }
         if !link.is_event.get() {
             // The preface is over, and the handler reads by itself.
             conn.keep(chunk);

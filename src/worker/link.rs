@@ -20,7 +20,7 @@ use super::tasks::{Waiter, Waiters};
 use super::timer::TimerId;
 use super::{Alarm, Worker};
 use crate::address::Address;
-use crate::conn::{Action, Conn, News, Room};
+use crate::conn::{Action, Conn, News, Room, Unsealed};
 use crate::engine::buffer::Chunk;
 use crate::engine::{Engine, Submitted, Token};
 use crate::error::{CloseReason, Rule};
@@ -415,6 +415,11 @@ impl Worker {
         if !conn.received(chunk.len(), self.now()) {
             return;
         }
+        if conn.is_sealed() {
+            conn.receive_sealed(chunk);
+            drop(conn);
+            return self.unseal(link);
+        }
         if link.is_event.get() {
             drop(conn);
             // What the handler asks for is carried out at once, while all of it is warm, and not by the next pass.
@@ -429,6 +434,33 @@ impl Worker {
         if full {
             // The engine has to stop before it reads the next chunk.
             self.advance(link);
+        }
+    }
+
+    /// Hands on what was received by TLS, and does what follows from it.
+    pub(crate) fn unseal(self: &Rc<Self>, link: &Rc<Link>) {
+        // What is asked for meanwhile is carried out at the end.
+        link.dirty.set(true);
+        loop {
+            let unsealed = link.conn.borrow_mut().unseal(self.now());
+            match unsealed {
+                Unsealed::Nothing => break,
+                Unsealed::Established => self.secured(link),
+                Unsealed::Bytes(chunk) if link.is_event.get() => self.offer(link, chunk),
+                Unsealed::Bytes(chunk) => {
+                    link.conn.borrow_mut().deliver(chunk);
+                    link.reader.wake(&self.tasks);
+                }
+            }
+        }
+        self.advance(link);
+    }
+
+    /// The TLS handshake is over.
+    fn secured(self: &Rc<Self>, link: &Rc<Link>) {
+        event!(debug, peer = %link.peer(), "TLS handshake done");
+        if !self.begin_secured(link) {
+            self.tell_secured(link);
         }
     }
 

@@ -136,11 +136,11 @@ impl Member {
         link.admit(admission);
         let count = HandlerCount::new(&self.handlers);
         match proxies {
-            None => self.begin(worker, &link, count),
+            None => self.secure(worker, &link, count),
             Some(proxies) => {
                 let member = self.clone();
                 let begin = move |worker: &Rc<Worker>, link: &Rc<Link>| match link.seat() {
-                    Ok(()) => member.begin(worker, link, count),
+                    Ok(()) => member.secure(worker, link, count),
                     Err(rule) => {
                         member.server.count_refusal(rule);
                         member.server.tell(&ServerEvent::Refused { peer: &link.peer(), rule });
@@ -153,6 +153,17 @@ impl Member {
         if self.drain.get() == Drain::GaveUp {
             link.command(|conn| conn.reset(CloseReason::Shutdown));
         }
+    }
+
+    /// Has TLS stand on a connection, if its listener asks for that, before the handler begins.
+    fn secure(self: &Rc<Self>, worker: &Rc<Worker>, link: &Rc<Link>, count: HandlerCount) {
+        #[cfg(feature = "tls")]
+        if let Some(acceptor) = self.server.acceptor(link.listener()) {
+            let member = self.clone();
+            let begin = move |worker: &Rc<Worker>, link: &Rc<Link>| member.begin(worker, link, count);
+            return worker.await_tls(link, acceptor, Box::new(begin));
+        }
+        self.begin(worker, link, count);
     }
 
     /// Puts the handler on a connection.

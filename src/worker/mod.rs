@@ -25,6 +25,8 @@ mod parking;
 pub(crate) mod preface;
 pub(crate) mod pulse;
 mod registry;
+#[cfg(feature = "tls")]
+pub(crate) mod secure;
 pub(crate) mod slots;
 pub(crate) mod tasks;
 pub(crate) mod timer;
@@ -512,7 +514,7 @@ impl Worker {
                 self.with_link(token, |conn, now| conn.bounced(unsent, now));
             }
             Completion::HungUp { token } => self.with_link(token, |conn, _| conn.hung_up()),
-            Completion::ReceiveEnded { token } => self.with_link(token, |conn, _| conn.receive_ended()),
+            Completion::ReceiveEnded { token } => self.with_link(token, |conn, now| conn.receive_ended(now)),
             Completion::Broken { token, error } => self.with_link(token, |conn, now| conn.broke(&error, now)),
             Completion::Failed { token, error } => self.with_link(token, |conn, _| conn.failed(&error)),
             Completion::Closed { token, outgoing } => self.with_link(token, |conn, _| conn.closed(outgoing)),

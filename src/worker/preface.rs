@@ -1,12 +1,14 @@
-//! What stands between the accept and the handler: a PROXY header, if the connection comes through a proxy.
+//! What stands between the accept and the handler: a PROXY header, if the connection comes through a proxy, and a TLS handshake
+//! (`secure.rs`), each with a deadline of its own.
 //!
-//! Received bytes are offered as they are to a handler in event style, whatever the handler's style is, and what is left of
+//! For the header, received bytes are offered as they are to a handler in event style, whatever the handler's style is, and what is left of
 //! them is offered again with more behind it. When the header is whole, exactly its bytes are consumed and the handler
 //! begins, with the rest as if that had just come.
 //!
 //! Nothing was exchanged with a peer that sends no header, a malformed one, or is not to send any: it is reset.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::link::{Link, drop_guarded};
 use super::timer::TimerId;
@@ -18,10 +20,11 @@ use crate::proxy::{self, Proxied};
 /// Puts the handler, in either style, on a connection whose preface is over.
 pub(crate) type Begin = Box<dyn FnOnce(&Rc<Worker>, &Rc<Link>)>;
 
-/// A header that is awaited.
+/// What is awaited.
 pub(crate) struct Preface {
-    begin: Begin,
-    deadline: TimerId,
+    begin: Option<Begin>,
+    timer: TimerId,
+    deadline: Deadline,
 }
 
 impl Worker {
@@ -32,11 +35,22 @@ impl Worker {
         proxies: &ProxyProtocol,
         begin: Begin,
     ) {
-        let at = self.now().after(proxies.within);
-        let deadline = self.timers.borrow_mut().insert(at, Alarm::Preface(link.token));
+        self.await_preface(link, proxies.within, Deadline::ProxyHeader, Some(begin));
         link.is_event.set(true);
-        link.rare().preface.replace(Some(Box::new(Preface { begin, deadline })));
         link.mark_dirty();
+    }
+
+    /// Has the connection reset if what is awaited does not come `within` this time. What follows it is `begin`, if anything.
+    pub(super) fn await_preface(
+        &self,
+        link: &Link,
+        within: Duration,
+        deadline: Deadline,
+        begin: Option<Begin>,
+    ) {
+        let at = self.clock().after(within);
+        let timer = self.timers.borrow_mut().insert(at, Alarm::Preface(link.token));
+        link.rare().preface.replace(Some(Box::new(Preface { begin, timer, deadline })));
     }
 
     /// Offers received bytes to the preface. Returns how many it has consumed, and whether the handler has begun.
@@ -44,13 +58,15 @@ impl Worker {
         match proxy::read(bytes) {
             Ok(None) => (0, false),
             Ok(Some((header, len))) => {
-                let Some(preface) = self.take_preface(link) else { return (bytes.len(), false) };
+                let Some(begin) = self.take_preface(link).and_then(|preface| preface.begin) else {
+                    return (bytes.len(), false);
+                };
                 let proxied = Proxied::new(link.peer(), header);
                 drop(link.rare().proxied.set(Box::new(proxied)));
                 event!(debug, peer = %link.peer(), "PROXY header read");
                 // A handler in event style says so again.
                 link.is_event.set(false);
-                (preface.begin)(self, link);
+                begin(self, link);
                 (len, true)
             }
             Err(fault) => {
@@ -61,10 +77,23 @@ impl Worker {
         }
     }
 
-    /// The header's deadline has passed.
+    /// The deadline has passed.
     pub(super) fn expire_preface(self: &Rc<Self>, link: &Rc<Link>) {
-        self.drop_preface(link);
-        link.command(|conn| conn.reset(CloseReason::Timeout(Deadline::ProxyHeader)));
+        if let Some(preface) = self.take_preface(link) {
+            let reason = CloseReason::Timeout(preface.deadline);
+            drop_guarded(preface);
+            link.command(|conn| conn.reset(reason));
+        }
+    }
+
+    /// The TLS handshake is over. Puts the handler on the connection, if that waited for it; says whether it did.
+    pub(super) fn begin_secured(self: &Rc<Self>, link: &Rc<Link>) -> bool {
+        let begin = self.take_preface(link).and_then(|preface| preface.begin);
+        let has_waited = begin.is_some();
+        if let Some(begin) = begin {
+            begin(self, link);
+        }
+        has_waited
     }
 
     /// The handler will not begin.
@@ -74,7 +103,7 @@ impl Worker {
 
     fn take_preface(&self, link: &Link) -> Option<Box<Preface>> {
         let preface = link.used_rare()?.preface.take()?;
-        self.timers.borrow_mut().cancel(preface.deadline);
+        self.timers.borrow_mut().cancel(preface.timer);
         Some(preface)
     }
 }

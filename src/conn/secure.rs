@@ -1,0 +1,155 @@
+//! TLS of a connection: where its bytes go through a [`Session`], and what the session's end means to the connection.
+//!
+//! Counts, queues and marks are those of the bytes on the wire. `reading` and `writing` are TCP's; the peer's close_notify is
+//! the end of what can be read ([`Conn::peer_ended`]), while its FIN is still to come. Between the two nothing is received, so what
+//! follows is there for whoever takes TLS off the connection. A failure closes the connection gracefully, so that the alert
+//! arrives; what was decrypted before can still be read.
+
+use super::{Conn, News, Phase, Reading, Writing};
+use crate::engine::buffer::Chunk;
+use crate::error::CloseReason;
+use crate::time::Time;
+use crate::tls::{Failure, Info, Session, Step};
+use crate::tls_fault::TlsFault;
+
+/// What was in received bytes that are protected.
+#[derive(Debug)]
+pub(crate) enum Unsealed {
+    /// Nothing more.
+    Nothing,
+    /// The handshake is over.
+    Established,
+    Bytes(Chunk),
+}
+
+impl Conn {
+    /// Whether what is received has to be unsealed.
+    #[inline]
+    pub(crate) fn is_sealed(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    pub(crate) fn is_handshaking(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.is_handshaking())
+    }
+
+    /// What the handshake has brought.
+    pub(crate) fn tls_info(&self) -> Option<&Info> {
+        self.tls.as_ref()?.info()
+    }
+
+    /// Why TLS has failed.
+    pub(crate) fn tls_failure(&self) -> Option<&Failure> {
+        self.tls.as_ref()?.failure()
+    }
+
+    /// Begins TLS behind what is queued. What is unread is the session's already. Says whether it can begin here.
+    pub(crate) fn begin_tls(&mut self, mut session: Session) -> bool {
+        if self.phase != Phase::Open || self.writing != Writing::Open || self.tls.is_some() {
+            return false;
+        }
+        if let Some(unread) = self.inbox.take_joined() {
+            session.receive(unread);
+        }
+        self.tls = Some(Box::new(session));
+        true
+    }
+
+    /// Ends TLS, and not the connection: says close_notify, and when the peer has said it too, bytes are what they are.
+    pub(crate) fn leave_tls(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            tls.leave(self.outbox.tail(), &self.profile.pieces);
+            self.left_tls();
+        }
+    }
+
+    /// Takes received bytes that are protected.
+    pub(crate) fn receive_sealed(&mut self, chunk: Chunk) {
+        if let Some(tls) = &mut self.tls {
+            tls.receive(chunk);
+        }
+    }
+
+    /// The next thing in them.
+    pub(crate) fn unseal(&mut self, now: Time) -> Unsealed {
+        while self.phase == Phase::Open
+            && let Some(tls) = &mut self.tls
+        {
+            match tls.step(self.outbox.tail(), &self.profile.pieces) {
+                Step::Nothing => return Unsealed::Nothing,
+                Step::Established => {
+                    self.unblock();
+                    return Unsealed::Established;
+                }
+                Step::Bytes(chunk) => return Unsealed::Bytes(chunk),
+                Step::Ended => self.tls_ended(),
+                Step::Failed(fault) => self.tls_failed(fault, now),
+            }
+        }
+        // It was closed meanwhile.
+        self.counts.discarded += self.tls.as_mut().map_or(0, |tls| tls.discard()) as u64;
+        Unsealed::Nothing
+    }
+
+    /// The peer has said close_notify.
+    fn tls_ended(&mut self) {
+        if self.left_tls() {
+            return;
+        }
+        self.first_end.get_or_insert(CloseReason::Peer);
+        self.clock.read_over();
+        self.clock.message_over();
+        self.news.add(News::READABLE);
+        self.hang_up();
+    }
+
+    /// Takes TLS off, if both sides have left it. Says whether that is so.
+    fn left_tls(&mut self) -> bool {
+        let Some(tls) = self.tls.as_mut().filter(|tls| tls.has_been_left()) else { return false };
+        if let Some(rest) = tls.take_rest(&self.profile.pieces) {
+            self.inbox.push(rest);
+        }
+        self.tls = None;
+        self.news.add(News::READABLE);
+        self.news.add(News::WRITABLE);
+        self.unblock();
+        true
+    }
+
+    /// Whoever waited for TLS to let bytes through can go on.
+    fn unblock(&mut self) {
+        self.news.add(News::WRITABLE);
+        if std::mem::take(&mut self.blocked) {
+            self.news.add(News::UNBLOCKED);
+        }
+    }
+
+    fn tls_failed(&mut self, fault: TlsFault, now: Time) {
+        self.reason.get_or_insert(CloseReason::Tls(fault));
+        self.clock.read_over();
+        self.clock.message_over();
+        if self.phase == Phase::Open {
+            self.begin_closing();
+            self.clock.late();
+            self.clock.linger_once(now, &self.profile.deadlines);
+        }
+    }
+
+    /// The peer has sent FIN. Whether TLS finds fault with that; then the connection ends.
+    pub(super) fn is_cut_off(&mut self, now: Time) -> bool {
+        let Some(fault) = self.tls.as_mut().and_then(|tls| tls.cut_off()) else { return false };
+        self.reading = Reading::Broken;
+        self.tls_failed(fault, now);
+        true
+    }
+
+    /// Ends a connection whose key for sending must not be used any more, when there is no other.
+    pub(super) fn writable_by_tls(&mut self) -> Result<(), CloseReason> {
+        if self.tls.as_ref().is_some_and(|tls| tls.is_used_up()) {
+            let reason = CloseReason::Tls(TlsFault::Exhausted);
+            self.close_for(reason);
+            return Err(reason);
+        }
+        Ok(())
+    }
+}

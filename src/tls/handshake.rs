@@ -1,0 +1,279 @@
+//! A TLS handshake without input or output: received bytes in, bytes to send out, and at the end the keys.
+//!
+//! rustls does it. It is shown one record at a time, so that it never sees what comes behind the handshake.
+
+use std::cell::Cell;
+use std::sync::Arc;
+
+use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use rustls::kernel::KernelConnection;
+use rustls::pki_types::ServerName;
+use rustls::server::{ClientHello, ResolvesServerCert, ServerConnectionData, UnbufferedServerConnection};
+use rustls::sign::CertifiedKey;
+use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
+use rustls::{CommonState, ExtractedSecrets, HandshakeKind, ProtocolVersion};
+
+use super::classify::classify;
+use super::info::Agreed;
+use super::record::{self, Opener, Sealer};
+use super::session::UNEXPECTED_MESSAGE;
+use super::{ClientSide, Info, ServerSide, Verification, Version};
+use crate::tls_fault::TlsFault;
+
+/// A handshake in progress.
+pub(super) struct Handshake {
+    side: Side,
+    /// What was received and is not over and done with.
+    received: Vec<u8>,
+    /// So much of it was shown to rustls: whole records.
+    shown: usize,
+    verification: Verification,
+    server_name: Option<Box<str>>,
+}
+
+enum Side {
+    Server(Box<UnbufferedServerConnection>),
+    Client(Box<UnbufferedClientConnection>),
+}
+
+/// How far a handshake is.
+pub(super) enum Progress {
+    /// The peer has to go on.
+    Waiting(Box<Handshake>),
+    Done(Box<Done>),
+    Failed(TlsFault, String),
+}
+
+/// What a handshake leaves.
+pub(super) struct Done {
+    pub(super) version: Version,
+    pub(super) is_server: bool,
+    pub(super) sealer: Sealer,
+    pub(super) opener: Opener,
+    /// What TLS 1.3 needs of rustls further on.
+    pub(super) schedule: Option<Schedule>,
+    pub(super) info: Info,
+    /// What came behind the handshake.
+    pub(super) rest: Vec<u8>,
+}
+
+/// The key schedule, and at a client the place where tickets go.
+pub(super) enum Schedule {
+    Server(KernelConnection<ServerConnectionData>),
+    Client(KernelConnection<ClientConnectionData>),
+}
+
+/// Alerts that may be left to send when a handshake has failed: one, in fact.
+const LAST_WORDS_MAX: usize = 8;
+
+impl Handshake {
+    pub(super) fn accept(side: &ServerSide) -> Result<Handshake, rustls::Error> {
+        let conn = UnbufferedServerConnection::new(side.config.clone())?;
+        // A client that shows a certificate shows it to a verifier that was configured.
+        Ok(Handshake::new(Side::Server(Box::new(conn)), Verification::Verified))
+    }
+
+    pub(super) fn connect(side: &ClientSide, name: ServerName<'static>) -> Result<Handshake, rustls::Error> {
+        let asked_for = match &name {
+            ServerName::DnsName(name) => Some(name.as_ref().into()),
+            _ => None,
+        };
+        let conn = UnbufferedClientConnection::new(side.config.clone(), name)?;
+        let handshake = Handshake::new(Side::Client(Box::new(conn)), side.verification);
+        Ok(Handshake { server_name: asked_for, ..handshake })
+    }
+
+    fn new(side: Side, verification: Verification) -> Handshake {
+        Handshake { side, received: Vec::new(), shown: 0, verification, server_name: None }
+    }
+
+    /// Takes what was received.
+    pub(super) fn receive(&mut self, bytes: &[u8]) {
+        self.received.extend_from_slice(bytes);
+    }
+
+    /// Whether nothing has come that could be TLS.
+    fn is_foreign(&self) -> bool {
+        self.shown == 0
+            && self.server_name.is_none()
+            && self.received.first().is_some_and(|kind| !record::is_kind(*kind))
+    }
+
+    /// Goes as far as it can; `send` gets what is to be sent.
+    pub(super) fn advance(mut self: Box<Self>, mut send: impl FnMut(&[u8])) -> Progress {
+        match self.drive(&mut send) {
+            Ok(false) => Progress::Waiting(self),
+            Ok(true) => match self.take_apart() {
+                Ok(done) => Progress::Done(Box::new(done)),
+                Err(error) => Progress::Failed(TlsFault::Local, error.to_string()),
+            },
+            Err(error) => {
+                self.send_last_words(&mut send);
+                let (fault, detail) = classify(&error);
+                Progress::Failed(fault, detail)
+            }
+        }
+    }
+
+    /// Says whether the handshake is over.
+    fn drive(&mut self, send: &mut impl FnMut(&[u8])) -> Result<bool, rustls::Error> {
+        loop {
+            while self.side.step(&mut self.received, &mut self.shown, send)? {}
+            if let Some(name) = ASKED_FOR.take() {
+                self.server_name = Some(name);
+            }
+            if !self.side.common().is_handshaking() {
+                return Ok(true);
+            }
+            match record::length(&self.received[self.shown..], Version::Tls12) {
+                Ok(Some(len)) if self.shown + len <= self.received.len() => self.shown += len,
+                Ok(_) if !self.is_foreign() => return Ok(false),
+                // rustls finds the words for what is wrong with it.
+                _ if self.shown < self.received.len() => {
+                    self.shown = self.received.len();
+                    self.side.step(&mut self.received, &mut self.shown, send)?;
+                    // It waits for five bytes before it looks at the first.
+                    send(&[record::ALERT, 3, 3, 0, 2, 2, UNEXPECTED_MESSAGE]);
+                    return Err(rustls::InvalidMessage::InvalidContentType.into());
+                }
+                _ => return Ok(false),
+            }
+        }
+    }
+
+    /// Sends the alert that tells the peer why.
+    fn send_last_words(&mut self, send: &mut impl FnMut(&[u8])) {
+        for _ in 0..LAST_WORDS_MAX {
+            if !self.side.step(&mut Vec::new(), &mut 0, send).unwrap_or(false) {
+                return;
+            }
+        }
+    }
+
+    fn take_apart(self) -> Result<Done, rustls::Error> {
+        let Handshake { side, mut received, shown, verification, server_name } = self;
+        let rest = received.split_off(shown);
+        let common = side.common();
+        let version = match common.protocol_version() {
+            Some(ProtocolVersion::TLSv1_3) => Version::Tls13,
+            _ => Version::Tls12,
+        };
+        let chain: Box<[_]> = common
+            .peer_certificates()
+            .unwrap_or_default()
+            .iter()
+            .map(|der| der.clone().into_owned())
+            .collect();
+        let info = Info::new(Agreed {
+            version,
+            cipher: common
+                .negotiated_cipher_suite()
+                .and_then(|suite| suite.suite().as_str())
+                .unwrap_or("unknown"),
+            alpn: common.alpn_protocol().map(Box::from),
+            server_name,
+            is_resumed: common.handshake_kind() == Some(HandshakeKind::Resumed),
+            verification: if chain.is_empty() && verification == Verification::Verified {
+                Verification::Unasked
+            } else {
+                verification
+            },
+            chain,
+        });
+        let is_server = matches!(side, Side::Server(_));
+        let (secrets, schedule) = match side {
+            Side::Server(conn) => {
+                let (secrets, schedule) = conn.dangerous_into_kernel_connection()?;
+                (secrets, Schedule::Server(schedule))
+            }
+            Side::Client(conn) => {
+                let (secrets, schedule) = conn.dangerous_into_kernel_connection()?;
+                (secrets, Schedule::Client(schedule))
+            }
+        };
+        let ExtractedSecrets { tx: (sent, tx), rx: (opened, rx) } = secrets;
+        let foreign = || rustls::Error::General(String::from("a cipher that is not known here"));
+        Ok(Done {
+            version,
+            is_server,
+            sealer: Sealer::new(version, sent, tx).ok_or_else(foreign)?,
+            opener: Opener::new(version, opened, rx).ok_or_else(foreign)?,
+            // Keys are renewed, and tickets come late, only in TLS 1.3.
+            schedule: (version == Version::Tls13).then_some(schedule),
+            info,
+            rest,
+        })
+    }
+}
+
+impl Side {
+    fn common(&self) -> &CommonState {
+        match self {
+            Side::Server(conn) => conn,
+            Side::Client(conn) => conn,
+        }
+    }
+
+    /// Does one thing; says whether there may be more to do with what was shown.
+    fn step(
+        &mut self,
+        received: &mut Vec<u8>,
+        shown: &mut usize,
+        send: &mut impl FnMut(&[u8]),
+    ) -> Result<bool, rustls::Error> {
+        let (discard, again) = match self {
+            Side::Server(conn) => step(conn.process_tls_records(&mut received[..*shown]), send)?,
+            Side::Client(conn) => step(conn.process_tls_records(&mut received[..*shown]), send)?,
+        };
+        received.drain(..discard);
+        *shown -= discard;
+        Ok(again)
+    }
+}
+
+/// Does what `status` asks for; returns how many bytes are done with, and whether there may be more to do.
+fn step<Data>(
+    status: UnbufferedStatus<'_, '_, Data>,
+    send: &mut impl FnMut(&[u8]),
+) -> Result<(usize, bool), rustls::Error> {
+    let again = match status.state? {
+        ConnectionState::EncodeTlsData(mut data) => {
+            let mut bytes = Vec::new();
+            if let Err(EncodeError::InsufficientSize(needed)) = data.encode(&mut bytes) {
+                bytes.resize(needed.required_size, 0);
+                data.encode(&mut bytes).map_err(|error| rustls::Error::General(error.to_string()))?;
+            }
+            send(&bytes);
+            true
+        }
+        ConnectionState::TransmitTlsData(data) => {
+            data.done();
+            true
+        }
+        ConnectionState::BlockedHandshake | ConnectionState::WriteTraffic(_) => false,
+        // Neither bytes nor an end may come before the handshake is over, and nothing behind it was shown.
+        _ => return Err(rustls::Error::HandshakeNotComplete),
+    };
+    Ok((status.discard, again))
+}
+
+thread_local! {
+    /// The name that the client of the handshake under way has asked for. rustls tells it to nobody but the resolver of
+    /// certificates, which it calls within `process_tls_records`.
+    static ASKED_FOR: Cell<Option<Box<str>>> = const { Cell::new(None) };
+}
+
+/// A resolver that notes which name was asked for.
+#[derive(Debug)]
+pub(super) struct NoteName(pub(super) Arc<dyn ResolvesServerCert>);
+
+impl ResolvesServerCert for NoteName {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        ASKED_FOR.set(hello.server_name().map(Box::from));
+        self.0.resolve(hello)
+    }
+
+    fn only_raw_public_keys(&self) -> bool {
+        self.0.only_raw_public_keys()
+    }
+}
