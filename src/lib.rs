@@ -59,6 +59,9 @@
 //!
 //! * `tracing`: lifecycle events to the program's `tracing` subscriber, and once why io_uring is not used. Off by default.
 
+// What TLS needs of others stays where it belongs when there is none.
+#![cfg_attr(not(feature = "tls"), allow(dead_code))]
+
 /// Keeps the README's program compiling.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

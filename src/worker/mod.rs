@@ -17,6 +17,7 @@
 
 mod accept;
 mod events;
+mod handshakes;
 pub(crate) mod link;
 pub(crate) mod mailbox;
 pub(crate) mod member;
@@ -48,6 +49,7 @@ use crate::error::CloseReason;
 use crate::server::{Admission, Reply, ServerEvent, Whom};
 use crate::time::Time;
 
+use handshakes::Handshakes;
 use link::Link;
 use mailbox::Mailbox;
 use member::Member;
@@ -130,6 +132,9 @@ pub(crate) enum Alarm {
     Preface(Token),
     /// The pause of accepting is over.
     Accept,
+    /// There are places for TLS handshakes, or one that is slow has to give way.
+    #[cfg(feature = "tls")]
+    Handshakes,
     /// The drain deadline.
     Drain,
 }
@@ -145,6 +150,8 @@ pub(crate) struct Worker {
     pub(crate) member: RefCell<Option<Rc<Member>>>,
     /// Which of the server's workers this is.
     pub(crate) index: Cell<u16>,
+    /// The TLS handshakes of new connections.
+    handshakes: Handshakes,
     pieces: Rc<PiecePool>,
     /// The memory of the server that this worker belongs to, if any,
     pub(crate) budget: OnceCell<Arc<Budget>>,
@@ -196,6 +203,7 @@ impl Worker {
             dirty: RefCell::default(),
             member: RefCell::default(),
             index: Cell::default(),
+            handshakes: Handshakes::default(),
             pieces,
             budget: OnceCell::new(),
             memory_told: Cell::new(0),
@@ -469,6 +477,8 @@ impl Worker {
                         self.expire_preface(&link);
                     }
                 }
+                #[cfg(feature = "tls")]
+                Alarm::Handshakes => self.begin_waiting_handshakes(),
                 Alarm::Accept => self.with_member(|member| member.retry_accept(self)),
                 Alarm::Drain => self.with_member(|member| member.give_up(self)),
             }

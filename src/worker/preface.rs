@@ -10,6 +10,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::handshakes::Place;
 use super::link::{Link, drop_guarded};
 use super::timer::TimerId;
 use super::{Alarm, Worker};
@@ -25,6 +26,8 @@ pub(crate) struct Preface {
     begin: Option<Begin>,
     timer: TimerId,
     deadline: Deadline,
+    /// The place of a TLS handshake among those in progress.
+    pub(super) place: Option<Place>,
 }
 
 impl Worker {
@@ -50,7 +53,7 @@ impl Worker {
     ) {
         let at = self.clock().after(within);
         let timer = self.timers.borrow_mut().insert(at, Alarm::Preface(link.token));
-        link.rare().preface.replace(Some(Box::new(Preface { begin, timer, deadline })));
+        link.rare().preface.replace(Some(Box::new(Preface { begin, timer, deadline, place: None })));
     }
 
     /// Offers received bytes to the preface. Returns how many it has consumed, and whether the handler has begun.
@@ -101,9 +104,18 @@ impl Worker {
         drop_guarded(self.take_preface(link));
     }
 
+    #[cfg(feature = "tls")]
+    pub(super) fn awaits_preface(&self, link: &Link) -> bool {
+        link.used_rare().is_some_and(|rare| rare.preface.borrow().is_some())
+    }
+
     fn take_preface(&self, link: &Link) -> Option<Box<Preface>> {
         let preface = link.used_rare()?.preface.take()?;
         self.timers.borrow_mut().cancel(preface.timer);
+        #[cfg(feature = "tls")]
+        if let Some(place) = preface.place {
+            self.leave_handshakes(place);
+        }
         Some(preface)
     }
 }
