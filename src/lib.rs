@@ -129,6 +129,12 @@ pub mod fuzzing {
         }
     }
 
+    /// Drives TLS sessions as `data` says.
+    #[cfg(feature = "self-signed")]
+    pub fn tls(data: &[u8]) {
+        crate::tls::harness::drive(data);
+    }
+
     /// Reads `data` as the beginning of a connection that comes through a proxy.
     pub fn proxy(data: &[u8]) {
         crate::proxy::check(data);

@@ -25,6 +25,8 @@
 mod classify;
 mod client;
 mod handshake;
+#[cfg(fuzzing)]
+pub(crate) mod harness;
 mod info;
 mod record;
 mod server;

@@ -185,8 +185,12 @@ impl Session {
     }
 
     fn new(handshake: Handshake, tolerates_truncation: bool) -> Session {
+        Session { tolerates_truncation, ..Session::of(State::Handshaking(Box::new(handshake))) }
+    }
+
+    fn of(state: State) -> Session {
         Session {
-            state: State::Handshaking(Box::new(handshake)),
+            state,
             received: None,
             partial: Vec::new(),
             open: 0,
@@ -196,7 +200,7 @@ impl Session {
             peer_has_ended: false,
             owes_key: false,
             leaves: false,
-            tolerates_truncation,
+            tolerates_truncation: false,
             failure: None,
         }
     }
@@ -675,7 +679,7 @@ impl Session {
     }
 
     /// Goes over to the next key for sending, and says so. TLS 1.2 has one key for all of a connection.
-    fn renew_key(&mut self, queue: &mut Outgoing, pool: &PiecePool) {
+    pub(super) fn renew_key(&mut self, queue: &mut Outgoing, pool: &PiecePool) {
         self.owes_key = false;
         let State::Established(established) = &mut self.state else { return };
         let Some(sealer) = established.schedule.as_mut().and_then(Schedule::next_sealer) else { return };
@@ -692,6 +696,42 @@ impl Session {
                 established.schedule.is_none() && established.sealer.is_used_up(SPARE_RECORDS)
             }
             _ => false,
+        }
+    }
+}
+
+// What drives it from outside.
+#[cfg(fuzzing)]
+impl Session {
+    /// A session that stands, with keys that are never renewed.
+    pub(super) fn standing(
+        version: Version,
+        is_server: bool,
+        sealer: Sealer,
+        opener: Opener,
+        info: Info,
+    ) -> Session {
+        Session::of(State::Established(Box::new(Established {
+            version,
+            is_server,
+            sealer,
+            opener,
+            schedule: None,
+            info,
+            message: Vec::new(),
+            useless: 0,
+        })))
+    }
+
+    pub(super) fn control_of_any_kind(
+        &mut self,
+        kind: u8,
+        content: &[u8],
+        queue: &mut Outgoing,
+        pool: &PiecePool,
+    ) {
+        if self.can_write() {
+            self.control(kind, content, queue, pool);
         }
     }
 }
