@@ -1,16 +1,21 @@
 //! Servers: starting them, watching them, and stopping them in order.
 
 mod admission;
+mod counters;
 mod handle;
 mod handover;
+mod holdings;
 mod hooks;
 mod listen;
+mod notices;
 mod passed;
+mod reception;
 mod registry;
 mod snapshot;
 mod state;
 mod stats;
 mod styles;
+mod suspension;
 mod threads;
 mod watchdog;
 
@@ -27,23 +32,24 @@ pub(crate) use admission::Turnstile;
 pub use handle::{ListenerInfo, ServerHandle};
 pub use hooks::ServerEvent;
 pub use listen::Listen;
+pub(crate) use reception::Admission;
 pub(crate) use registry::Reply;
 pub use registry::{ConnectionInfo, Listing, Whom};
 pub use snapshot::{Phase, Snapshot};
-pub(crate) use state::{Admission, ServerState};
+pub(crate) use state::ServerState;
 pub use stats::{DrainReport, Stats};
 pub(crate) use styles::{async_style, event_style};
 
 use handover::Heritage;
+use holdings::ListenerState;
 use hooks::Hooks;
-use state::{Founding, ListenerState};
+use state::Founding;
 
 use crate::config::{Access, Backend, Deadlines, Handover, Limits, ProxyProtocol, SocketOptions};
 use crate::connection::Connection;
 use crate::engine::{Engine, Listener};
 use crate::error::{Cause, Error, Operation, Result};
 use crate::event::Handler;
-use crate::systemd::State;
 use crate::worker::Worker;
 use crate::worker::member::{Attach, Member};
 
@@ -360,9 +366,7 @@ impl Server {
         self.watch_workers(state, threads)?;
         let inherited = heritage.as_ref().is_some_and(Heritage::is_inherited);
         heritage.map_or(Ok(()), |heritage| heritage.enter(state))?;
-        let main = inherited.then(|| State::MainProcess(std::process::id()));
-        let states: Vec<_> = main.into_iter().chain([State::Ready]).collect();
-        state.notify(&states);
+        state.notify_of_start(inherited);
         Ok(())
     }
 
