@@ -1340,3 +1340,16 @@ fn a_listing_in_a_simulation_that_does_not_run_is_an_error_and_no_standstill() {
     simulation.run();
     assert!(listing.wait().unwrap().is_empty());
 }
+
+#[test]
+fn a_connection_that_cannot_be_opened_is_counted_with_its_reason() {
+    let mut simulation = Simulation::new(1);
+    let server = simulation.serve_events(Server::bind("10.0.0.1:7"), || Echo).unwrap();
+    // A socket of the system has no place on a simulated network.
+    let (near, _far) = UnixStream::pair().unwrap();
+    server.adopt(near).unwrap();
+    simulation.run();
+    let stats = server.stats();
+    assert_eq!((stats.accepted, stats.accept_errors, server.connections()), (1, 1, 0));
+    assert_eq!(stats.closes, [(CloseReason::Network(std::io::ErrorKind::InvalidInput), 1)]);
+}

@@ -12,7 +12,7 @@ use super::accept::Door;
 use super::link::Link;
 use super::{Alarm, Message, Worker};
 use crate::address::Address;
-use crate::conn::Profile;
+use crate::conn::{Counts, Profile};
 use crate::engine::{Listener, Socket};
 use crate::error::CloseReason;
 use crate::server::{Admission, ServerEvent, ServerState, Whom};
@@ -128,8 +128,7 @@ impl Member {
             Err(error) => {
                 self.server.count_accept_error();
                 event!(warn, %peer, %error, "an accepted connection could not be opened");
-                let _ = error;
-                return;
+                return admission.closed(CloseReason::Network(error.kind()), Counts::default());
             }
         };
         let proxies = self.server.proxy(admission.listener());
