@@ -268,13 +268,7 @@ impl ServerHandle {
     /// [`Handler::draining`](crate::event::Handler::draining). Returns at once; [`ServerHandle::wait`]
     /// waits for the end. A second call can only shorten the time.
     pub fn drain(&self, within: Duration) -> &ServerHandle {
-        self.state.tell_first(Message::Drain { within });
-        // The first worker tells the others, but it may have ended since it did so for an earlier drain.
-        if self.state.draining.load(Ordering::SeqCst) {
-            for other in self.state.posts().iter().skip(1) {
-                drop(other.send(Message::Drain { within }));
-            }
-        }
+        self.state.drain(within);
         self
     }
 

@@ -2,6 +2,7 @@
 
 mod admission;
 mod counters;
+mod ending;
 mod handle;
 mod handover;
 mod holdings;

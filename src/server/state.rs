@@ -3,10 +3,11 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread::{self, ThreadId};
+use std::thread::ThreadId;
 use std::time::Instant;
 
 use super::counters::Counters;
+use super::ending::Ending;
 use super::handover::Succession;
 use super::holdings::ListenerState;
 use super::hooks::{Hooks, ServerEvent};
@@ -40,17 +41,18 @@ pub(crate) struct ServerState {
     backends: Vec<OnceLock<Backend>>,
     posts: OnceLock<Vec<Post>>,
     pub(super) counters: Counters,
-    workers_running: AtomicUsize,
+    pub(super) workers_running: AtomicUsize,
     pub(super) workers_left: Mutex<usize>,
     pub(super) ended: Condvar,
     pub(super) crashed: AtomicBool,
+    pub(super) ending: Ending,
     /// The start has failed, and its end is told to nobody.
     pub(super) start_failed: AtomicBool,
     /// The thread of the last worker, on which its end is told.
     pub(super) last_thread: OnceLock<ThreadId>,
     /// A drain has begun: how connections end is reported.
     pub(crate) drain_begun: AtomicBool,
-    /// The first worker has passed a drain on, and hands nothing over any more.
+    /// The first worker hands nothing over any more: it has passed a drain on, or has crashed.
     pub(crate) draining: AtomicBool,
     pub(super) suspension: Mutex<Suspension>,
     pub(super) simulated: bool,
@@ -115,6 +117,7 @@ impl ServerState {
             workers_left: Mutex::new(workers),
             ended: Condvar::new(),
             crashed: AtomicBool::new(false),
+            ending: Ending::new(workers),
             start_failed: AtomicBool::new(false),
             last_thread: OnceLock::new(),
             drain_begun: AtomicBool::new(false),
@@ -193,10 +196,12 @@ impl ServerState {
         }
     }
 
-    /// The worker with the fewest connections, of those that no handler blocks.
+    /// The worker with the fewest connections, of those that are there and that no handler blocks.
     pub(super) fn least_loaded(&self) -> usize {
         (0..self.loads.len())
-            .min_by_key(|worker| (self.pulses[*worker].is_blocked(), self.load(*worker)))
+            .min_by_key(|worker| {
+                (self.has_crashed(*worker), self.pulses[*worker].is_blocked(), self.load(*worker))
+            })
             .unwrap_or(0)
     }
 
@@ -214,9 +219,21 @@ impl ServerState {
         }
     }
 
+    /// Tells every worker but the first.
+    pub(super) fn tell_others(&self, message: impl Fn() -> Message) {
+        for other in self.posts().iter().skip(1) {
+            drop(other.send(message()));
+        }
+    }
+
     /// Tells whoever watches the server.
     pub(crate) fn tell(&self, event: &ServerEvent<'_>) {
         self.hooks.tell(event);
+    }
+
+    /// Tells whoever waits for the server's end.
+    pub(super) fn tell_of_end(&self) {
+        self.hooks.ended(&self.stats());
     }
 
     pub(crate) fn deadlines(&self) -> Deadlines {
@@ -230,19 +247,6 @@ impl ServerState {
     /// How connections through a listener say whom they are for, if a proxy does.
     pub(crate) fn proxy(&self, listener: Option<usize>) -> Option<&ProxyProtocol> {
         self.listeners[listener?].listen.proxy().or(self.proxies.as_ref())
-    }
-
-    pub(crate) fn worker_left(&self) {
-        if self.workers_running.fetch_sub(1, Ordering::SeqCst) == 1 {
-            // Whoever waits for the end waits for this too.
-            self.last_thread.get_or_init(|| thread::current().id());
-            if !self.start_failed.load(Ordering::SeqCst) {
-                self.hooks.ended(&self.stats());
-            }
-            self.succession.end();
-        }
-        *lock(&self.workers_left) -= 1;
-        self.ended.notify_all();
     }
 }
 

@@ -34,7 +34,7 @@ impl ServerState {
     /// Opens again what is closed, and has it accepted from.
     pub(super) fn resume(&self) -> Result<()> {
         let mut suspension = lock(&self.suspension);
-        if !suspension.asked || self.drain_begun.load(Ordering::SeqCst) {
+        if !suspension.asked || self.drain_begun.load(Ordering::SeqCst) || self.has_crashed(0) {
             return Ok(());
         }
         let open = |index: &usize| {

@@ -97,9 +97,12 @@ impl Member {
         if target == self.index {
             return self.adopt(worker, socket, &peer, admission);
         }
-        // A worker that is gone drops the message, and with it the socket and its admission.
-        if let Some(post) = self.server.post(target) {
-            drop(post.send(Message::Adopt { socket, peer, admission }));
+        // A worker that is gone gives the message back, and the socket is closed.
+        if let Some(post) = self.server.post(target)
+            && let Err(Message::Adopt { admission, .. }) =
+                post.send(Message::Adopt { socket, peer, admission })
+        {
+            admission.closed(CloseReason::Shutdown, Counts::default());
         }
     }
 
@@ -206,6 +209,23 @@ impl Member {
         for link in worker.slots.all() {
             link.command(|conn| conn.reset(CloseReason::Shutdown));
         }
+    }
+
+    /// The worker has crashed, and is about to end: its server does without it.
+    pub(crate) fn abandon(self: &Rc<Self>, worker: &Rc<Worker>) {
+        self.server.worker_crashed(self.index);
+        if self.shut_door(worker) {
+            self.server.lose_all_listeners();
+        }
+    }
+
+    pub(crate) fn server(&self) -> &ServerState {
+        &self.server
+    }
+
+    /// Which of the server's workers it is.
+    pub(crate) fn index(&self) -> usize {
+        self.index
     }
 
     /// Whether the worker has nothing left to do for its server.

@@ -73,7 +73,7 @@ impl ServerState {
     pub(super) fn drain_for_successor(&self, process: u32, within: Duration) {
         self.notify_of_successor(process);
         if !self.drain_begun.load(Ordering::SeqCst) {
-            self.tell_first(Message::Drain { within });
+            self.drain(within);
         }
     }
 }
