@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::descriptors_for_connections;
+use super::descriptors;
 use super::holdings::ListenerState;
 use super::registry::{Listing, Whom};
 use super::snapshot::{Phase, Snapshot};
@@ -80,7 +80,8 @@ impl ServerHandle {
     /// If they make no sense; then the old ones stay.
     pub fn set_limits(&self, limits: Limits) -> Result<()> {
         limits.validate()?;
-        let connections_max = limits.connections.unwrap_or_else(descriptors_for_connections);
+        let by_descriptors = || descriptors::for_connections(self.state.workers());
+        let connections_max = limits.connections.unwrap_or_else(by_descriptors);
         self.state.set_limits(limits, connections_max);
         self.state.tell_all(|| Message::Configure);
         self.state.tell_first(Message::RoomAgain);

@@ -2,6 +2,7 @@
 
 mod admission;
 mod counters;
+mod descriptors;
 mod ending;
 mod handle;
 mod handover;
@@ -53,9 +54,6 @@ use crate::error::{Cause, Error, Operation, Result};
 use crate::event::Handler;
 use crate::worker::Worker;
 use crate::worker::member::{Attach, Member};
-
-/// Descriptors that are left for everything but connections when the limit is taken from the process's.
-const DESCRIPTOR_RESERVE: usize = 64;
 
 /// A TCP server before it starts: where it listens and within which bounds.
 ///
@@ -533,7 +531,7 @@ impl Server {
         if !(1..=1024).contains(&workers) {
             return Err(Error::option("workers", format!("must be between 1 and 1024, not {workers}")));
         }
-        let connections = self.limits.connections.unwrap_or_else(descriptors_for_connections);
+        let connections = self.limits.connections.unwrap_or_else(|| descriptors::for_connections(workers));
         Ok(Plan { workers, connections })
     }
 }
@@ -548,10 +546,4 @@ fn tell_of_start(state: &ServerState) {
 struct Plan {
     workers: usize,
     connections: usize,
-}
-
-fn descriptors_for_connections() -> usize {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
-    limit.saturating_sub(DESCRIPTOR_RESERVE).max(1)
 }
