@@ -9,13 +9,15 @@ use crate::systemd::{self, State};
 pub(super) struct Notices {
     /// The manager is told what the server is about.
     wanted: bool,
-    /// It is not, of the drain: a successor goes on with the service.
+    /// It was told that the server serves; so it is to be told of the drain,
+    ready: AtomicBool,
+    /// unless a successor goes on with the service.
     replaced: AtomicBool,
 }
 
 impl Notices {
     pub(super) fn new(wanted: bool) -> Notices {
-        Notices { wanted, replaced: AtomicBool::new(false) }
+        Notices { wanted, ready: AtomicBool::new(false), replaced: AtomicBool::new(false) }
     }
 
     fn tell(&self, states: &[State<'_>]) {
@@ -33,6 +35,7 @@ impl ServerState {
     pub(super) fn notify_of_start(&self, inherited: bool) {
         let main = inherited.then(|| State::MainProcess(std::process::id()));
         let states: Vec<_> = main.into_iter().chain([State::Ready]).collect();
+        self.notices.ready.store(true, Ordering::SeqCst);
         self.notices.tell(&states);
     }
 
@@ -42,9 +45,10 @@ impl ServerState {
         self.notices.tell(&[State::MainProcess(process)]);
     }
 
-    /// The drain has begun.
+    /// The drain has begun. That of a start which has failed is nobody's business.
     pub(crate) fn notify_of_drain(&self) {
-        if !self.notices.replaced.load(Ordering::SeqCst) {
+        let Notices { ready, replaced, .. } = &self.notices;
+        if ready.load(Ordering::SeqCst) && !replaced.load(Ordering::SeqCst) {
             self.notices.tell(&[State::Stopping]);
         }
     }
