@@ -1429,3 +1429,24 @@ fn without_the_worker_that_accepts_the_others_go_on_and_drain() {
         assert_eq!(server.stats().closed(CloseReason::Shutdown), 2);
     }
 }
+
+#[test]
+fn a_simulation_that_is_dropped_ends_its_servers() {
+    let ends: Arc<Mutex<Vec<_>>> = Arc::default();
+    let mut simulation = Simulation::new(1);
+    let [stopped, running] = ["10.0.0.1:7", "10.0.0.2:7"].map(|address| {
+        let ends = ends.clone();
+        let on_exit = move |stats: &wharf::Stats| ends.lock().unwrap().push((address, stats.accepted));
+        simulation.serve_events(Server::bind(address).workers(2).on_exit(on_exit), || Echo).unwrap()
+    });
+    stopped.stop();
+    let conn = simulation.client("10.0.0.3", async { Client::connect("10.0.0.2:7").await });
+    simulation.run();
+    let ended = || ends.lock().unwrap().clone();
+    assert_eq!(ended(), [("10.0.0.1:7", 0)]);
+    assert!(!running.is_stopped());
+    drop(simulation);
+    assert_eq!(ended(), [("10.0.0.1:7", 0), ("10.0.0.2:7", 1)], "each of them once");
+    assert_eq!(running.wait().unwrap().accepted, 1);
+    drop(conn);
+}
