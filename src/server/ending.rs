@@ -68,7 +68,8 @@ impl ServerState {
     /// The worker that accepts has crashed, and its listeners are closed.
     pub(crate) fn lose_all_listeners(&self) {
         let error = io::Error::other("the worker that accepts has crashed");
-        for listener in 0..self.listeners.len() {
+        let is_left = |listener: &usize| !self.listeners[*listener].lost.load(Ordering::Relaxed);
+        for listener in (0..self.listeners.len()).filter(is_left) {
             let address = self.lose_listener(listener);
             self.tell(&ServerEvent::ListenerLost { address, error: &error });
         }

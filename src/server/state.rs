@@ -196,6 +196,13 @@ impl ServerState {
         }
     }
 
+    /// Tells every worker but the first.
+    pub(super) fn tell_others(&self, message: impl Fn() -> Message) {
+        for other in self.posts().iter().skip(1) {
+            drop(other.send(message()));
+        }
+    }
+
     /// The worker with the fewest connections, of those that are there and that no handler blocks.
     pub(super) fn least_loaded(&self) -> usize {
         (0..self.loads.len())
@@ -216,13 +223,6 @@ impl ServerState {
             self.tell_all(|| Message::MemoryShort);
         } else {
             self.tell_first(Message::RoomAgain);
-        }
-    }
-
-    /// Tells every worker but the first.
-    pub(super) fn tell_others(&self, message: impl Fn() -> Message) {
-        for other in self.posts().iter().skip(1) {
-            drop(other.send(message()));
         }
     }
 

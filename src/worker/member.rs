@@ -217,6 +217,12 @@ impl Member {
         if self.shut_door(worker) {
             self.server.lose_all_listeners();
         }
+        // From now on everybody is told that nobody reads them.
+        for message in worker.post.close() {
+            if let Message::Adopt { admission, .. } = message {
+                admission.closed(CloseReason::Shutdown, Counts::default());
+            }
+        }
     }
 
     pub(crate) fn server(&self) -> &ServerState {
