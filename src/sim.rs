@@ -52,7 +52,7 @@ const PATIENCE: Duration = Duration::from_secs(24 * 3600);
 /// More turns than this without time passing are a loop.
 const TURNS_AT_ONCE: usize = 1_000_000;
 
-/// A network, the servers and clients on it, and their clock.
+/// A network, the servers and clients on it, and their clock. When it is dropped, they end.
 pub struct Simulation {
     seed: u64,
     network: Network,
@@ -303,9 +303,7 @@ impl Simulation {
             let member = worker.member.borrow().clone();
             let done = member.is_some_and(|member| member.is_done(worker));
             if done {
-                worker.shut();
-                worker.member.borrow_mut().take();
-                handle.state().worker_left();
+                leave(handle, worker);
             }
             !done
         });
@@ -327,12 +325,20 @@ impl Simulation {
     }
 }
 
+/// One of a server's workers ends, and with the last of them the server.
+fn leave(handle: &ServerHandle, worker: &Rc<Worker>) {
+    worker.shut();
+    worker.member.borrow_mut().take();
+    handle.state().worker_left();
+}
+
 impl Drop for Simulation {
     fn drop(&mut self) {
-        let workers = self.hosts.iter().map(|(_, worker)| worker);
-        for worker in workers.chain(self.servers.iter().map(|(_, worker)| worker)) {
+        for (_, worker) in &self.hosts {
             worker.shut();
-            worker.member.borrow_mut().take();
+        }
+        for (handle, worker) in &self.servers {
+            leave(handle, worker);
         }
     }
 }

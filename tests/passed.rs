@@ -14,8 +14,9 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use wharf::systemd::{self, State};
-use wharf::{Connection, ErrorKind, Handover, Listen, Result, Server, ServerHandle};
+use wharf::{Backend, Connection, ErrorKind, Handover, Listen, Result, Server, ServerHandle};
 
 const ROLE: &str = "WHARF_TEST_ROLE";
 
@@ -111,6 +112,25 @@ fn the_service_manager_follows_a_hand_over() {
     let second = replaceable();
     first.wait().unwrap();
     second.stop().wait().unwrap();
+}
+
+#[test]
+fn the_service_manager_is_told_nothing_of_a_start_that_fails() {
+    const NAME: &str = "the_service_manager_is_told_nothing_of_a_start_that_fails";
+    if !is_child() {
+        return assert_eq!(told(NAME, false), [["STATUS=none has started"]]);
+    }
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // Some of the workers start, and end again for want of descriptors for the others; with one of these limits that
+    // leaves a descriptor to tell it by.
+    for current in 16..32 {
+        setrlimit(Resource::Nofile, Rlimit { current: Some(current), maximum }).unwrap();
+        let server = Server::bind("127.0.0.1:0").notify_systemd().workers(16).backend(Backend::Readiness);
+        let started = server.start(|mut conn: Connection| async move { conn.send(b"hello").await });
+        assert!(started.is_err());
+    }
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+    systemd::notify(&[State::Status("none has started")]).unwrap();
 }
 
 fn tcp() -> OwnedFd {

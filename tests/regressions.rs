@@ -20,7 +20,9 @@ use futures_lite::FutureExt as _;
 use rustix::time::{ClockId, clock_gettime};
 use wharf::event::{self, Flow, Handler};
 use wharf::sim::{Faults, Simulation};
-use wharf::{Client, CloseReason, Connection, Deadline, Deadlines, ErrorKind, Limits, Result, Server};
+use wharf::{
+    Backend, Client, CloseReason, Connection, Deadline, Deadlines, ErrorKind, Limits, Result, Server,
+};
 use wharf::{Handover, Network, Phase, ProxyProtocol, ServerEvent, ServerHandle, SocketOptions};
 
 use common::behaviours::*;
@@ -1209,7 +1211,8 @@ fn a_proxied_connection_is_told_as_closed_if_and_as_it_was_told_as_opened() {
     for header in ["PROXY TCP4 192.0.2.7 198.51.100.1 40000 443\r\n", "GET / HTTP/1.1\r\n\r\n"] {
         let mut client = TcpStream::connect(server.local_addr()).unwrap();
         client.write_all(header.as_bytes()).unwrap();
-        client.shutdown(Shutdown::Write).unwrap();
+        // The server may have reset it already.
+        drop(client.shutdown(Shutdown::Write));
         drop(client.read_to_end(&mut Vec::new()));
     }
     let stats = server.drain(Duration::from_secs(5)).wait().unwrap();
@@ -1339,4 +1342,112 @@ fn a_listing_in_a_simulation_that_does_not_run_is_an_error_and_no_standstill() {
     let listing = server.list();
     simulation.run();
     assert!(listing.wait().unwrap().is_empty());
+}
+
+#[test]
+fn a_connection_that_cannot_be_opened_is_counted_with_its_reason() {
+    let mut simulation = Simulation::new(1);
+    let server = simulation.serve_events(Server::bind("10.0.0.1:7"), || Echo).unwrap();
+    // A socket of the system has no place on a simulated network.
+    let (near, _far) = UnixStream::pair().unwrap();
+    server.adopt(near).unwrap();
+    simulation.run();
+    let stats = server.stats();
+    assert_eq!((stats.accepted, stats.accept_errors, server.connections()), (1, 1, 0));
+    assert_eq!(stats.closes, [(CloseReason::Network(std::io::ErrorKind::InvalidInput), 1)]);
+}
+
+/// Bytes whose owner panics when it is dropped.
+struct Grenade(Vec<u8>);
+
+impl AsRef<[u8]> for Grenade {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Grenade {
+    fn drop(&mut self) {
+        panic!("as told by the test");
+    }
+}
+
+/// A server with two workers and a connection on each, after the worker `index` has crashed.
+fn crashed(index: usize, backend: Backend) -> (ServerHandle, [TcpStream; 2]) {
+    let (behaviour, notes) = Watched::new(Echo);
+    let server = Server::bind("127.0.0.1:0").workers(2).backend(backend);
+    let server = server.start_events(move || behaviour.clone().handler()).unwrap();
+    let streams = [0, 1].map(|nth| {
+        let mut stream = TcpStream::connect(server.local_addr()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream.write_all(b"x").unwrap();
+        stream.read_exact(&mut [0]).unwrap();
+        assert_eq!(server.connections_by_worker(), [1, nth]);
+        stream
+    });
+    notes.remotes()[index].send(bytes::Bytes::from_owner(Grenade(pattern(0..10_000)))).unwrap();
+    // It ends the connection of the one that crashed, in whichever way.
+    let ended = (&streams[index]).read_to_end(&mut Vec::new());
+    assert!(ended.is_ok() || ended.is_err_and(|error| error.kind() != std::io::ErrorKind::WouldBlock));
+    (server, streams)
+}
+
+fn echoes(mut stream: &TcpStream) {
+    stream.write_all(b"y").unwrap();
+    stream.read_exact(&mut [0]).unwrap();
+}
+
+#[test]
+fn a_worker_that_crashes_keeps_nobody_waiting() {
+    let _watchdog = Watchdog::new("a_worker_that_crashes_keeps_nobody_waiting");
+    for backend in [Backend::Readiness, Backend::Auto] {
+        let (server, streams) = crashed(1, backend);
+        echoes(&streams[0]);
+        assert_eq!(server.list().wait().unwrap().len(), 1);
+        // Who comes now goes to the one that is left.
+        let next = TcpStream::connect(server.local_addr()).unwrap();
+        next.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        echoes(&next);
+        drop((streams, next));
+        server.drain(Duration::from_secs(5));
+        assert!(server.wait().unwrap_err().to_string().contains("crashed"));
+        assert_eq!(server.connections(), 0);
+    }
+}
+
+#[test]
+fn without_the_worker_that_accepts_the_others_go_on_and_drain() {
+    let _watchdog = Watchdog::new("without_the_worker_that_accepts_the_others_go_on_and_drain");
+    for backend in [Backend::Readiness, Backend::Auto] {
+        let (server, streams) = crashed(0, backend);
+        echoes(&streams[1]);
+        assert_eq!(server.list().wait().unwrap().len(), 1);
+        assert!(server.listeners()[0].lost);
+        assert!(TcpStream::connect(server.local_addr()).is_err(), "nobody waits in vain");
+        server.drain(Duration::ZERO);
+        assert!(server.wait().unwrap_err().to_string().contains("crashed"));
+        assert_eq!(server.connections(), 0);
+        assert_eq!(server.stats().closed(CloseReason::Shutdown), 2);
+    }
+}
+
+#[test]
+fn a_simulation_that_is_dropped_ends_its_servers() {
+    let ends: Arc<Mutex<Vec<_>>> = Arc::default();
+    let mut simulation = Simulation::new(1);
+    let [stopped, running] = ["10.0.0.1:7", "10.0.0.2:7"].map(|address| {
+        let ends = ends.clone();
+        let on_exit = move |stats: &wharf::Stats| ends.lock().unwrap().push((address, stats.accepted));
+        simulation.serve_events(Server::bind(address).workers(2).on_exit(on_exit), || Echo).unwrap()
+    });
+    stopped.stop();
+    let conn = simulation.client("10.0.0.3", async { Client::connect("10.0.0.2:7").await });
+    simulation.run();
+    let ended = || ends.lock().unwrap().clone();
+    assert_eq!(ended(), [("10.0.0.1:7", 0)]);
+    assert!(!running.is_stopped());
+    drop(simulation);
+    assert_eq!(ended(), [("10.0.0.1:7", 0), ("10.0.0.2:7", 1)], "each of them once");
+    assert_eq!(running.wait().unwrap().accepted, 1);
+    drop(conn);
 }

@@ -64,7 +64,7 @@ impl Default for Limits {
 impl Limits {
     /// Sets how many connections a server holds at once. What becomes of further ones says [`Limits::over_limit`].
     ///
-    /// Default: the process's limit of open descriptors less 64 for everything else.
+    /// Default: the process's limit of open descriptors less 64 for everything else, and 4 for each worker.
     #[must_use]
     pub fn connections(mut self, connections: usize) -> Limits {
         self.connections = Some(connections);

@@ -8,15 +8,15 @@ use std::sync::{Arc, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::descriptors_for_connections;
-use super::listen::Opened;
+use super::descriptors;
+use super::holdings::ListenerState;
 use super::registry::{Listing, Whom};
 use super::snapshot::{Phase, Snapshot};
-use super::state::{ListenerState, ServerState, Suspension, lock};
+use super::state::{ServerState, lock};
 use super::stats::Stats;
 use crate::address::Address;
 use crate::config::{Access, Backend, Deadlines, Limits};
-use crate::engine::{ListenerId, Socket};
+use crate::engine::Socket;
 use crate::error::{Cause, Error, Operation, Result};
 use crate::worker::Message;
 
@@ -80,7 +80,8 @@ impl ServerHandle {
     /// If they make no sense; then the old ones stay.
     pub fn set_limits(&self, limits: Limits) -> Result<()> {
         limits.validate()?;
-        let connections_max = limits.connections.unwrap_or_else(descriptors_for_connections);
+        let by_descriptors = || descriptors::for_connections(self.state.workers());
+        let connections_max = limits.connections.unwrap_or_else(by_descriptors);
         self.state.set_limits(limits, connections_max);
         self.state.tell_all(|| Message::Configure);
         self.state.tell_first(Message::RoomAgain);
@@ -174,13 +175,7 @@ impl ServerHandle {
     /// already comes in first. Listeners that were given as sockets or taken from a predecessor, and those of a simulation,
     /// cannot be opened again: they are left alone, and clients wait.
     pub fn suspend(&self) -> &ServerHandle {
-        let mut suspension = lock(&self.state.suspension);
-        if !suspension.asked {
-            suspension.asked = true;
-            suspension.round += 1;
-            self.state.tell_first(Message::Suspend { round: suspension.round });
-        }
-        drop(suspension);
+        self.state.suspend();
         self
     }
 
@@ -189,32 +184,12 @@ impl ServerHandle {
     /// # Errors
     /// If a listener cannot be opened again, because somebody else has taken its address. Then it stays suspended.
     pub fn resume(&self) -> Result<()> {
-        let state = &self.state;
-        let mut suspension = lock(&state.suspension);
-        if !suspension.asked || state.drain_begun.load(Ordering::SeqCst) {
-            return Ok(());
-        }
-        let open = |index: &usize| {
-            let ListenerState { listen, address, .. } = &state.listeners[*index];
-            Ok((*index, listen.open(&state.sockets, Some(address), None)?))
-        };
-        // All of them or none.
-        let opened = suspension.closed.iter().map(open).collect::<Result<Vec<_>>>()?;
-        let hold = |(index, opened): (usize, Opened)| {
-            let failed = |error| Error::os(Operation::Listen, error).at(&state.listeners[index].address);
-            Ok((ListenerId(index as u32), state.hold(index, opened).map_err(failed)?))
-        };
-        let reopened = opened.into_iter().map(hold).collect::<Result<Vec<_>>>();
-        let reopened =
-            reopened.inspect_err(|_| suspension.closed.iter().for_each(|index| state.close_copy(*index)))?;
-        *suspension = Suspension { round: suspension.round + 1, ..Suspension::default() };
-        state.tell_first(Message::Resume(reopened));
-        Ok(())
+        self.state.resume()
     }
 
     /// Whether it is suspended.
     pub fn is_suspended(&self) -> bool {
-        lock(&self.state.suspension).asked
+        self.state.is_suspended()
     }
 
     /// The memory that its connections hold in buffers at this moment, in bytes, on all workers: what was received and not
@@ -294,13 +269,7 @@ impl ServerHandle {
     /// [`Handler::draining`](crate::event::Handler::draining). Returns at once; [`ServerHandle::wait`]
     /// waits for the end. A second call can only shorten the time.
     pub fn drain(&self, within: Duration) -> &ServerHandle {
-        self.state.tell_first(Message::Drain { within });
-        // The first worker tells the others, but it may have ended since it did so for an earlier drain.
-        if self.state.draining.load(Ordering::SeqCst) {
-            for other in self.state.posts().iter().skip(1) {
-                drop(other.send(Message::Drain { within }));
-            }
-        }
+        self.state.drain(within);
         self
     }
 

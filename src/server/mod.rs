@@ -1,16 +1,23 @@
 //! Servers: starting them, watching them, and stopping them in order.
 
 mod admission;
+mod counters;
+mod descriptors;
+mod ending;
 mod handle;
 mod handover;
+mod holdings;
 mod hooks;
 mod listen;
+mod notices;
 mod passed;
+mod reception;
 mod registry;
 mod snapshot;
 mod state;
 mod stats;
 mod styles;
+mod suspension;
 mod threads;
 mod watchdog;
 
@@ -27,30 +34,28 @@ pub(crate) use admission::Turnstile;
 pub use handle::{ListenerInfo, ServerHandle};
 pub use hooks::ServerEvent;
 pub use listen::Listen;
+pub(crate) use reception::Admission;
 pub(crate) use registry::Reply;
 pub use registry::{ConnectionInfo, Listing, Whom};
 pub use snapshot::{Phase, Snapshot};
-pub(crate) use state::{Admission, ServerState};
+pub(crate) use state::ServerState;
 pub use stats::{DrainReport, Stats};
 pub(crate) use styles::{async_style, event_style};
 
 use handover::Heritage;
+use holdings::ListenerState;
 use hooks::Hooks;
-use state::{Founding, ListenerState};
+use state::Founding;
 
 use crate::config::{Access, Backend, Deadlines, Handover, Limits, ProxyProtocol, SocketOptions};
 use crate::connection::Connection;
 use crate::engine::{Engine, Listener};
 use crate::error::{Cause, Error, Operation, Result};
 use crate::event::Handler;
-use crate::systemd::State;
 #[cfg(feature = "tls")]
 use crate::tls::Acceptor;
 use crate::worker::Worker;
 use crate::worker::member::{Attach, Member};
-
-/// Descriptors that are left for everything but connections when the limit is taken from the process's.
-const DESCRIPTOR_RESERVE: usize = 64;
 
 /// A TCP server before it starts: where it listens and within which bounds.
 ///
@@ -378,9 +383,7 @@ impl Server {
         self.watch_workers(state, threads)?;
         let inherited = heritage.as_ref().is_some_and(Heritage::is_inherited);
         heritage.map_or(Ok(()), |heritage| heritage.enter(state))?;
-        let main = inherited.then(|| State::MainProcess(std::process::id()));
-        let states: Vec<_> = main.into_iter().chain([State::Ready]).collect();
-        state.notify(&states);
+        state.notify_of_start(inherited);
         Ok(())
     }
 
@@ -548,7 +551,7 @@ impl Server {
         if !(1..=1024).contains(&workers) {
             return Err(Error::option("workers", format!("must be between 1 and 1024, not {workers}")));
         }
-        let connections = self.limits.connections.unwrap_or_else(descriptors_for_connections);
+        let connections = self.limits.connections.unwrap_or_else(|| descriptors::for_connections(workers));
         Ok(Plan { workers, connections })
     }
 }
@@ -563,10 +566,4 @@ fn tell_of_start(state: &ServerState) {
 struct Plan {
     workers: usize,
     connections: usize,
-}
-
-fn descriptors_for_connections() -> usize {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
-    limit.saturating_sub(DESCRIPTOR_RESERVE).max(1)
 }

@@ -1,5 +1,6 @@
 //! A server's threads: one for each worker, or one less if the first worker has the caller's.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
@@ -44,11 +45,11 @@ pub(super) fn run(
     match server.make_worker(0, state, attach, listeners) {
         Ok((worker, member)) => {
             crew.muster(Some(worker.post.clone()))?;
-            // If `started` panics, nobody is left to stop the others.
+            // If `started` panics, or the worker crashes, nobody is left to stop the others.
             let abandoned = Abandoned(state);
             started();
-            std::mem::forget(abandoned);
             serve(&worker, &member);
+            std::mem::forget(abandoned);
             Ok(())
         }
         Err(error) => {
@@ -134,12 +135,27 @@ impl<'a> Crew<'a> {
 }
 
 /// What a worker thread does all day.
-fn serve(worker: &Rc<Worker>, member: &Member) {
+fn serve(worker: &Rc<Worker>, member: &Rc<Member>) {
     let _entered = worker.enter();
-    while !member.is_done(worker) {
-        worker.turn(true);
+    let day = || {
+        while !member.is_done(worker) {
+            worker.turn(true);
+        }
+    };
+    let crash = catch_unwind(AssertUnwindSafe(day)).err();
+    if crash.is_some() {
+        // What the crash has left half done may panic once more; the rest of the end is none the worse for it.
+        drop(catch_unwind(AssertUnwindSafe(|| member.abandon(worker))));
     }
-    worker.shut();
+    let crash = crash.or(catch_unwind(AssertUnwindSafe(|| worker.shut())).err());
+    if let Some(crash) = crash {
+        member.server().worker_crashed(member.index());
+        // Who waits for an answer to a message learns that there will be none.
+        drop(catch_unwind(AssertUnwindSafe(|| drop(worker.post.close()))));
+        drop(catch_unwind(AssertUnwindSafe(|| worker.slots.clear())));
+        worker.member.borrow_mut().take();
+        resume_unwind(crash);
+    }
     worker.member.borrow_mut().take();
 }
 

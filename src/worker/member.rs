@@ -12,7 +12,7 @@ use super::accept::Door;
 use super::link::Link;
 use super::{Alarm, Message, Worker};
 use crate::address::Address;
-use crate::conn::Profile;
+use crate::conn::{Counts, Profile};
 use crate::engine::{Listener, Socket};
 use crate::error::CloseReason;
 use crate::server::{Admission, ServerEvent, ServerState, Whom};
@@ -97,9 +97,12 @@ impl Member {
         if target == self.index {
             return self.adopt(worker, socket, &peer, admission);
         }
-        // A worker that is gone drops the message, and with it the socket and its admission.
-        if let Some(post) = self.server.post(target) {
-            drop(post.send(Message::Adopt { socket, peer, admission }));
+        // A worker that is gone gives the message back, and the socket is closed.
+        if let Some(post) = self.server.post(target)
+            && let Err(Message::Adopt { admission, .. }) =
+                post.send(Message::Adopt { socket, peer, admission })
+        {
+            admission.closed(CloseReason::Shutdown, Counts::default());
         }
     }
 
@@ -128,8 +131,7 @@ impl Member {
             Err(error) => {
                 self.server.count_accept_error();
                 event!(warn, %peer, %error, "an accepted connection could not be opened");
-                let _ = error;
-                return;
+                return admission.closed(CloseReason::Network(error.kind()), Counts::default());
             }
         };
         let proxies = self.server.proxy(admission.listener());
@@ -218,6 +220,29 @@ impl Member {
         for link in worker.slots.all() {
             link.command(|conn| conn.reset(CloseReason::Shutdown));
         }
+    }
+
+    /// The worker has crashed, and is about to end: its server does without it.
+    pub(crate) fn abandon(self: &Rc<Self>, worker: &Rc<Worker>) {
+        self.server.worker_crashed(self.index);
+        if self.shut_door(worker) {
+            self.server.lose_all_listeners();
+        }
+        // From now on everybody is told that nobody reads them.
+        for message in worker.post.close() {
+            if let Message::Adopt { admission, .. } = message {
+                admission.closed(CloseReason::Shutdown, Counts::default());
+            }
+        }
+    }
+
+    pub(crate) fn server(&self) -> &ServerState {
+        &self.server
+    }
+
+    /// Which of the server's workers it is.
+    pub(crate) fn index(&self) -> usize {
+        self.index
     }
 
     /// Whether the worker has nothing left to do for its server.

@@ -1,9 +1,11 @@
 //! A server's listeners go to its successor: both sides of it (docs/design/handover.md tells why it is as it is).
 //!
 //! A server that starts is a successor first, if there is somebody to follow ([`Heritage`]). Once it serves, a thread of its
-//! own waits at the upgrade socket for its own successor. Bytes and descriptors are `wire.rs`'s.
+//! own waits at the upgrade socket for its own successor. Bytes and descriptors are `wire.rs`'s; what a server keeps for
+//! its successor, `succession.rs`'s.
 
 mod peer;
+mod succession;
 mod wire;
 
 use std::io::{self, PipeReader, PipeWriter};
@@ -16,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockRef, Socket, Type};
 
+pub(super) use self::succession::Succession;
 use self::wire::{Message, Received, await_readable, receive, send};
 use super::hooks::ServerEvent;
 use super::listen::SocketFile;
