@@ -10,6 +10,12 @@ pub(crate) enum Session {}
 
 pub(crate) enum Info {}
 
+impl Info {
+    pub(crate) fn is_resumed(&self) -> bool {
+        match *self {}
+    }
+}
+
 /// Why TLS failed on a connection.
 pub(crate) struct Failure {
     pub(crate) fault: TlsFault,

@@ -17,6 +17,9 @@ pub(super) struct Counters {
     received: AtomicU64,
     sent: AtomicU64,
     unsent: AtomicU64,
+    handshakes: AtomicU64,
+    resumed: AtomicU64,
+    handshakes_failed: AtomicU64,
     panics: AtomicU64,
     stalls: AtomicU64,
     finished: AtomicU64,
@@ -36,6 +39,16 @@ impl ServerState {
 
     pub(crate) fn count_accept_error(&self) {
         add(&self.counters.accept_errors, 1);
+    }
+
+    /// A TLS handshake is done.
+    pub(crate) fn count_handshake(&self, is_resumed: bool) {
+        add(&self.counters.handshakes, 1);
+        add(&self.counters.resumed, u64::from(is_resumed));
+    }
+
+    pub(crate) fn count_failed_handshake(&self) {
+        add(&self.counters.handshakes_failed, 1);
     }
 
     pub(crate) fn count_panic(&self) {
@@ -76,6 +89,9 @@ impl Counters {
             received,
             sent,
             unsent,
+            handshakes,
+            resumed,
+            handshakes_failed,
             panics,
             stalls,
             finished,
@@ -94,6 +110,9 @@ impl Counters {
             received: count(received),
             sent: count(sent),
             unsent: count(unsent),
+            handshakes: count(handshakes),
+            resumed: count(resumed),
+            handshakes_failed: count(handshakes_failed),
             panics: count(panics),
             stalls: count(stalls),
             closes,

@@ -47,6 +47,16 @@ pub enum ServerEvent<'a> {
         /// What kept it out.
         rule: Rule,
     },
+    /// The TLS handshake of a new connection failed, or was not done in time. No handler has seen it.
+    #[non_exhaustive]
+    HandshakeFailed {
+        /// The other end.
+        peer: &'a Address,
+        /// Why.
+        reason: CloseReason,
+        /// In words what exactly was wrong; may be empty.
+        detail: &'a str,
+    },
     /// A handler panicked; its connection is reset.
     #[non_exhaustive]
     Panicked {
@@ -134,6 +144,12 @@ impl fmt::Display for ServerEvent<'_> {
                 counts.received, counts.sent, counts.unsent
             ),
             ServerEvent::Refused { peer, rule } => write!(f, "{peer}: refused: {rule}"),
+            ServerEvent::HandshakeFailed { peer, reason, detail: "" } => {
+                write!(f, "{peer}: handshake failed: {reason}")
+            }
+            ServerEvent::HandshakeFailed { peer, reason, detail } => {
+                write!(f, "{peer}: handshake failed: {reason}: {detail}")
+            }
             ServerEvent::Panicked { id, peer, message } => {
                 write!(f, "{peer} ({id}): handler panicked: {message}")
             }

@@ -135,6 +135,10 @@ impl fmt::Display for Snapshot {
         line("received", &format_args!("{} bytes, of closed connections", stats.received))?;
         line("sent", &format_args!("{} bytes, of closed connections", stats.sent))?;
         line("unsent", &format_args!("{} bytes, of closed connections", stats.unsent))?;
+        if stats.handshakes + stats.handshakes_failed > 0 {
+            let (done, resumed, failed) = (stats.handshakes, stats.resumed, stats.handshakes_failed);
+            line("handshakes", &format_args!("{done} done, {resumed} of them resumed, {failed} failed"))?;
+        }
         line("panics", &stats.panics)?;
         line("stalls", &stats.stalls)
     }

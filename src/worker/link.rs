@@ -23,7 +23,7 @@ use crate::address::Address;
 use crate::conn::{Action, Conn, News, Room, Unsealed};
 use crate::engine::buffer::Chunk;
 use crate::engine::{Engine, Submitted, Token};
-use crate::error::{CloseReason, Rule};
+use crate::error::{CloseReason, Deadline, Rule};
 use crate::event::Handler;
 use crate::proxy::Proxied;
 use crate::remote::RemoteState;
@@ -459,6 +459,10 @@ impl Worker {
     /// The TLS handshake is over.
     fn secured(self: &Rc<Self>, link: &Rc<Link>) {
         event!(debug, peer = %link.peer(), "TLS handshake done");
+        if link.is_admitted.get() {
+            let is_resumed = link.conn.borrow().tls_info().is_some_and(|info| info.is_resumed());
+            self.with_member(|member| member.server.count_handshake(is_resumed));
+        }
         if !self.begin_secured(link) {
             self.tell_secured(link);
         }
@@ -522,6 +526,11 @@ impl Worker {
             let (id, peer) = (link.id(), &link.peer());
             if link.is_watched.get() {
                 admission.server().tell(&ServerEvent::Closed { id, peer, reason, counts });
+            } else if link.conn.borrow().is_sealed() || reason == CloseReason::Timeout(Deadline::Handshake) {
+                let conn = link.conn.borrow();
+                let detail = conn.tls_failure().map_or("", |failure| &failure.detail);
+                admission.server().count_failed_handshake();
+                admission.server().tell(&ServerEvent::HandshakeFailed { peer, reason, detail });
             } else {
                 event!(debug, %peer, %id, %reason, "connection closed before its handler began");
             }
