@@ -22,13 +22,39 @@
 //! # Ok::<(), wharf::Error>(())
 //! ```
 
+#![allow(dead_code, unused_imports, reason = "until the connection core takes them up")]
+
+use std::sync::{Arc, OnceLock};
+
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+
+mod classify;
 mod client;
+mod der;
+mod identity;
 mod info;
+mod key_log;
+mod options;
+mod pem;
 mod server;
+#[cfg(test)]
+mod testing;
+mod trust;
+mod verify;
 
 pub use client::{ClientTls, Connector};
+pub use identity::Identity;
 pub use info::{Info, Verification, Version};
+pub use options::Versions;
 pub use server::{Acceptor, ServerTls};
+pub use trust::{ClientCertificates, Trust};
 
-pub(crate) use client::ClientSide;
+pub(crate) use client::{ClientSide, unverified_connectors};
+pub(crate) use options::server_name;
 pub(crate) use server::ServerSide;
+
+/// The cryptography of aws-lc, as rustls wants it; so nothing depends on what the process has for its default.
+fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
+    PROVIDER.get_or_init(|| Arc::new(aws_lc_rs::default_provider())).clone()
+}
