@@ -18,7 +18,7 @@ pub(super) fn classify(error: &rustls::Error) -> (TlsFault, String) {
             (TlsFault::Certificate(fault), detail)
         }
         Error::InvalidCertRevocationList(error) => {
-            let detail = format!("its revocation list cannot be used: {error:?}");
+            let detail = format!("its revocation list cannot be used: {}", printable(&format!("{error:?}")));
             (TlsFault::Certificate(CertificateFault::RevocationUnknown), detail)
         }
         Error::NoCertificatesPresented => (TlsFault::Certificate(CertificateFault::Missing), String::new()),

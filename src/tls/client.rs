@@ -70,6 +70,7 @@ struct Shared {
 
 struct Description {
     tls: ClientTls,
+    /// Only to count.
     _unverified: Option<Unverified>,
 }
 
@@ -254,7 +255,7 @@ impl ClientTls {
             tolerates_truncation: tls.tolerates_truncation,
             verification,
         };
-        let _unverified = (verification == Verification::Skipped).then(Unverified::count);
+        let _unverified = (verification == Verification::Skipped).then(|| Unverified::count(&UNVERIFIED));
         Ok((side, Description { tls, _unverified }))
     }
 }
@@ -378,18 +379,18 @@ pub(crate) fn unverified_connectors() -> usize {
 }
 
 /// Counts for as long as it is there.
-struct Unverified;
+struct Unverified(&'static AtomicUsize);
 
 impl Unverified {
-    fn count() -> Unverified {
-        UNVERIFIED.fetch_add(1, Ordering::Relaxed);
-        Unverified
+    fn count(all: &'static AtomicUsize) -> Unverified {
+        all.fetch_add(1, Ordering::Relaxed);
+        Unverified(all)
     }
 }
 
 impl Drop for Unverified {
     fn drop(&mut self) {
-        UNVERIFIED.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -481,27 +482,55 @@ mod tests {
 
     #[test]
     fn who_does_not_verify_is_counted_as_long_as_it_is_in_force() {
-        // The only test that makes such connectors: the count is the process's.
         let made = self_signed(leaf(&["b.example"]));
         let acceptor = Acceptor::new(ServerTls::new(made.identity())).expect("in order");
         let any = || ClientTls::new().danger_accept_any_certificate();
-        assert_eq!(unverified_connectors(), 0);
-        let first = connector(any());
-        assert_eq!(first.current().verification, Verification::Skipped);
-        let second = connector(any().pin_public_key(made.identity().public_key_hash()));
-        let clone = first.clone();
-        assert_eq!(unverified_connectors(), 2);
+        let (first, second) =
+            (connector(any()), connector(any().pin_public_key(made.identity().public_key_hash())));
+        // Other tests may make such connectors at the same time.
+        assert!(unverified_connectors() >= 2);
         for connector in [&first, &second] {
+            assert_eq!(connector.current().verification, Verification::Skipped);
             assert!(handshake(connector, &acceptor, "a.example").is_ok());
         }
         let pinned = connector(any().pin_public_key([0; 32]));
         let not_pinned = TlsFault::Certificate(CertificateFault::NotPinned);
         assert_eq!(fault(handshake(&pinned, &acceptor, "a.example")), not_pinned);
-        drop((second, pinned, first));
-        assert_eq!(unverified_connectors(), 1);
-        clone.replace(ClientTls::new().trust(Authority::new("Root").trust())).expect("in order");
-        assert_eq!(unverified_connectors(), 0);
-        assert!(handshake(&clone, &acceptor, "b.example").is_err());
+
+        let counts = |connector: &Connector| {
+            connector.0.description.lock().expect("nobody panics")._unverified.is_some()
+        };
+        assert!(counts(&first));
+        first.clone().replace(ClientTls::new().trust(Authority::new("Root").trust())).expect("in order");
+        assert!(!counts(&first) && first.current().verification == Verification::Verified);
+        assert!(handshake(&first, &acceptor, "b.example").is_err());
+    }
+
+    #[test]
+    fn what_counts_stops_when_it_is_dropped() {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let counted = [Unverified::count(&COUNT), Unverified::count(&COUNT)];
+        assert_eq!(COUNT.load(Ordering::Relaxed), 2);
+        drop(counted);
+        assert_eq!(COUNT.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn the_systems_roots_are_trusted_if_nobody_else_is() {
+        match (Trust::platform(), Connector::new(ClientTls::new())) {
+            (Ok(_), Ok(connector)) => {
+                assert!(!connector.reload().expect("they are still the same"));
+                assert!(connector.files().is_empty());
+            }
+            (Err(error), Err(again)) => {
+                assert!(
+                    error.to_string().starts_with("load the roots of the system: there are none"),
+                    "{error}"
+                );
+                assert_eq!(error.to_string(), again.to_string());
+            }
+            (trust, connector) => panic!("{trust:?} {connector:?}"),
+        }
     }
 
     #[test]

@@ -236,9 +236,12 @@ fn certificates<'a>(source: &Source, sections: &'a [Section]) -> Result<Vec<&'a 
     if certificates.is_empty() {
         return Err(source.error(format!("no certificate ({})", pem::found(sections))));
     }
-    for section in &certificates {
+    for (number, section) in certificates.iter().enumerate() {
+        let is_readable = der::facts(&section.der).is_some();
         let problem = match EndEntityCert::try_from(&CertificateDer::from(section.der.as_slice())) {
-            Ok(_) if der::facts(&section.der).is_some() => continue,
+            Ok(_) if is_readable => continue,
+            // Roots may be old, and are only passed on.
+            Err(_) if is_readable && number > 0 => continue,
             Err(webpki::Error::UnsupportedCertVersion) => "this certificate is not of version 3 of X.509",
             _ => "this certificate is malformed",
         };
@@ -324,6 +327,22 @@ mod tests {
         Identity::from_pem(&both, &both).expect("one text for both");
         Identity::from_pem(EC_CHAIN, EC_KEY).expect("SEC1, behind its parameters");
         Identity::from_pem(RSA_CHAIN, RSA_KEY).expect("PKCS#1");
+        Identity::from_pem(ED25519_CHAIN, ED25519_KEY).expect("Ed25519");
+        Identity::from_pem(format!("{EC_CHAIN}{V1_CHAIN}"), EC_KEY).expect("a root of version 1");
+    }
+
+    #[test]
+    fn its_hashes_are_those_that_openssl_tells() {
+        let identity = Identity::from_pem(RSA_CHAIN, RSA_KEY).expect("in order");
+        let hex = |bytes: [u8; 32]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        assert_eq!(
+            hex(identity.fingerprint()),
+            "7e17e94709f61d390a5cacbb6077316b17692bf2b0d35084a3b394b945c04740"
+        );
+        assert_eq!(
+            hex(identity.public_key_hash()),
+            "4c812e52e565def122c3c1f93252389fdc727386db1c266c78d061f7eea6e7a6"
+        );
     }
 
     #[test]
@@ -443,11 +462,13 @@ mod tests {
         assert!(error.to_string().starts_with("load a self-signed certificate: cannot be made: "), "{error}");
     }
 
-    // Made by OpenSSL 3: rcgen writes neither SEC1 nor PKCS#1 nor version 1.
+    // Made by OpenSSL 3.0 for these tests alone: rcgen writes neither SEC1 nor PKCS#1 nor version 1.
     const EC_CHAIN: &str = include_str!("testdata/ec.pem");
     const EC_KEY: &str = include_str!("testdata/ec.key");
     const RSA_CHAIN: &str = include_str!("testdata/rsa.pem");
     const RSA_KEY: &str = include_str!("testdata/rsa.key");
+    const ED25519_CHAIN: &str = include_str!("testdata/ed25519.pem");
+    const ED25519_KEY: &str = include_str!("testdata/ed25519.key");
     const V1_CHAIN: &str = include_str!("testdata/v1.pem");
     const V1_KEY: &str = EC_KEY;
 }

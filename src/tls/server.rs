@@ -123,7 +123,7 @@ impl ServerTls {
     }
 
     /// Refuses clients that ask for a name for which there is no identity, and which the first one's certificate is not for
-    /// either. Who asks for no name is still shown the first. Default: not refused.
+    /// either; they are told by the alert access_denied. Who asks for no name is still shown the first. Default: not refused.
     #[must_use]
     pub fn refuse_unknown_names(self) -> ServerTls {
         self.ours("refuse_unknown_names", |ours| ours.refuses_unknown_names = true)
@@ -642,6 +642,19 @@ mod tests {
 
         acceptor.replace(tls.client_certificates(ClientCertificates::off())).expect("in order");
         assert!(!is_resumed(&connector, &acceptor));
+    }
+
+    #[test]
+    fn sessions_of_version_1_2_are_resumed_too() {
+        let root = Authority::new("Root");
+        let acceptor = acceptor(ServerTls::new(identity(&root, "a.example")));
+        let config = rustls::ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS12])
+            .expect("a version")
+            .with_root_certificates(root.trust().store())
+            .with_no_client_auth();
+        let connector = Connector::new(ClientTls::from_rustls(config.into())).expect("in order");
+        assert!(!is_resumed(&connector, &acceptor) && is_resumed(&connector, &acceptor));
     }
 
     #[test]
