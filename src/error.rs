@@ -58,6 +58,8 @@ pub(crate) enum Operation {
     TakeOver,
     Notify,
     Parse,
+    #[cfg(feature = "tls")]
+    Load,
 }
 
 #[derive(Debug)]
@@ -100,6 +102,11 @@ pub(crate) enum Cause {
         problem: String,
     },
     Misuse(&'static str),
+    /// What was loaded is not what it has to be.
+    #[cfg(feature = "tls")]
+    Content {
+        problem: String,
+    },
     /// TLS failed, and this is what exactly.
     Tls {
         fault: TlsFault,
@@ -156,6 +163,8 @@ impl Error {
             Cause::TooLarge { .. } | Cause::Full { .. } => ErrorKind::Limit,
             Cause::Option { .. } | Cause::Variable { .. } | Cause::Address { .. } => ErrorKind::Caller,
             Cause::Misuse(_) | Cause::Other(_) => ErrorKind::Caller,
+            #[cfg(feature = "tls")]
+            Cause::Content { .. } => ErrorKind::Caller,
             Cause::Closed(reason) | Cause::Undelivered { reason, .. } => match reason {
                 CloseReason::Peer | CloseReason::PeerReset => ErrorKind::Peer,
                 CloseReason::Network(_) | CloseReason::Proxy(_) | CloseReason::Tls(_) => ErrorKind::Peer,
@@ -301,6 +310,8 @@ impl Operation {
             Operation::TakeOver => "take over",
             Operation::Notify => "notify",
             Operation::Parse => "parse",
+            #[cfg(feature = "tls")]
+            Operation::Load => "load",
         }
     }
 
@@ -322,6 +333,8 @@ impl Operation {
             | Operation::Handle
             | Operation::Adopt
             | Operation::Parse => "",
+            #[cfg(feature = "tls")]
+            Operation::Load => "",
         }
     }
 }
@@ -346,6 +359,8 @@ impl fmt::Display for Cause {
             }
             Cause::Full { queued, option } => write!(f, "{queued} bytes are queued, see `{option}`"),
             Cause::Misuse(what) => f.write_str(what),
+            #[cfg(feature = "tls")]
+            Cause::Content { problem } => f.write_str(problem),
             Cause::Tls { fault, detail } if detail.is_empty() => write!(f, "TLS: {fault}"),
             Cause::Tls { fault, detail } => write!(f, "TLS: {fault}: {detail}"),
             Cause::Other(error) => write!(f, "{error}"),

@@ -38,7 +38,10 @@ impl ServerHandle {
 
     /// Its listeners, in the order in which the server was given them.
     pub fn listeners(&self) -> Vec<ListenerInfo> {
-        self.state.listeners.iter().map(ListenerInfo::of).collect()
+        (0..)
+            .zip(&self.state.listeners)
+            .map(|(n, each)| ListenerInfo::of(each, self.state.is_tls(n)))
+            .collect()
     }
 
     /// The number of connections at this moment.
@@ -339,14 +342,17 @@ pub struct ListenerInfo {
     pub accepted: u64,
     /// Whether it broke: it accepts nobody any more.
     pub lost: bool,
+    /// Whether its connections begin with TLS.
+    pub is_tls: bool,
 }
 
 impl ListenerInfo {
-    fn of(listener: &ListenerState) -> ListenerInfo {
+    fn of(listener: &ListenerState, is_tls: bool) -> ListenerInfo {
         ListenerInfo {
             address: listener.address.clone(),
             accepted: listener.accepted.load(Ordering::Relaxed),
             lost: listener.lost.load(Ordering::Relaxed),
+            is_tls,
         }
     }
 }

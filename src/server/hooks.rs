@@ -224,6 +224,9 @@ fn trace(event: &ServerEvent<'_>) {
         ServerEvent::Closed { id, peer, reason, counts } => event!(debug, %peer, %id, %reason,
             received = counts.received, sent = counts.sent, unsent = counts.unsent, "connection closed"),
         ServerEvent::Refused { peer, rule } => event!(debug, %peer, %rule, "connection refused"),
+        ServerEvent::HandshakeFailed { peer, reason, detail } => {
+            event!(debug, %peer, %reason, detail, "TLS handshake failed");
+        }
         ServerEvent::Panicked { id, peer, message } => {
             event!(error, %peer, %id, message, "handler panicked");
         }

@@ -49,6 +49,10 @@ pub struct Snapshot {
     pub deadlines: Deadlines,
     /// What it has done.
     pub stats: Stats,
+    /// How many connectors of this process, on whichever server's behalf, accept any certificate
+    /// ([`ClientTls::danger_accept_any_certificate`](crate::tls::ClientTls::danger_accept_any_certificate)).
+    #[cfg(feature = "tls")]
+    pub unverified_connectors: usize,
 }
 
 /// What a server is about.
@@ -93,6 +97,8 @@ impl Snapshot {
             limits: server.limits(),
             deadlines: server.deadlines(),
             stats: server.stats(),
+            #[cfg(feature = "tls")]
+            unverified_connectors: crate::tls::unverified_connectors(),
         }
     }
 }
@@ -103,8 +109,17 @@ impl fmt::Display for Snapshot {
         line("phase", &self.phase)?;
         line("uptime", &format_args!("{}s", self.uptime.as_secs()))?;
         for listener in &self.listeners {
+            let tls = if listener.is_tls { ", TLS" } else { "" };
             let lost = if listener.lost { ", lost" } else { "" };
-            line("listener", &format_args!("{} ({} let in{lost})", listener.address, listener.accepted))?;
+            line(
+                "listener",
+                &format_args!("{} ({} let in{tls}{lost})", listener.address, listener.accepted),
+            )?;
+        }
+        #[cfg(feature = "tls")]
+        if self.unverified_connectors > 0 {
+            let connectors = self.unverified_connectors;
+            line("danger", &format_args!("{connectors} connectors accept any certificate"))?;
         }
         line("connections", &format_args!("{} of {}", self.connections, self.connections_max))?;
         let workers = self.connections_by_worker.iter().zip(0..);

@@ -265,6 +265,18 @@ impl ServerState {
         let inherited = self.acceptor.as_ref();
         listener.map_or(inherited, |listener| self.listeners[listener].listen.acceptor(inherited))
     }
+
+    /// Whether connections through a listener begin with TLS.
+    pub(super) fn is_tls(&self, listener: usize) -> bool {
+        #[cfg(feature = "tls")]
+        let is_tls = self.acceptor(Some(listener)).is_some();
+        #[cfg(not(feature = "tls"))]
+        let is_tls = {
+            let _ = listener;
+            false
+        };
+        is_tls
+    }
 }
 
 /// A panic cannot happen under these locks, and what they guard has no half-done states.

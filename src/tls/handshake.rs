@@ -69,8 +69,7 @@ const LAST_WORDS_MAX: usize = 8;
 impl Handshake {
     pub(super) fn accept(side: &ServerSide) -> Result<Handshake, rustls::Error> {
         let conn = UnbufferedServerConnection::new(side.config.clone())?;
-        // A client that shows a certificate shows it to a verifier that was configured.
-        Ok(Handshake::new(Side::Server(Box::new(conn)), Verification::Verified))
+        Ok(Handshake::new(Side::Server(Box::new(conn)), side.verification))
     }
 
     pub(super) fn connect(side: &ClientSide, name: ServerName<'static>) -> Result<Handshake, rustls::Error> {
@@ -173,11 +172,7 @@ impl Handshake {
             alpn: common.alpn_protocol().map(Box::from),
             server_name,
             is_resumed: common.handshake_kind() == Some(HandshakeKind::Resumed),
-            verification: if chain.is_empty() && verification == Verification::Verified {
-                Verification::Unasked
-            } else {
-                verification
-            },
+            verification: if chain.is_empty() { Verification::Unasked } else { verification },
             chain,
         });
         let is_server = matches!(side, Side::Server(_));
@@ -196,8 +191,8 @@ impl Handshake {
         Ok(Done {
             version,
             is_server,
-            sealer: Sealer::new(version, sent, tx).ok_or_else(foreign)?,
-            opener: Opener::new(version, opened, rx).ok_or_else(foreign)?,
+            sealer: Sealer::new(version, sent, &tx).ok_or_else(foreign)?,
+            opener: Opener::new(version, opened, &rx).ok_or_else(foreign)?,
             // Keys are renewed, and tickets come late, only in TLS 1.3.
             schedule: (version == Version::Tls13).then_some(schedule),
             info,

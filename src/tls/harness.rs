@@ -55,10 +55,10 @@ fn info(version: Version) -> Info {
 /// A session with fixed keys, which are never renewed.
 fn sealed(version: Version, is_server: bool, data: &[u8]) {
     let known = "a known cipher";
-    let sealer = Sealer::new(version, 0, secrets()).expect(known);
-    let opener = Opener::new(version, 0, secrets()).expect(known);
+    let sealer = Sealer::new(version, 0, &secrets()).expect(known);
+    let opener = Opener::new(version, 0, &secrets()).expect(known);
     let session = Session::standing(version, is_server, sealer, opener, info(version));
-    let peer = Sealer::new(version, 0, secrets()).expect(known);
+    let peer = Sealer::new(version, 0, &secrets()).expect(known);
     Driven::new(session).hear_records(peer, data);
 }
 

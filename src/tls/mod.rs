@@ -24,18 +24,40 @@
 
 mod classify;
 mod client;
+mod der;
 mod handshake;
 #[cfg(fuzzing)]
 pub(crate) mod harness;
+mod identity;
 mod info;
+mod key_log;
+mod options;
+mod pem;
 mod record;
 mod server;
 mod session;
+#[cfg(test)]
+mod testing;
+mod trust;
+mod verify;
+
+use std::sync::{Arc, OnceLock};
+
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
 pub use client::{ClientTls, Connector};
+pub use identity::Identity;
 pub use info::{Info, Verification, Version};
+pub use options::Versions;
 pub use server::{Acceptor, ServerTls};
+pub use trust::{ClientCertificates, Trust};
 
-pub(crate) use client::ClientSide;
+pub(crate) use client::{ClientSide, unverified_connectors};
 pub(crate) use server::ServerSide;
 pub(crate) use session::{Failure, Session, Step};
+
+/// The cryptography of aws-lc, as rustls wants it; so nothing depends on what the process has for its default.
+fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
+    PROVIDER.get_or_init(|| Arc::new(aws_lc_rs::default_provider())).clone()
+}

@@ -94,8 +94,8 @@ enum Layout {
 
 impl Protection {
     /// `None` for a cipher that we have not, which rustls would not have chosen.
-    fn new(version: Version, sequence: u64, secrets: ConnectionTrafficSecrets) -> Option<Protection> {
-        let (algorithm, key, iv) = match &secrets {
+    fn new(version: Version, sequence: u64, secrets: &ConnectionTrafficSecrets) -> Option<Protection> {
+        let (algorithm, key, iv) = match secrets {
             ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&aead::AES_128_GCM, key, iv),
             ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&aead::AES_256_GCM, key, iv),
             ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (&aead::CHACHA20_POLY1305, key, iv),
@@ -263,8 +263,8 @@ mod tests {
     }
 
     fn pair(version: Version, cipher: u8) -> (Sealer, Opener) {
-        let sealer = Sealer::new(version, 5, secrets(cipher)).expect("a cipher that we have");
-        (sealer, Opener::new(version, 5, secrets(cipher)).expect("a cipher that we have"))
+        let sealer = Sealer::new(version, 5, &secrets(cipher)).expect("a cipher that we have");
+        (sealer, Opener::new(version, 5, &secrets(cipher)).expect("a cipher that we have"))
     }
 
     fn layouts() -> impl Strategy<Value = (Version, u8)> {

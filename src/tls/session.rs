@@ -13,11 +13,9 @@
 use std::fmt;
 use std::rc::Rc;
 
-use rustls::pki_types::ServerName;
-
 use super::handshake::{Done, Handshake, Progress, Schedule};
 use super::record::{self, ALERT, APPLICATION_DATA, Bad, HANDSHAKE, OVERHEAD_MAX, Opener, Sealer};
-use super::{Acceptor, Connector, Info, Version};
+use super::{Acceptor, Connector, Info, Version, options};
 use crate::engine::buffer::{Chunk, Outgoing, PIECE_SIZE, PiecePool};
 use crate::tls_fault::{TlsAlert, TlsFault};
 
@@ -162,7 +160,7 @@ impl Session {
     /// A session of a server, that waits for the client to begin.
     pub(crate) fn accept(acceptor: &Acceptor) -> Result<Session, Failure> {
         let side = acceptor.current();
-        let handshake = Handshake::accept(&side).map_err(Failure::local)?;
+        let handshake = Handshake::accept(&side).map_err(|error| Failure::local(&error))?;
         Ok(Session::new(handshake, side.tolerates_truncation))
     }
 
@@ -171,7 +169,7 @@ impl Session {
         let side = connector.current();
         let name = match (&side.server_name, host) {
             (Some(name), _) => name.clone(),
-            (None, Some(host)) => ServerName::try_from(String::from(host)).map_err(|_| {
+            (None, Some(host)) => options::server_name(host).ok_or_else(|| {
                 let detail = format!("`{host}` is no name that a certificate can have");
                 Failure { fault: TlsFault::Local, detail }
             })?,
@@ -180,7 +178,7 @@ impl Session {
                 return Err(Failure { fault: TlsFault::Local, detail });
             }
         };
-        let handshake = Handshake::connect(&side, name).map_err(Failure::local)?;
+        let handshake = Handshake::connect(&side, name).map_err(|error| Failure::local(&error))?;
         Ok(Session::new(handshake, side.tolerates_truncation))
     }
 
@@ -251,7 +249,7 @@ impl Session {
 }
 
 impl Failure {
-    fn local(error: rustls::Error) -> Failure {
+    fn local(error: &rustls::Error) -> Failure {
         Failure { fault: TlsFault::Local, detail: error.to_string() }
     }
 }
@@ -384,7 +382,7 @@ impl Session {
             }
         };
         let ends = match refused {
-            Some(refused) => Some(Step::Failed(self.refuse(refused, queue, pool))),
+            Some(refused) => Some(Step::Failed(self.refuse(&refused, queue, pool))),
             None if self.peer_has_ended => {
                 self.rest.extend_from_slice(&data[at..]);
                 self.keep_rest();
@@ -513,7 +511,7 @@ impl Session {
     }
 
     /// Tells the peer why nothing more is read.
-    fn refuse(&mut self, refused: Refused, queue: &mut Outgoing, pool: &PiecePool) -> TlsFault {
+    fn refuse(&mut self, refused: &Refused, queue: &mut Outgoing, pool: &PiecePool) -> TlsFault {
         self.fail(refused.fault, refused.detail);
         if let Some(alert) = refused.alert
             && !self.has_ended
@@ -576,7 +574,7 @@ impl Schedule {
             Schedule::Client(schedule) => schedule.update_rx_secret(),
         }
         .ok()?;
-        Opener::new(Version::Tls13, sequence, secrets)
+        Opener::new(Version::Tls13, sequence, &secrets)
     }
 
     fn next_sealer(&mut self) -> Option<Sealer> {
@@ -585,7 +583,7 @@ impl Schedule {
             Schedule::Client(schedule) => schedule.update_tx_secret(),
         }
         .ok()?;
-        Sealer::new(Version::Tls13, sequence, secrets)
+        Sealer::new(Version::Tls13, sequence, &secrets)
     }
 }
 
@@ -617,7 +615,7 @@ impl Session {
                 // A record is in one buffer.
                 n = n.min(queue.tail_room().saturating_sub(record::TRAILER_MAX));
                 queue.extend_tail(self.open, n + record::TRAILER_MAX, pool, |tail| {
-                    tail.extend_from_slice(&bytes[..n])
+                    tail.extend_from_slice(&bytes[..n]);
                 });
                 self.open += n;
             }

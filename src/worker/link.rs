@@ -29,6 +29,7 @@ use crate::proxy::Proxied;
 use crate::remote::RemoteState;
 use crate::server::{Admission, ServerEvent};
 use crate::time::Time;
+use crate::tls::Info;
 
 /// From this size on a message that can leave at once is not copied into the queue.
 const DIRECT_MIN: usize = 4 * 1024;
@@ -460,7 +461,7 @@ impl Worker {
     fn secured(self: &Rc<Self>, link: &Rc<Link>) {
         event!(debug, peer = %link.peer(), "TLS handshake done");
         if link.is_admitted.get() {
-            let is_resumed = link.conn.borrow().tls_info().is_some_and(|info| info.is_resumed());
+            let is_resumed = link.conn.borrow().tls_info().is_some_and(Info::is_resumed);
             self.with_member(|member| member.server.count_handshake(is_resumed));
         }
         if !self.begin_secured(link) {

@@ -524,7 +524,7 @@ impl Worker {
                 self.with_link(token, |conn, now| conn.bounced(unsent, now));
             }
             Completion::HungUp { token } => self.with_link(token, |conn, _| conn.hung_up()),
-            Completion::ReceiveEnded { token } => self.with_link(token, |conn, now| conn.receive_ended(now)),
+            Completion::ReceiveEnded { token } => self.with_link(token, Conn::receive_ended),
             Completion::Broken { token, error } => self.with_link(token, |conn, now| conn.broke(&error, now)),
             Completion::Failed { token, error } => self.with_link(token, |conn, _| conn.failed(&error)),
             Completion::Closed { token, outgoing } => self.with_link(token, |conn, _| conn.closed(outgoing)),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self as provider, cipher_suite};
-use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
 
 use super::*;
@@ -73,6 +73,7 @@ impl Pair {
             tolerates_truncation: false,
             within: std::time::Duration::from_secs(5),
             handshakes_max: 1,
+            verification: Verification::Verified,
         };
         End::new(Handshake::accept(&side).expect("a handshake"))
     }

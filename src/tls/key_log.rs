@@ -1,0 +1,84 @@
+//! Keys of sessions, written to a file for those who look at captured packets ([`KeyLogFile`]).
+
+use std::fmt;
+use std::fmt::Write as _;
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use rustls::KeyLog;
+
+use super::pem::Source;
+use crate::error::{Error, Operation, Result};
+
+/// A file of keys in the format of NSS.
+pub(super) struct KeyLogFile(Mutex<File>);
+
+impl KeyLogFile {
+    /// Opens the file to append to it; makes it for its owner alone if there is none.
+    pub(super) fn open(path: &Path) -> Result<KeyLogFile> {
+        let failed = |error| Error::os(Operation::Load, error).at(path.display());
+        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path).map_err(failed)?;
+        let metadata = file.metadata().map_err(failed)?;
+        let mode = metadata.permissions().mode() & 0o777;
+        if metadata.is_file() && mode & 0o077 != 0 {
+            let problem =
+                format!("is to hold keys, and others than its owner have access to it (mode {mode:o})");
+            return Err(Source::File(path.into()).error(problem));
+        }
+        Ok(KeyLogFile(Mutex::new(file)))
+    }
+}
+
+impl KeyLog for KeyLogFile {
+    fn log(&self, label: &str, client_random: &[u8], secret: &[u8]) {
+        let mut line = String::from(label);
+        for bytes in [client_random, secret] {
+            line.push(' ');
+            bytes.iter().for_each(|byte| _ = write!(line, "{byte:02x}"));
+        }
+        line.push('\n');
+        // One write for the line, so that those of other processes do not come between.
+        _ = self.0.lock().unwrap_or_else(PoisonError::into_inner).write_all(line.as_bytes());
+    }
+}
+
+impl fmt::Debug for KeyLogFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyLogFile")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::tls::testing::Directory;
+
+    #[test]
+    fn lines_are_appended_to_a_file_that_is_its_owners() {
+        let directory = Directory::new();
+        let path = directory.path("keys.log");
+        for _ in 0..2 {
+            KeyLogFile::open(&path).expect("it can be made").log("LABEL", &[1, 0xAB], &[2]);
+        }
+        assert_eq!(fs::read_to_string(&path).expect("it is there"), "LABEL 01ab 02\nLABEL 01ab 02\n");
+        let permissions = fs::metadata(&path).expect("it is there").permissions();
+        assert_eq!(permissions.mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_file_that_others_may_read_is_refused() {
+        let directory = Directory::new();
+        let path = directory.write("keys.log", "");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("it is ours");
+        let error = KeyLogFile::open(&path).expect_err("others may read it");
+        let problem = "is to hold keys, and others than its owner have access to it (mode 644)";
+        assert_eq!(error.to_string(), format!("load {}: {problem}", path.display()));
+        let error = KeyLogFile::open(Path::new("/nowhere/keys.log")).expect_err("there is no such directory");
+        assert_eq!(error.to_string(), "load /nowhere/keys.log: no such file or directory");
+    }
+}
