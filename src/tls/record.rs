@@ -142,7 +142,7 @@ fn header(kind: u8, len: usize) -> [u8; HEADER] {
 pub(super) struct Sealer(Protection);
 
 impl Sealer {
-    pub(super) fn new(version: Version, sequence: u64, secrets: ConnectionTrafficSecrets) -> Option<Sealer> {
+    pub(super) fn new(version: Version, sequence: u64, secrets: &ConnectionTrafficSecrets) -> Option<Sealer> {
         Protection::new(version, sequence, secrets).map(Sealer)
     }
 
@@ -207,7 +207,7 @@ impl Sealer {
 pub(super) struct Opener(Protection);
 
 impl Opener {
-    pub(super) fn new(version: Version, sequence: u64, secrets: ConnectionTrafficSecrets) -> Option<Opener> {
+    pub(super) fn new(version: Version, sequence: u64, secrets: &ConnectionTrafficSecrets) -> Option<Opener> {
         Protection::new(version, sequence, secrets).map(Opener)
     }
 
