@@ -13,6 +13,8 @@
 pub(crate) mod behaviours;
 #[cfg(target_os = "linux")]
 pub(crate) mod child;
+#[cfg(feature = "tls")]
+pub(crate) mod tls;
 
 use std::cell::RefCell;
 use std::future::Future;
