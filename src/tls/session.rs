@@ -259,6 +259,9 @@ impl Session {
     /// Takes what was received; [`Session::step`] tells what is in it.
     pub(crate) fn receive(&mut self, chunk: Chunk) {
         debug_assert!(self.received.is_none(), "what was received before was looked at");
+        if self.failure.is_some() {
+            return;
+        }
         self.received = Some(chunk);
         if self.peer_has_ended {
             self.keep_rest();
