@@ -80,7 +80,7 @@ fn run(command: &Command) -> Result<()> {
         Command::Serve(options) => server_process::serve(options),
         Command::Peers => {
             for peer in peers::PEERS {
-                println!("{:<22}{}", peer.name, peer.about);
+                println!("{:<24}{}", peer.name, peer.about);
             }
             Ok(())
         }
