@@ -11,7 +11,7 @@ use crate::client::{Client, Exercise, Load, Progress, Wire};
 use crate::peers::Peer;
 use crate::scenario::{Cpu, Latency, Memory, Sample, Work};
 use crate::server_process::{Placing, ServerProcess};
-use crate::tls::{self, Bulk, Handshakes, Tls, TlsWork};
+use crate::tls::{self, Bulk, Handshakes, Suite, Tls, TlsWork};
 use crate::{proc, sys};
 
 /// For how long to measure.
@@ -24,7 +24,9 @@ pub enum Extent {
 pub fn measure(peer: &Peer, work: Work, placing: &Placing, extent: Extent) -> Result<Sample> {
     // A new process each time: where its memory lands is part of the noise, not of the peer.
     let server = match work {
-        Work::Tls(work) => ServerProcess::start_tls(peer, work.service(), tls::credentials()?, placing),
+        Work::Tls { work, .. } => {
+            ServerProcess::start_tls(peer, work.service(), tls::credentials()?, placing)
+        }
         _ => ServerProcess::start(peer, placing),
     }?;
     match work {
@@ -34,19 +36,19 @@ pub fn measure(peer: &Peer, work: Work, placing: &Placing, extent: Extent) -> Re
         }
         Work::Latency(load) => latency(load, &server, extent),
         Work::Idle { connections } => memory(connections, &server, Client::connect),
-        Work::Tls(work) => measure_tls(work, &server, extent),
+        Work::Tls { work, suite } => measure_tls(work, suite, &server, extent),
     }
 }
 
-fn measure_tls(work: TlsWork, server: &ServerProcess, extent: Extent) -> Result<Sample> {
+fn measure_tls(work: TlsWork, suite: Suite, server: &ServerProcess, extent: Extent) -> Result<Sample> {
     let address = server.address;
     let credentials = tls::credentials()?;
-    let trust = credentials.trust()?;
+    let trust = credentials.trust(suite, false)?;
     let connect =
         |address, load| Client::connect_through(address, load, |socket| Tls::connect(socket, &trust));
     match work {
         TlsWork::Handshakes { at_once, resumed } => {
-            let client = Handshakes::start(address, credentials, at_once, resumed)?;
+            let client = Handshakes::start(address, credentials, suite, at_once, resumed)?;
             warm_cpu(client, server, extent)
         }
         TlsWork::Echo(load) => warm_cpu(connect(address, load)?, server, extent),

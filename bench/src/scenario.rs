@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::client::Load;
 use crate::peers::{self, Field, Peer};
-use crate::tls::TlsWork;
+use crate::tls::{Suite, TlsWork};
 
 /// What a client does to a server.
 #[derive(Copy, Clone, Serialize, Deserialize)]
@@ -19,7 +19,7 @@ pub enum Work {
     /// Connections are open and silent; the figure is memory.
     Idle { connections: usize },
     /// To a server that does TLS.
-    Tls(TlsWork),
+    Tls { work: TlsWork, suite: Suite },
 }
 
 /// What the samples of a kind of work are.
@@ -126,8 +126,8 @@ impl Work {
     /// Whether `peer` is made for it.
     pub fn suits(&self, peer: &Peer) -> bool {
         match peer.field {
-            Field::Tls => matches!(self, Work::Tls(_)),
-            Field::Everywhere => !matches!(self, Work::Tls(_)),
+            Field::Tls => matches!(self, Work::Tls { .. }),
+            Field::Everywhere => !matches!(self, Work::Tls { .. }),
             Field::SmallMessages => {
                 matches!(self, Work::Echo(load) if load.depth > 1 && load.size == peers::MESSAGE_SIZE)
             }
@@ -151,7 +151,7 @@ impl Work {
                 format!("new connections, {} each, {at_once} at once", bytes(*size))
             }
             Work::Idle { connections } => format!("memory of {connections} idle connections"),
-            Work::Tls(work) => work.title(),
+            Work::Tls { work, suite } => format!("TLS{}, {}", suite.note(), work.title()),
         }
     }
 
@@ -159,8 +159,8 @@ impl Work {
         match self {
             Work::Echo(_) | Work::Churn { .. } => Measured::Cpu,
             Work::Latency(_) => Measured::Latency,
-            Work::Idle { .. } | Work::Tls(TlsWork::Idle { .. }) => Measured::Memory,
-            Work::Tls(_) => Measured::Cpu,
+            Work::Idle { .. } => Measured::Memory,
+            Work::Tls { work, .. } => work.measured(),
         }
     }
 
@@ -171,7 +171,7 @@ impl Work {
             Work::Latency(_) => "p50",
             Work::Churn { .. } => "CPU/connection",
             Work::Idle { .. } => "bytes",
-            Work::Tls(work) => work.figure_name(),
+            Work::Tls { work, .. } => work.figure_name(),
         }
     }
 }

@@ -6,10 +6,13 @@ use std::sync::{Arc, LazyLock};
 use anyhow::{Context, Result, anyhow};
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustls::client::Resumption;
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::{self, cipher_suite};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedCipherSuite};
+
+use super::Suite;
 
 /// A certificate for ECDSA on P-256, signed by its own key, and that key.
 pub struct Credentials {
@@ -60,22 +63,13 @@ impl Credentials {
         Ok(config)
     }
 
-    /// A client that trusts this certificate, resumes nothing, and leaves a server no choice: TLS 1.3, one cipher
-    /// suite, one group.
-    pub fn trust(&self) -> Result<Arc<ClientConfig>> {
-        Ok(Arc::new(self.client(Resumption::disabled())?))
-    }
-
-    /// The same for a client that resumes: what it knows of earlier sessions is its own.
-    pub fn trust_and_resume(&self) -> Result<Arc<ClientConfig>> {
-        Ok(Arc::new(self.client(Resumption::in_memory_sessions(1))?))
-    }
-
-    fn client(&self, resumption: Resumption) -> Result<ClientConfig> {
+    /// A client that trusts this certificate and wants TLS 1.3 with X25519. If it `resumes`, what it knows of earlier
+    /// sessions is its own.
+    pub fn trust(&self, suite: Suite, resumes: bool) -> Result<Arc<ClientConfig>> {
         let mut roots = RootCertStore::empty();
         roots.add(self.certificate()?)?;
         let provider = CryptoProvider {
-            cipher_suites: vec![aws_lc_rs::cipher_suite::TLS13_AES_256_GCM_SHA384],
+            cipher_suites: suite.offered(),
             kx_groups: vec![aws_lc_rs::kx_group::X25519],
             ..aws_lc_rs::default_provider()
         };
@@ -83,12 +77,26 @@ impl Credentials {
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        config.resumption = resumption;
-        Ok(config)
+        config.resumption = if resumes {
+            Resumption::in_memory_sessions(1)
+        } else {
+            Resumption::disabled()
+        };
+        Ok(Arc::new(config))
     }
 
     fn certificate(&self) -> Result<CertificateDer<'static>> {
         Ok(CertificateDer::from_pem_slice(self.chain.as_bytes())?)
+    }
+}
+
+impl Suite {
+    fn offered(self) -> Vec<SupportedCipherSuite> {
+        match self {
+            Suite::Aes256 => vec![cipher_suite::TLS13_AES_256_GCM_SHA384],
+            Suite::Aes128 => vec![cipher_suite::TLS13_AES_128_GCM_SHA256],
+            Suite::Any => aws_lc_rs::DEFAULT_CIPHER_SUITES.to_vec(),
+        }
     }
 }
 

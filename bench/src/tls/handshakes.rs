@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use rustls::{ClientConfig, HandshakeKind};
 
-use super::{Credentials, MESSAGE, Tls};
+use super::{Credentials, MESSAGE, Suite, Tls};
 use crate::client::{Exercise, Progress, STALLED};
 use crate::pattern::Pattern;
 use crate::sys::{Epoll, Interest};
@@ -36,6 +36,7 @@ impl Handshakes {
     pub fn start(
         server: SocketAddr,
         credentials: &Credentials,
+        suite: Suite,
         at_once: usize,
         resumed: bool,
     ) -> Result<Handshakes> {
@@ -48,12 +49,7 @@ impl Handshakes {
             resumed,
         };
         for index in 0..at_once {
-            let config = if resumed {
-                credentials.trust_and_resume()?
-            } else {
-                credentials.trust()?
-            };
-            let slot = load.open(index, index, config)?;
+            let slot = load.open(index, index, credentials.trust(suite, resumed)?)?;
             load.slots.push(slot);
         }
         Ok(load)

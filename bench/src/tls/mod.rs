@@ -20,7 +20,7 @@ pub use wire::Tls;
 
 use crate::client::Load;
 use crate::compare::{self, Course, Usual};
-use crate::scenario::{Work, bytes};
+use crate::scenario::{Measured, Work, bytes};
 
 #[derive(Args)]
 pub struct Options {
@@ -45,8 +45,23 @@ pub struct Options {
     /// Connections of `idle`.
     #[arg(long, default_value_t = 2000)]
     idle: usize,
+    /// What the client offers.
+    #[arg(long, value_enum, default_value_t = Suite::Aes256)]
+    suite: Suite,
     #[command(flatten)]
     course: Course,
+}
+
+/// Cipher suites of TLS 1.3.
+#[derive(Copy, Clone, PartialEq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Suite {
+    /// AES-256-GCM with SHA-384, the first that rustls's clients offer.
+    Aes256,
+    /// AES-128-GCM with SHA-256.
+    Aes128,
+    /// All that rustls's clients offer: the server chooses, and each may choose another.
+    Any,
 }
 
 #[derive(Copy, Clone, PartialEq, ValueEnum)]
@@ -108,11 +123,9 @@ pub fn run(options: &Options) -> Result<()> {
         rounds: 5,
         seconds: 0.4,
     };
-    compare::run(
-        works.into_iter().map(Work::Tls).collect(),
-        &options.course,
-        &usual,
-    )
+    let suite = options.suite;
+    let works = works.into_iter().map(|work| Work::Tls { work, suite });
+    compare::run(works.collect(), &options.course, &usual)
 }
 
 /// rustls keeps 256 sessions unless told otherwise, gives out two with each handshake, and forgets the oldest.
@@ -161,18 +174,22 @@ impl TlsWork {
         match self {
             TlsWork::Handshakes { at_once, resumed } => {
                 let kind = if *resumed { "resumed" } else { "full" };
-                format!(
-                    "TLS, {kind} handshakes, {} each, {at_once} at once",
-                    bytes(MESSAGE)
-                )
+                format!("{kind} handshakes, {} each, {at_once} at once", bytes(MESSAGE))
             }
-            TlsWork::Echo(load) => format!("TLS, {}", load.title()),
-            TlsWork::Upload { connections } => format!("TLS, {connections} uploads"),
+            TlsWork::Echo(load) => load.title(),
+            TlsWork::Upload { connections } => format!("{connections} uploads"),
             TlsWork::Download {
                 connections,
                 write_kib,
-            } => format!("TLS, {connections} downloads, writes of {write_kib} KiB"),
-            TlsWork::Idle { connections } => format!("TLS, memory of {connections} idle connections"),
+            } => format!("{connections} downloads, writes of {write_kib} KiB"),
+            TlsWork::Idle { connections } => format!("memory of {connections} idle connections"),
+        }
+    }
+
+    pub fn measured(&self) -> Measured {
+        match self {
+            TlsWork::Idle { .. } => Measured::Memory,
+            _ => Measured::Cpu,
         }
     }
 
@@ -183,6 +200,17 @@ impl TlsWork {
             TlsWork::Echo(_) => "CPU/message",
             TlsWork::Upload { .. } | TlsWork::Download { .. } => "CPU/KiB",
             TlsWork::Idle { .. } => "bytes",
+        }
+    }
+}
+
+impl Suite {
+    /// For titles; the usual one needs no word.
+    pub fn note(self) -> &'static str {
+        match self {
+            Suite::Aes256 => "",
+            Suite::Aes128 => " with AES-128",
+            Suite::Any => " with any suite",
         }
     }
 }

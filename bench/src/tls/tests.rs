@@ -8,7 +8,7 @@ use std::thread;
 use anyhow::Result;
 use rustls::{ServerConnection, StreamOwned};
 
-use super::{Bulk, Credentials, Handshakes, MESSAGE, TRANSFER, credentials};
+use super::{Bulk, Handshakes, MESSAGE, Suite, TRANSFER, credentials};
 use crate::client::Exercise;
 use crate::pattern::Pattern;
 
@@ -68,7 +68,7 @@ fn an_upload_is_confirmed_by_its_last_byte() {
             }
         }
     };
-    let trust = credentials().and_then(Credentials::trust);
+    let trust = credentials().and_then(|credentials| credentials.trust(Suite::Any, false));
     let trust = trust.expect("there are credentials");
     let upload = |address| Bulk::upload(address, &trust, 2).expect("it connects");
 
@@ -95,7 +95,7 @@ fn a_download_is_checked_byte_by_byte() {
             }
         }
     };
-    let trust = credentials().and_then(Credentials::trust);
+    let trust = credentials().and_then(|credentials| credentials.trust(Suite::Any, false));
     let trust = trust.expect("there are credentials");
     let download = |address| Bulk::download(address, &trust, 2, 16).expect("it connects");
 
@@ -106,7 +106,7 @@ fn a_download_is_checked_byte_by_byte() {
 
 fn handshakes(address: SocketAddr, resumed: bool) -> Handshakes {
     let credentials = credentials().expect("there are credentials");
-    Handshakes::start(address, credentials, 4, resumed).expect("it connects")
+    Handshakes::start(address, credentials, Suite::Any, 4, resumed).expect("it connects")
 }
 
 fn failure(result: Result<()>) -> String {
