@@ -33,7 +33,7 @@ pub mod wharf_event;
 mod wharf_message;
 #[cfg(feature = "wharf")]
 mod wharf_spin;
-#[cfg(feature = "wharf-tls")]
+#[cfg(feature = "wharf")]
 mod wharf_tls;
 
 use std::io::{self, Write};
@@ -114,17 +114,17 @@ pub const PEERS: &[Peer] = &[
     wharf_spin::URING,
     tokio_rustls::PEER,
     tokio_rustls::MULTI,
-    #[cfg(feature = "wharf-tls")]
+    #[cfg(feature = "wharf")]
     wharf_tls::EVENT,
-    #[cfg(feature = "wharf-tls")]
+    #[cfg(feature = "wharf")]
     wharf_tls::EVENT_URING,
-    #[cfg(feature = "wharf-tls")]
+    #[cfg(feature = "wharf")]
     wharf_tls::CHUNKS,
-    #[cfg(feature = "wharf-tls")]
+    #[cfg(feature = "wharf")]
     wharf_tls::CHUNKS_URING,
-    #[cfg(feature = "wharf-tls")]
+    #[cfg(feature = "wharf")]
     wharf_tls::ASYNC,
-    #[cfg(feature = "wharf-tls")]
+    #[cfg(feature = "wharf")]
     wharf_tls::ASYNC_URING,
 ];
 
