@@ -63,9 +63,6 @@ pub(super) enum Schedule {
     Client(KernelConnection<ClientConnectionData>),
 }
 
-/// Alerts that may be left to send when a handshake has failed: one, in fact.
-const LAST_WORDS_MAX: usize = 8;
-
 impl Handshake {
     pub(super) fn accept(side: &ServerSide) -> Result<Handshake, rustls::Error> {
         let conn = UnbufferedServerConnection::new(side.config.clone())?;
@@ -142,8 +139,9 @@ impl Handshake {
 
     /// Sends the alert that tells the peer why.
     fn send_last_words(&mut self, send: &mut impl FnMut(&[u8])) {
-        for _ in 0..LAST_WORDS_MAX {
-            if !self.side.step(&mut Vec::new(), &mut 0, send).unwrap_or(false) {
+        // Not a step more: without something to send it would go on with what was received, and nothing is shown any more.
+        while self.side.common().wants_write() {
+            if self.side.step(&mut Vec::new(), &mut 0, send).is_err() {
                 return;
             }
         }
