@@ -270,3 +270,44 @@ impl ResolvesServerCert for NoteName {
         self.0.only_raw_public_keys()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::testing::{Authority, leaf};
+    use crate::tls::{Acceptor, ClientTls, Connector, ServerTls, options};
+    use crate::tls_fault::CertificateFault;
+
+    /// The server's certificate comes in one record with the rest of its flight, which is never looked at.
+    #[test]
+    fn who_refuses_a_certificate_says_so_once() {
+        let (root, stranger) = (Authority::new("Root"), Authority::new("Stranger"));
+        let identity = root.issue(leaf(&["a.example"])).identity();
+        let acceptor = Acceptor::new(ServerTls::new(identity)).expect("in order");
+        let connector = Connector::new(ClientTls::new().trust(stranger.trust())).expect("in order");
+        let name = options::server_name("a.example").expect("a name");
+        let mut server = Box::new(Handshake::accept(&acceptor.current()).expect("a configuration in order"));
+        let client =
+            Box::new(Handshake::connect(&connector.current(), name).expect("a configuration in order"));
+
+        let (mut to_server, mut to_client) = (Vec::new(), Vec::new());
+        let Progress::Waiting(mut client) = client.advance(|bytes| to_server.extend_from_slice(bytes)) else {
+            panic!("the server has to answer")
+        };
+        server.receive(&to_server);
+        let Progress::Waiting(server) = server.advance(|bytes| to_client.extend_from_slice(bytes)) else {
+            panic!("the client has to answer")
+        };
+        client.receive(&to_client);
+        let mut last_words = Vec::new();
+        let progress = client.advance(|bytes| last_words.push(bytes.to_vec()));
+        let Progress::Failed(fault, _) = progress else { panic!("the certificate is a stranger's") };
+        assert_eq!(fault, TlsFault::Certificate(CertificateFault::UnknownIssuer));
+        let mut server = server;
+        server.receive(&last_words.concat());
+        let Progress::Failed(fault, _) = server.advance(|_| ()) else { panic!("it is told") };
+        assert!(matches!(fault, TlsFault::Alert(alert) if alert.0 == 48), "{fault:?}");
+        let alerts = last_words.iter().filter(|record| record[0] != 20).count();
+        assert_eq!(alerts, 1, "{last_words:?}");
+    }
+}
