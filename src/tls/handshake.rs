@@ -113,6 +113,8 @@ impl Handshake {
 
     /// Says whether the handshake is over.
     fn drive(&mut self, send: &mut impl FnMut(&[u8])) -> Result<bool, rustls::Error> {
+        // What a handshake has left that failed on this thread is not this one's.
+        forget_notes();
         loop {
             while self.side.step(&mut self.received, &mut self.shown, send)? {}
             if let Some(name) = ASKED_FOR.take() {
@@ -256,6 +258,10 @@ thread_local! {
     static ASKED_FOR: Cell<Option<Box<str>>> = const { Cell::new(None) };
 }
 
+fn forget_notes() {
+    ASKED_FOR.set(None);
+}
+
 /// A resolver that notes which name was asked for.
 #[derive(Debug)]
 pub(super) struct NoteName(pub(super) Arc<dyn ResolvesServerCert>);
@@ -278,6 +284,33 @@ mod tests {
     use crate::tls::{Acceptor, ClientTls, Connector, ServerTls, options};
     use crate::tls_fault::CertificateFault;
 
+    fn accept(acceptor: &Acceptor) -> Box<Handshake> {
+        Box::new(Handshake::accept(&acceptor.current()).expect("a configuration in order"))
+    }
+
+    fn connect(connector: &Connector, name: &str) -> Box<Handshake> {
+        let name = options::server_name(name).expect("a name");
+        Box::new(Handshake::connect(&connector.current(), name).expect("a configuration in order"))
+    }
+
+    /// Shows it these bytes; returns how far it is, and what it sends, by the piece.
+    fn advance(mut handshake: Box<Handshake>, bytes: &[u8]) -> (Progress, Vec<Vec<u8>>) {
+        handshake.receive(bytes);
+        let mut sent = Vec::new();
+        let progress = handshake.advance(|bytes| sent.push(bytes.to_vec()));
+        (progress, sent)
+    }
+
+    fn waiting((progress, sent): (Progress, Vec<Vec<u8>>)) -> (Box<Handshake>, Vec<u8>) {
+        let Progress::Waiting(handshake) = progress else { panic!("the other side has to go on") };
+        (handshake, sent.concat())
+    }
+
+    fn failed(progress: &Progress) -> TlsFault {
+        let Progress::Failed(fault, _) = progress else { panic!("it has to fail") };
+        *fault
+    }
+
     /// The server's certificate comes in one record with the rest of its flight, which is never looked at.
     #[test]
     fn who_refuses_a_certificate_says_so_once() {
@@ -285,29 +318,30 @@ mod tests {
         let identity = root.issue(leaf(&["a.example"])).identity();
         let acceptor = Acceptor::new(ServerTls::new(identity)).expect("in order");
         let connector = Connector::new(ClientTls::new().trust(stranger.trust())).expect("in order");
-        let name = options::server_name("a.example").expect("a name");
-        let mut server = Box::new(Handshake::accept(&acceptor.current()).expect("a configuration in order"));
-        let client =
-            Box::new(Handshake::connect(&connector.current(), name).expect("a configuration in order"));
-
-        let (mut to_server, mut to_client) = (Vec::new(), Vec::new());
-        let Progress::Waiting(mut client) = client.advance(|bytes| to_server.extend_from_slice(bytes)) else {
-            panic!("the server has to answer")
-        };
-        server.receive(&to_server);
-        let Progress::Waiting(server) = server.advance(|bytes| to_client.extend_from_slice(bytes)) else {
-            panic!("the client has to answer")
-        };
-        client.receive(&to_client);
-        let mut last_words = Vec::new();
-        let progress = client.advance(|bytes| last_words.push(bytes.to_vec()));
-        let Progress::Failed(fault, _) = progress else { panic!("the certificate is a stranger's") };
-        assert_eq!(fault, TlsFault::Certificate(CertificateFault::UnknownIssuer));
-        let mut server = server;
-        server.receive(&last_words.concat());
-        let Progress::Failed(fault, _) = server.advance(|_| ()) else { panic!("it is told") };
-        assert!(matches!(fault, TlsFault::Alert(alert) if alert.0 == 48), "{fault:?}");
-        let alerts = last_words.iter().filter(|record| record[0] != 20).count();
+        let (client, hello) = waiting(advance(connect(&connector, "a.example"), &[]));
+        let (server, flight) = waiting(advance(accept(&acceptor), &hello));
+        let (progress, last_words) = advance(client, &flight);
+        assert_eq!(failed(&progress), TlsFault::Certificate(CertificateFault::UnknownIssuer));
+        let alerts = last_words.iter().filter(|record| record[0] != record::CHANGE_CIPHER_SPEC).count();
         assert_eq!(alerts, 1, "{last_words:?}");
+        let (progress, _) = advance(server, &last_words.concat());
+        assert!(matches!(failed(&progress), TlsFault::Alert(alert) if alert.0 == 48));
+    }
+
+    #[test]
+    fn what_one_handshake_leaves_is_not_taken_for_anothers() {
+        let root = Authority::new("Root");
+        let identity = root.issue(leaf(&["a.example", "192.0.2.7"])).identity();
+        let acceptor = Acceptor::new(ServerTls::new(identity).refuse_unknown_names()).expect("in order");
+        let connector = Connector::new(ClientTls::new().trust(root.trust())).expect("in order");
+        let (_, unwanted) = waiting(advance(connect(&connector, "b.example"), &[]));
+        let (client, hello) = waiting(advance(connect(&connector, "192.0.2.7"), &[]));
+        let (progress, _) = advance(accept(&acceptor), &unwanted);
+        assert_eq!(failed(&progress), TlsFault::UnknownName);
+        let (server, flight) = waiting(advance(accept(&acceptor), &hello));
+        let (progress, finished) = advance(client, &flight);
+        assert!(matches!(progress, Progress::Done(_)));
+        let (Progress::Done(done), _) = advance(server, &finished.concat()) else { panic!("it is over") };
+        assert_eq!(done.info.server_name(), None);
     }
 }
