@@ -17,7 +17,7 @@ use super::classify::classify;
 use super::info::Agreed;
 use super::record::{self, Opener, Sealer};
 use super::session::UNEXPECTED_MESSAGE;
-use super::{ClientSide, Info, ServerSide, Verification, Version};
+use super::{ClientSide, Info, ServerSide, Verification, Version, verify};
 use crate::tls_fault::TlsFault;
 
 /// A handshake in progress.
@@ -29,6 +29,8 @@ pub(super) struct Handshake {
     shown: usize,
     verification: Verification,
     server_name: Option<Box<str>>,
+    /// Whether the server has sent an OCSP response.
+    is_stapled: bool,
 }
 
 enum Side {
@@ -80,7 +82,7 @@ impl Handshake {
     }
 
     fn new(side: Side, verification: Verification) -> Handshake {
-        Handshake { side, received: Vec::new(), shown: 0, verification, server_name: None }
+        Handshake { side, received: Vec::new(), shown: 0, verification, server_name: None, is_stapled: false }
     }
 
     /// Takes what was received.
@@ -120,6 +122,7 @@ impl Handshake {
             if let Some(name) = ASKED_FOR.take() {
                 self.server_name = Some(name);
             }
+            self.is_stapled |= verify::take_stapled();
             if !self.side.common().is_handshaking() {
                 return Ok(true);
             }
@@ -150,7 +153,7 @@ impl Handshake {
     }
 
     fn take_apart(self) -> Result<Done, rustls::Error> {
-        let Handshake { side, mut received, shown, verification, server_name } = self;
+        let Handshake { side, mut received, shown, verification, server_name, is_stapled } = self;
         let rest = received.split_off(shown);
         let common = side.common();
         let version = match common.protocol_version() {
@@ -172,6 +175,7 @@ impl Handshake {
             alpn: common.alpn_protocol().map(Box::from),
             server_name,
             is_resumed: common.handshake_kind() == Some(HandshakeKind::Resumed),
+            is_stapled,
             verification: if chain.is_empty() { Verification::Unasked } else { verification },
             chain,
         });
@@ -260,6 +264,7 @@ thread_local! {
 
 fn forget_notes() {
     ASKED_FOR.set(None);
+    verify::take_stapled();
 }
 
 /// A resolver that notes which name was asked for.
