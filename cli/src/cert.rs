@@ -65,6 +65,9 @@ fn look(args: &Check, tls: wharf::tls::ClientTls) -> Result<Seen, Failure> {
 
 fn tell(seen: &Seen) -> Result<(), Failure> {
     let mut facts = vec![(String::from("agreed"), agreed(&seen.info))];
+    let stapled =
+        if seen.info.is_stapled() { "an OCSP response, which nobody has looked into" } else { "nothing" };
+    facts.push((String::from("stapled"), String::from(stapled)));
     if seen.wants_certificate {
         facts.push((String::from("clients"), String::from("refused without a certificate of their own")));
     }

@@ -33,11 +33,16 @@ fn assert_says(outcome: &Outcome, name: &str, fact: &str) {
 fn a_good_server_is_accepted_and_described() {
     let (folder, authority) = (Folder::new("cert-good"), Authority::new("Tests"));
     let ca = folder.write("ca.pem", &authority.pem());
-    let server = serve(&folder, &authority.issue_for_days(NAME, 90), &["--alpn", "echo/1"]);
+    // As little as a response can be: `wharf serve` asks only whether it is one.
+    let ocsp = folder.path("ocsp.der");
+    std::fs::write(&ocsp, [0x30, 5, 0x0A, 1, 0, 0xA0, 0]).unwrap();
+    let server =
+        serve(&folder, &authority.issue_for_days(NAME, 90), &["--alpn", "echo/1", "--tls-ocsp", &ocsp]);
     let outcome = check(&server, &["--ca", &ca, "--servername", NAME, "--alpn", "echo/1,other"]);
     assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""), "{outcome:?}");
     for (name, fact) in [
         ("agreed", "TLS 1.3, TLS13_"),
+        ("stapled", "an OCSP response"),
         ("chain.0.subject", "CN=server.test"),
         ("chain.0.issuer", "CN=Tests"),
         ("chain.0.names", "server.test"),
@@ -137,6 +142,7 @@ fn a_server_that_asks_for_certificates_is_told() {
     let server = serve(&folder, &authority.issue(NAME), &["--tls-client-ca", &ca]);
     let outcome = check(&server, &["--ca", &ca, "--servername", NAME]);
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert_says(&outcome, "stapled", "nothing");
     assert_says(&outcome, "clients", "refused without a certificate of their own");
 }
 
