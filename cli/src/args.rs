@@ -136,7 +136,7 @@ pub(crate) enum Cert {
 #[derive(Debug, clap::Args)]
 #[command(after_help = exit::CODES)]
 pub(crate) struct Check {
-    /// The server: HOST:PORT.
+    /// The server: HOST:PORT or unix:/PATH.
     #[arg(value_name = "ADDRESS")]
     pub(crate) server: String,
     /// How long a connect may take, looking up the name and the handshake included.

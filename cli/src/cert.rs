@@ -28,6 +28,7 @@ struct Seen {
 }
 
 fn check(args: &Check) -> Result<(), Failure> {
+    args.trusting.have_name(&args.server);
     let accepted = look(args, args.trusting.describe()?);
     let refusal = match accepted {
         Ok(seen) => {

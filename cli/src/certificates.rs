@@ -236,7 +236,7 @@ fn of(identity: &Identity) -> String {
     let left = match until.duration_since(now) {
         Ok(_) if now < from => format!("not valid before {}", values::date(from)),
         Ok(left) => format!("{} days left", left.as_secs() / 86_400),
-        Err(_) => String::from("EXPIRED"),
+        Err(_) => String::from("EXPIRED, so clients refuse it"),
     };
     format!("{} until {}, {left}", exit::printable(&names), values::date(until))
 }

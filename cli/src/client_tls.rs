@@ -2,17 +2,16 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
 use wharf::tls::{Connector, Info, Verification};
 
-use crate::args;
+use crate::args::Args;
 use crate::exit::{self, Failure, note};
 use crate::tls;
 use crate::values;
 use crate::x509::Facts;
 
 /// Whom a client takes for the server.
-#[derive(Debug, Args)]
+#[derive(Debug, clap::Args)]
 pub(crate) struct Trusting {
     /// Trust those in this file (PEM), and no longer those whom the system trusts. Several times for several files.
     #[arg(long, value_name = "FILE")]
@@ -25,7 +24,7 @@ pub(crate) struct Trusting {
     alpn: Vec<String>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, clap::Args)]
 pub(crate) struct ClientTls {
     /// Speak TLS, with a server whose certificate is right.
     #[arg(long)]
@@ -50,14 +49,15 @@ pub(crate) struct ClientTls {
 }
 
 impl ClientTls {
-    /// What to connect with, if it is to be by TLS. Warns if that protects from nobody.
-    pub(crate) fn connector(&self) -> Result<Option<Connector>, Failure> {
+    /// What to connect to `server` with, if it is to be by TLS. Warns if that protects from nobody.
+    pub(crate) fn connector(&self, server: &str) -> Result<Option<Connector>, Failure> {
         if let Some(problem) = self.problem() {
-            args::Args::refuse(&problem);
+            Args::refuse(&problem);
         }
         if !self.tls {
             return Ok(None);
         }
+        self.trusting.have_name(server);
         let mut tls = self.trusting.describe()?.versions(tls::versions(self.tls_13_only));
         if let (Some(cert), Some(key)) = (&self.cert, &self.key) {
             tls = tls.identity(tls::identity("--cert and --key", cert, key)?);
@@ -104,6 +104,15 @@ impl ClientTls {
 }
 
 impl Trusting {
+    /// Ends the process if nobody has said who the server is.
+    pub(crate) fn have_name(&self, server: &str) {
+        if server.starts_with("unix:") && self.servername.is_none() {
+            Args::refuse(
+                "TLS through a Unix socket needs --servername: its path says nothing of who the server is",
+            );
+        }
+    }
+
     pub(crate) fn describe(&self) -> Result<wharf::tls::ClientTls, Failure> {
         let tls = self.describe_trusting_nobody();
         Ok(match tls::trust("--ca", &self.ca)? {

@@ -32,7 +32,7 @@ const BUFFERS_MAX: usize = 16;
 const SILENCE: Duration = Duration::from_millis(500);
 
 pub(crate) fn run(args: &Connect) -> Result<(), Failure> {
-    let connector = args.tls.connector()?;
+    let connector = args.tls.connector(&args.server)?;
     exit::on_signals(&exit::ENDING, |signal| process::exit(exit::of_signal(signal).into()))?;
     // A peer that does not read for a while makes us wait, as in any pipe. One that is gone is found by keepalive.
     let client = Client::new(&args.server)

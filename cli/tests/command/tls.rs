@@ -1,8 +1,10 @@
 //! TLS of `wharf serve` and `wharf connect`: what is agreed, who is let in, and certificates that change while the server runs.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -255,6 +257,37 @@ fn a_handshake_has_a_deadline() {
 }
 
 #[test]
+fn an_end_without_close_notify_is_told_unless_it_is_tolerated() {
+    let setup = Setup::new("tls-truncated");
+    for (style, tolerates) in [("async", false), ("async", true), ("event", false), ("event", true)] {
+        let server = setup.serve(style, if tolerates { &["--tls-tolerate-truncation"] } else { &[] });
+        let args = ["connect", &server.address.to_string(), "--tls", "--ca", &setup.ca, "--servername", NAME];
+        let mut client = Process::start(wharf(args).stdout(Stdio::piped()));
+        let (mut input, mut output) = (client.stdin(), client.stdout());
+        input.write_all(b"hello").unwrap();
+        output.read_exact(&mut [0; 5]).unwrap();
+        // The kernel ends the connection for it, and knows nothing of TLS.
+        client.signal(Signal::KILL);
+        client.outcome();
+        let outcome = server.end(Signal::TERM);
+        let reason =
+            if tolerates { "1 closed by the peer" } else { "1 TLS: the peer ended without close_notify" };
+        assert!(outcome.stderr.contains(reason), "{style}: {outcome:?}");
+    }
+}
+
+#[test]
+fn an_expired_certificate_is_served_and_told() {
+    let setup = Setup::new("tls-expired");
+    setup.authority.issue_expired(NAME).write(&setup.folder, "server");
+    let server = setup.serve("async", &[]);
+    server
+        .process
+        .await_message("TLS: server.test until 2020-02-03T00:00:00Z, EXPIRED, so clients refuse it");
+    assert_refused(&setup.connect(&server, &[]), "certificate expired");
+}
+
+#[test]
 fn a_file_of_options_may_say_all_of_it() {
     let setup = Setup::new("tls-file");
     let Files { certificate, key } = &setup.files;
@@ -340,6 +373,12 @@ fn a_signal_has_files_read_again_and_no_handshake_fails() {
         server.process.await_message("TLS: the files have changed");
         assert_shows(&server, &setup, &made.der);
     }
+    let last = hello(server.address, &connector(&setup)).expect("it is let in");
+    setup.folder.write("server.key", "");
+    server.process.signal(Signal::HUP);
+    let said = server.process.await_message("error: TLS stays as it was");
+    assert!(said.contains(&format!("load {}: is empty", setup.files.key)), "{said}");
+    assert_shows(&server, &setup, last.chain().next().unwrap());
     assert!(visitors.end() > 0);
 }
 
@@ -427,6 +466,12 @@ fn options_without_their_partner_are_refused() {
         (&["--tls", "--key", "x"], "--key needs --cert"),
         (&["--tls", "--insecure", "--ca", "x"], "--insecure and --ca exclude each other"),
     ];
+    let nameless = Process::run(&mut wharf(["connect", "unix:/nowhere", "--tls"]), Vec::new());
+    assert_eq!(nameless.code, Some(2), "{nameless:?}");
+    assert!(
+        nameless.stderr.starts_with("error: TLS through a Unix socket needs --servername"),
+        "{nameless:?}"
+    );
     for (more, expected) in cases {
         let outcome = Process::run(wharf(["connect", "127.0.0.1:1"]).args(more), Vec::new());
         assert_eq!(outcome.code, Some(2), "{more:?}: {outcome:?}");
