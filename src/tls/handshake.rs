@@ -142,9 +142,9 @@ impl Handshake {
         }
     }
 
-    /// Sends the alert that tells the peer why.
+    /// Sends the alert that tells the peer why, and whatever else is ready.
     fn send_last_words(&mut self, send: &mut impl FnMut(&[u8])) {
-        // Not a step more: without something to send it would go on with what was received, and nothing is shown any more.
+        // Only as long as there is some: rustls would look at the messages behind the bad one next, and they are not shown.
         while self.side.common().wants_write() {
             if self.side.step(&mut Vec::new(), &mut 0, send).is_err() {
                 return;
