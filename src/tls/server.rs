@@ -284,6 +284,8 @@ impl Ours {
             .with_client_cert_verifier(verify::of_clients(&self.clients)?)
             .with_cert_resolver(Arc::new(Names::of(self)?));
         config.alpn_protocols.clone_from(&self.alpn);
+        // Clients on their defaults prefer what is dearer, and mean nothing by it.
+        config.ignore_client_order = true;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         let tickets = match tickets {
             _ if !self.tickets => None,
