@@ -133,6 +133,27 @@ impl Protection {
     }
 }
 
+/// What is authenticated beside the content: the header in TLS 1.3, more before it.
+struct Data([u8; AAD_12], usize);
+
+impl Data {
+    fn of_12(data: [u8; AAD_12]) -> Data {
+        Data(data, AAD_12)
+    }
+
+    fn of_13(header: [u8; HEADER]) -> Data {
+        let mut data = [0; AAD_12];
+        data[..HEADER].copy_from_slice(&header);
+        Data(data, HEADER)
+    }
+}
+
+impl AsRef<[u8]> for Data {
+    fn as_ref(&self) -> &[u8] {
+        &self.0[..self.1]
+    }
+}
+
 fn header(kind: u8, len: usize) -> [u8; HEADER] {
     let [high, low] = (len as u16).to_be_bytes();
     [kind, 3, 3, high, low]
@@ -158,37 +179,52 @@ impl Sealer {
         HEADER + self.0.prefix()
     }
 
-    /// Seals the record that was begun at `start` and reaches to the end of `buf`.
+    /// Seals the record that was begun at `start` and reaches to the end of `buf`, where it lies.
     pub(super) fn seal(&mut self, kind: u8, buf: &mut Vec<u8>, start: usize) {
-        let nonce = self.0.nonce();
         let content = start + self.head();
         let len = buf.len() - content;
-        debug_assert!(len <= CONTENT_MAX, "a record's content has a bound");
-        let sealed = if self.0.layout == Layout::Tls13 {
+        let (nonce, data, is_13) = self.write_head(kind, len, &mut buf[start..content]);
+        if is_13 {
             buf.push(kind);
-            let header = header(APPLICATION_DATA, len + 1 + TAG);
-            buf[start..content].copy_from_slice(&header);
-            self.0.key.seal_in_place_separate_tag(
-                Nonce::assume_unique_for_key(nonce),
-                Aad::from(header),
-                &mut buf[content..],
-            )
-        } else {
-            let prefix = self.0.prefix();
-            buf[start..start + HEADER].copy_from_slice(&header(kind, prefix + len + TAG));
-            buf[start + HEADER..content].copy_from_slice(&nonce[nonce.len() - prefix..]);
-            self.0.key.seal_in_place_separate_tag(
-                Nonce::assume_unique_for_key(nonce),
-                Aad::from(self.0.additional_data(kind, len)),
-                &mut buf[content..],
-            )
-        };
-        self.0.sequence += 1;
+        }
+        let sealed = self.0.key.seal_in_place_separate_tag(nonce, Aad::from(data), &mut buf[content..]);
         match sealed {
             Ok(tag) => buf.extend_from_slice(tag.as_ref()),
             // Only a content of more than 2^36 bytes is refused. Whatever happens, plaintext does not leave.
             Err(_) => buf[content..].fill(0),
         }
+    }
+
+    /// Appends a sealed record with `content`, which is read from where it lies.
+    pub(super) fn seal_from(&mut self, kind: u8, content: &[u8], buf: &mut Vec<u8>) {
+        let start = buf.len();
+        let (head, len) = (self.head(), content.len());
+        let inner = usize::from(self.0.layout == Layout::Tls13);
+        buf.resize(start + head + len + inner + TAG, 0);
+        let (nonce, data, _) = self.write_head(kind, len, &mut buf[start..start + head]);
+        let (out, rest) = buf[start + head..].split_at_mut(len);
+        let extra = &[kind][..inner];
+        // If it is refused, zeros leave.
+        let _ = self.0.key.seal_out_of_place_scatter(nonce, Aad::from(data), content, out, extra, rest);
+    }
+
+    /// Writes what stands before the content of the next record; gives its nonce and what is authenticated with it.
+    fn write_head(&mut self, kind: u8, len: usize, head: &mut [u8]) -> (Nonce, Data, bool) {
+        debug_assert!(len <= CONTENT_MAX, "a record's content has a bound");
+        let nonce = self.0.nonce();
+        let is_13 = self.0.layout == Layout::Tls13;
+        let data = if is_13 {
+            let header = header(APPLICATION_DATA, len + 1 + TAG);
+            head.copy_from_slice(&header);
+            Data::of_13(header)
+        } else {
+            let (start, explicit) = head.split_at_mut(HEADER);
+            start.copy_from_slice(&header(kind, explicit.len() + len + TAG));
+            explicit.copy_from_slice(&nonce[nonce.len() - explicit.len()..]);
+            Data::of_12(self.0.additional_data(kind, len))
+        };
+        self.0.sequence += 1;
+        (Nonce::assume_unique_for_key(nonce), data, is_13)
     }
 
     /// Whether the key has protected as many records as it may, less `spare`.
@@ -281,9 +317,13 @@ mod tests {
             let mut wire = b"before".to_vec();
             for (kind, content) in &contents {
                 let start = wire.len();
-                sealer.begin(&mut wire);
-                wire.extend_from_slice(content);
-                sealer.seal(*kind, &mut wire, start);
+                if content.len() % 2 == 0 {
+                    sealer.begin(&mut wire);
+                    wire.extend_from_slice(content);
+                    sealer.seal(*kind, &mut wire, start);
+                } else {
+                    sealer.seal_from(*kind, content, &mut wire);
+                }
                 prop_assert!(wire.len() - start <= content.len() + OVERHEAD_MAX);
             }
             let mut rest = &mut wire[6..];

@@ -608,6 +608,16 @@ impl Session {
                 self.renew_key(queue, pool);
             }
             let State::Established(established) = &mut self.state else { return };
+            if self.open == 0
+                && let Some((full, rest)) = bytes.split_at_checked(RECORD_MAX)
+            {
+                let sealer = &mut established.sealer;
+                queue.extend_tail(0, RECORD_MAX + OVERHEAD_MAX, pool, |tail| {
+                    sealer.seal_from(APPLICATION_DATA, full, tail);
+                });
+                bytes = rest;
+                continue;
+            }
             let sealer = &established.sealer;
             let content = self.open.saturating_sub(sealer.head());
             let mut n = bytes.len().min(RECORD_MAX - content);
