@@ -12,7 +12,7 @@ use crate::common::tls::*;
 use crate::common::{Style, assert_pattern, pattern, recv_all};
 
 /// Much more than fits into the buffers on the way.
-const BULK: usize = 4 << 20;
+const BULK: usize = 3 << 20;
 
 const VERSIONS: [(&str, Version); 2] = [("-tls1_2", Version::Tls12), ("-tls1_3", Version::Tls13)];
 

@@ -9,7 +9,7 @@ use super::site::{client, on_each};
 use crate::common::tls::*;
 use crate::common::{assert_pattern, pattern};
 
-const BULK: usize = 4 << 20;
+const BULK: usize = 3 << 20;
 
 const VERSIONS: [(&str, Version); 2] = [("-tls1_2", Version::Tls12), ("-tls1_3", Version::Tls13)];
 
