@@ -27,6 +27,11 @@ for pin in separate none; do
     none_failed "$out/compare.txt"
 done
 
+bench tls --rounds 1 --messages 200 --connections 1,3 --idle 40 --plot "$out/tls.svg" --json "$out/tls.json" \
+    | tee "$out/tls.txt"
+none_failed "$out/tls.txt"
+bench show "$out/tls.json" --plot "$out/show.svg" >"$out/show.txt"
+
 bench tasks --rounds 1 --wakes 2000
 
 if bench peers | grep -q ^wharf_event; then
@@ -34,8 +39,8 @@ if bench peers | grep -q ^wharf_event; then
     [[ -s $out/hostile.json ]]
 fi
 
-# Those that answer message by message want them of one size.
-for peer in $(bench peers | cut -d' ' -f1 | grep -v _message); do
+# Those that answer message by message want them of one size, and c10k speaks no TLS.
+for peer in $(bench peers | cut -d' ' -f1 | grep -v -e _message -e tls); do
     bench c10k --peer "$peer" --connections 300 --hold 0.1
 done
 if bench c10k --to 127.0.0.1:1 --connections 3; then

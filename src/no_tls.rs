@@ -5,6 +5,8 @@ use std::rc::Rc;
 use crate::engine::buffer::{Chunk, Outgoing, PiecePool};
 use crate::tls_fault::TlsFault;
 
+pub(crate) const BUFFERFUL: usize = 1;
+
 #[derive(Debug)]
 pub(crate) enum Session {}
 

@@ -49,6 +49,10 @@ pub fn run(options: &C10k) -> Result<()> {
         options.peer.is_none_or(|peer| peer.field != Field::SmallMessages),
         "that peer answers messages of one size, and here each has another"
     );
+    ensure!(
+        options.peer.is_none_or(|peer| peer.field != Field::Tls),
+        "that peer wants TLS, which is not spoken here"
+    );
     let started = options
         .peer
         .map(|peer| ServerProcess::start(peer, &Placing::default()))

@@ -5,6 +5,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -34,10 +35,21 @@ pub trait Exercise {
     fn at_once(&self) -> u64;
 }
 
+/// What the messages of a connection go through: a socket, or TLS on one. Does not block.
+pub trait Wire: Read + Write + AsFd {
+    /// Whether a read that was not filled has left nothing behind.
+    const SHORT_READ_DRAINS: bool;
+}
+
+impl Wire for TcpStream {
+    /// epoll(7), edge-triggered stream sockets.
+    const SHORT_READ_DRAINS: bool = true;
+}
+
 /// Connected, and in the middle of its exchange after the first `run`.
-pub struct Client {
+pub struct Client<W = TcpStream> {
     epoll: Epoll,
-    connections: Vec<Connection>,
+    connections: Vec<Connection<W>>,
     pattern: Pattern,
     buffer: Vec<u8>,
     load: Load,
@@ -58,6 +70,17 @@ pub struct Progress {
 
 impl Client {
     pub fn connect(server: SocketAddr, load: Load) -> Result<Client> {
+        Client::connect_through(server, load, Ok)
+    }
+}
+
+impl<W: Wire> Client<W> {
+    /// The same through what `wire` makes of each connection, which may block until that stands.
+    pub fn connect_through(
+        server: SocketAddr,
+        load: Load,
+        wire: impl Fn(TcpStream) -> Result<W>,
+    ) -> Result<Client<W>> {
         ensure!(
             load.connections > 0 && load.size > 0 && load.depth > 0,
             "an empty load"
@@ -69,7 +92,7 @@ impl Client {
             if index % 64 == 63 {
                 thread::sleep(Duration::from_millis(1));
             }
-            let connection = Connection::open(server, index, &epoll);
+            let connection = Connection::open(server, index, &epoll, &wire);
             connections.push(connection.with_context(|| format!("connect to {server}"))?);
         }
         Ok(Client {
@@ -133,7 +156,7 @@ impl Client {
     }
 }
 
-impl Exercise for Client {
+impl<W: Wire> Exercise for Client<W> {
     fn run(&mut self, operations: u64) -> Result<()> {
         if self.progress.operations == 0 {
             for connection in &mut self.connections {
@@ -156,8 +179,8 @@ impl Exercise for Client {
     }
 }
 
-struct Connection {
-    stream: TcpStream,
+struct Connection<W> {
+    stream: W,
     index: usize,
     sent: u64,
     received: u64,
@@ -165,13 +188,19 @@ struct Connection {
     sent_at: Instant,
 }
 
-impl Connection {
-    fn open(server: SocketAddr, index: usize, epoll: &Epoll) -> io::Result<Connection> {
-        let stream = TcpStream::connect_timeout(&server, CONNECT_PATIENCE)?;
-        stream.set_nodelay(true)?;
-        stream.set_nonblocking(true)?;
+impl<W: Wire> Connection<W> {
+    fn open(
+        server: SocketAddr,
+        index: usize,
+        epoll: &Epoll,
+        wire: &impl Fn(TcpStream) -> Result<W>,
+    ) -> Result<Connection<W>> {
+        let socket = TcpStream::connect_timeout(&server, CONNECT_PATIENCE)?;
+        socket.set_nodelay(true)?;
         // Closing resets: a run leaves no connection in TIME_WAIT for the next one to stumble over.
-        SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
+        SockRef::from(&socket).set_linger(Some(Duration::ZERO))?;
+        let stream = wire(socket)?;
+        SockRef::from(&stream).set_nonblocking(true)?;
         epoll.add(&stream, index as u64, Interest::Edge)?;
         Ok(Connection {
             stream,
@@ -205,8 +234,7 @@ impl Connection {
                 "connection {}: unasked-for bytes",
                 self.index
             );
-            // A short read means the socket is drained (epoll(7), edge-triggered stream sockets).
-            if count < buffer.len() {
+            if W::SHORT_READ_DRAINS && count < buffer.len() {
                 return Ok(());
             }
         }
@@ -226,7 +254,12 @@ impl Connection {
                 }
             }
         }
-        Ok(())
+        match self.stream.flush() {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                Err(error).with_context(|| format!("connection {}", self.index))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -46,14 +46,14 @@ pub struct All {
 
 /// Who is measured, how often, for how long, and where the results go.
 #[derive(Args)]
-struct Course {
+pub struct Course {
     /// Peers to run [default: all that suit].
     #[arg(long, value_delimiter = ',', value_parser = peers::find)]
     peers: Vec<&'static Peer>,
     /// The peer that the others are compared with [default: tokio, in its form that suits].
     #[arg(long, value_parser = peers::find)]
     base: Option<&'static Peer>,
-    /// How often each peer is measured in each scenario [default: 10; 5 for all, 3 for all --quick].
+    /// How often each peer is measured in each scenario [default: 10; 5 for all and tls, 3 for all --quick].
     #[arg(long)]
     rounds: Option<usize>,
     /// How long one measurement takes [default: 0.4; 0.3 for all, 0.15 for all --quick].
@@ -105,9 +105,9 @@ pub struct Machine {
 }
 
 /// How often and how long, where the options do not say.
-struct Usual {
-    rounds: usize,
-    seconds: f64,
+pub struct Usual {
+    pub rounds: usize,
+    pub seconds: f64,
 }
 
 pub fn compare(options: &Compare) -> Result<()> {
@@ -155,7 +155,8 @@ pub fn show(options: &Show) -> Result<()> {
     present(&comparison, &options.plot)
 }
 
-fn run(works: Vec<Work>, course: &Course, usual: &Usual) -> Result<()> {
+/// Measures all of `works` and shows it.
+pub fn run(works: Vec<Work>, course: &Course, usual: &Usual) -> Result<()> {
     let comparison = measure_all(works, course, usual)?;
     if let Some(path) = &course.json {
         let file = File::create(path).with_context(|| format!("write {}", path.display()))?;

@@ -1,5 +1,5 @@
 //! What Wharf costs, beside its peers: `all` and `compare` measure echo servers, `tasks` the waking of tasks, `c10k` holds
-//! ten thousand connections open, `hostile` asks what peers that mean harm cost the others. README.md tells the method.
+//! ten thousand connections open, `tls` measures servers that do TLS, `hostile` asks what peers that mean harm cost the others. README.md tells the method.
 
 mod c10k;
 mod churn;
@@ -19,6 +19,7 @@ mod scenario;
 mod server_process;
 mod sys;
 mod tasks;
+mod tls;
 
 use std::process::ExitCode;
 
@@ -32,6 +33,8 @@ enum Command {
     All(compare::All),
     /// Server CPU time per echoed message, all peers in one run.
     Compare(compare::Compare),
+    /// What TLS costs a server: handshakes, echoed messages, bulk, and idle connections.
+    Tls(tls::Options),
     /// The table and the plot of an earlier run again, perhaps with another base.
     Show(compare::Show),
     /// Time to wake and poll a task of one thread.
@@ -66,6 +69,7 @@ fn run(command: &Command) -> Result<()> {
     match command {
         Command::All(options) => compare::all(options),
         Command::Compare(options) => compare::compare(options),
+        Command::Tls(options) => tls::run(options),
         Command::Show(options) => compare::show(options),
         Command::Tasks(options) => tasks::run(options),
         Command::C10k(options) => c10k::run(options),
@@ -76,7 +80,7 @@ fn run(command: &Command) -> Result<()> {
         Command::Serve(options) => server_process::serve(options),
         Command::Peers => {
             for peer in peers::PEERS {
-                println!("{:<22}{}", peer.name, peer.about);
+                println!("{:<24}{}", peer.name, peer.about);
             }
             Ok(())
         }

@@ -1,15 +1,17 @@
 //! One measurement of one peer: a new server, a client, and the clocks around them.
 
+use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
 use crate::churn::Churn;
-use crate::client::{Client, Exercise, Load, Progress};
+use crate::client::{Client, Exercise, Load, Progress, Wire};
 use crate::peers::Peer;
 use crate::scenario::{Cpu, Latency, Memory, Sample, Work};
 use crate::server_process::{Placing, ServerProcess};
+use crate::tls::{self, Bulk, Handshakes, Suite, Tls, TlsWork};
 use crate::{proc, sys};
 
 /// For how long to measure.
@@ -21,21 +23,52 @@ pub enum Extent {
 
 pub fn measure(peer: &Peer, work: Work, placing: &Placing, extent: Extent) -> Result<Sample> {
     // A new process each time: where its memory lands is part of the noise, not of the peer.
-    let server = ServerProcess::start(peer, placing)?;
-    match work {
-        Work::Echo(load) => {
-            let mut client = Client::connect(server.address, load)?;
-            warm_up(&mut client, extent)?;
-            Ok(Sample::Cpu(cpu(&mut client, &server, extent)?))
+    let server = match work {
+        Work::Tls { work, .. } => {
+            ServerProcess::start_tls(peer, work.service(), tls::credentials()?, placing)
         }
+        _ => ServerProcess::start(peer, placing),
+    }?;
+    match work {
+        Work::Echo(load) => warm_cpu(Client::connect(server.address, load)?, &server, extent),
         Work::Churn { at_once, size } => {
-            let mut client = Churn::start(server.address, at_once, size)?;
-            warm_up(&mut client, extent)?;
-            Ok(Sample::Cpu(cpu(&mut client, &server, extent)?))
+            warm_cpu(Churn::start(server.address, at_once, size)?, &server, extent)
         }
         Work::Latency(load) => latency(load, &server, extent),
-        Work::Idle { connections } => memory(connections, &server),
+        Work::Idle { connections } => memory(connections, &server, Client::connect),
+        Work::Tls { work, suite } => measure_tls(work, suite, &server, extent),
     }
+}
+
+fn measure_tls(work: TlsWork, suite: Suite, server: &ServerProcess, extent: Extent) -> Result<Sample> {
+    let address = server.address;
+    let credentials = tls::credentials()?;
+    let trust = credentials.trust(suite, false)?;
+    let connect =
+        |address, load| Client::connect_through(address, load, |socket| Tls::connect(socket, &trust));
+    match work {
+        TlsWork::Handshakes { at_once, resumed } => {
+            let client = Handshakes::start(address, credentials, suite, at_once, resumed)?;
+            warm_cpu(client, server, extent)
+        }
+        TlsWork::Echo(load) => warm_cpu(connect(address, load)?, server, extent),
+        TlsWork::Upload { connections } => {
+            warm_cpu(Bulk::upload(address, &trust, connections)?, server, extent)
+        }
+        TlsWork::Download {
+            connections,
+            write_kib,
+        } => {
+            let client = Bulk::download(address, &trust, connections, write_kib)?;
+            warm_cpu(client, server, extent)
+        }
+        TlsWork::Idle { connections } => memory(connections, server, connect),
+    }
+}
+
+fn warm_cpu(mut client: impl Exercise, server: &ServerProcess, extent: Extent) -> Result<Sample> {
+    warm_up(&mut client, extent)?;
+    Ok(Sample::Cpu(cpu(&mut client, server, extent)?))
 }
 
 fn warm_up(client: &mut impl Exercise, extent: Extent) -> Result<()> {
@@ -84,14 +117,18 @@ fn latency(load: Load, server: &ServerProcess, extent: Extent) -> Result<Sample>
     }))
 }
 
-fn memory(connections: usize, server: &ServerProcess) -> Result<Sample> {
+fn memory<W: Wire>(
+    connections: usize,
+    server: &ServerProcess,
+    connect: impl Fn(SocketAddr, Load) -> Result<Client<W>>,
+) -> Result<Sample> {
     let load = Load {
         connections: 1,
         size: 64,
         depth: 1,
     };
     // What a server allocates once, for its first connection, is not a connection's share.
-    let mut first = Client::connect(server.address, load)?;
+    let mut first = connect(server.address, load)?;
     first.run(1)?;
     drop(first);
     thread::sleep(SETTLE);
@@ -100,7 +137,7 @@ fn memory(connections: usize, server: &ServerProcess) -> Result<Sample> {
     let descriptors_before = proc::descriptors(server.pid())?;
 
     let load = Load { connections, ..load };
-    let mut crowd = Client::connect(server.address, load)?;
+    let mut crowd = connect(server.address, load)?;
     crowd.run(connections as u64)?;
     crowd.finish()?;
     thread::sleep(SETTLE);

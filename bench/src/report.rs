@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::compare::Comparison;
-use crate::scenario::{Cpu, Latency, Memory, PeerResult, Pin, Sample, Scenario, Work};
+use crate::scenario::{Cpu, Latency, Measured, Memory, PeerResult, Pin, Sample, Scenario};
 
 /// The table for the terminal.
 pub fn table(comparison: &Comparison) -> String {
@@ -20,7 +20,8 @@ pub fn table(comparison: &Comparison) -> String {
     writing(writeln!(
         out,
         "kernel {}, {} cores, load before {}{threads}\n\
-         ratio to the base in the same round: median [quartiles] (all); of CPU, it is server CPU / client CPU",
+         ratio to the base in the same round: median [quartiles] (all); of CPU, it is server CPU / client CPU,\n\
+         and plain is of server CPU alone; of memory, plain is without the kernel's",
         machine.kernel, machine.cores, machine.load_before,
     ));
     for scenario in &comparison.scenarios {
@@ -31,7 +32,12 @@ pub fn table(comparison: &Comparison) -> String {
             pinning(scenario.pin)
         ));
         let head = format!("{} / {}", scenario.work.figure_name(), scenario.base);
-        writing(writeln!(out, "  {:<22}{head:>37}{}", "", columns(scenario.work)));
+        writing(writeln!(
+            out,
+            "  {:<22}{head:>37}{}",
+            "",
+            columns(scenario.work.measured())
+        ));
         for result in &scenario.results {
             writing(write!(out, "{}", row(scenario, result)));
         }
@@ -52,17 +58,17 @@ pub fn json(comparison: &Comparison) -> serde_json::Result<Value> {
     Ok(value)
 }
 
-fn columns(work: Work) -> String {
-    match work {
-        Work::Echo(_) | Work::Churn { .. } => format!(
-            "{:>8}{:>11}{:>11}{:>11}{:>8}{:>7}",
+fn columns(measured: Measured) -> String {
+    match measured {
+        Measured::Cpu => format!(
+            "{:>22}{:>11}{:>11}{:>11}{:>8}{:>7}",
             "plain", "server us", "client us", "per s", "batch", "share"
         ),
-        Work::Latency(_) => format!(
+        Measured::Latency => format!(
             "{:>9}{:>9}{:>9}{:>9}{:>9}{:>11}{:>11}{:>7}",
             "p50 us", "p99", "p99.9", "max", "p99/p50", "per s", "server us", "share"
         ),
-        Work::Idle { .. } => format!("{:>8}{:>12}{:>12}", "plain", "user B", "kernel B"),
+        Measured::Memory => format!("{:>22}{:>12}{:>12}", "plain", "user B", "kernel B"),
     }
 }
 
@@ -84,20 +90,22 @@ fn row(scenario: &Scenario, result: &PeerResult) -> String {
 }
 
 fn values(scenario: &Scenario, result: &PeerResult) -> Option<String> {
-    let plain = plain_ratio(scenario, result).map_or("-".to_owned(), |plain| format!("{:.3}", plain.median));
+    let plain = plain_ratio(scenario, result).map_or("-".to_owned(), |plain| {
+        format!("{:.3} [{:.3} {:.3}]", plain.median, plain.lower, plain.upper)
+    });
     let cpu = |of: fn(&Cpu) -> f64| middle(result, move |sample| Some(of(cpu_of(sample)?)));
     let time = |of: fn(&Latency) -> f64| middle(result, move |sample| Some(of(latency_of(sample)?)));
     let bytes = |of: fn(&Memory) -> f64| middle(result, move |sample| Some(of(memory_of(sample)?)));
-    Some(match scenario.work {
-        Work::Echo(_) | Work::Churn { .. } => format!(
-            "{plain:>8}{:>11.3}{:>11.3}{:>11.0}{:>8.1}{:>7.2}",
+    Some(match scenario.work.measured() {
+        Measured::Cpu => format!(
+            "{plain:>22}{:>11.3}{:>11.3}{:>11.0}{:>8.1}{:>7.2}",
             cpu(|cpu| cpu.server_us)?,
             cpu(|cpu| cpu.client_us)?,
             cpu(|cpu| cpu.per_second)?,
             cpu(|cpu| cpu.batch)?,
             cpu(|cpu| cpu.share)?,
         ),
-        Work::Latency(_) => format!(
+        Measured::Latency => format!(
             "{:>9.1}{:>9.1}{:>9.1}{:>9.1}{:>9.2}{:>11.0}{:>11.3}{:>7.2}",
             time(|time| time.p50_us)?,
             time(|time| time.p99_us)?,
@@ -108,8 +116,8 @@ fn values(scenario: &Scenario, result: &PeerResult) -> Option<String> {
             cpu(|cpu| cpu.server_us)?,
             cpu(|cpu| cpu.share)?,
         ),
-        Work::Idle { .. } => format!(
-            "{plain:>8}{:>12.0}{:>12.0}",
+        Measured::Memory => format!(
+            "{plain:>22}{:>12.0}{:>12.0}",
             bytes(|bytes| bytes.user)?,
             bytes(|bytes| bytes.kernel)?
         ),
@@ -166,12 +174,12 @@ fn ratios(scenario: &Scenario, result: &PeerResult, of: fn(&Sample) -> f64) -> O
 /// What the peer's bar in the plot says: the raw figure with its unit.
 pub fn raw(scenario: &Scenario, result: &PeerResult) -> Option<String> {
     let plain = middle(result, |sample| Some(sample.plain_figure()))?;
-    Some(match scenario.work {
-        Work::Idle { .. } => {
+    Some(match scenario.work.measured() {
+        Measured::Memory => {
             let kernel = middle(result, |sample| Some(memory_of(sample)?.kernel))?;
             format!("{plain:.0} + {kernel:.0} B")
         }
-        Work::Latency(_) => {
+        Measured::Latency => {
             let p99 = middle(result, |sample| Some(latency_of(sample)?.p99_us))?;
             format!("{plain:.0} us, p99 {p99:.0}")
         }
@@ -228,6 +236,7 @@ fn writing(result: std::fmt::Result) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scenario::Work;
 
     #[test]
     fn quartiles_lie_between_the_values() {

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::client::Load;
 use crate::peers::{self, Field, Peer};
+use crate::tls::{Suite, TlsWork};
 
 /// What a client does to a server.
 #[derive(Copy, Clone, Serialize, Deserialize)]
@@ -17,6 +18,16 @@ pub enum Work {
     Churn { at_once: usize, size: usize },
     /// Connections are open and silent; the figure is memory.
     Idle { connections: usize },
+    /// To a server that does TLS.
+    Tls { work: TlsWork, suite: Suite },
+}
+
+/// What the samples of a kind of work are.
+#[derive(Copy, Clone, PartialEq)]
+pub enum Measured {
+    Cpu,
+    Latency,
+    Memory,
 }
 
 /// Which cores client and server get.
@@ -115,7 +126,8 @@ impl Work {
     /// Whether `peer` is made for it.
     pub fn suits(&self, peer: &Peer) -> bool {
         match peer.field {
-            Field::Everywhere => true,
+            Field::Tls => matches!(self, Work::Tls { .. }),
+            Field::Everywhere => !matches!(self, Work::Tls { .. }),
             Field::SmallMessages => {
                 matches!(self, Work::Echo(load) if load.depth > 1 && load.size == peers::MESSAGE_SIZE)
             }
@@ -125,33 +137,30 @@ impl Work {
 
     /// Who the others are compared with, unless told otherwise.
     pub fn usual_base(&self) -> &'static Peer {
-        if self.suits(peers::BASE_PER_MESSAGE) {
-            peers::BASE_PER_MESSAGE
-        } else {
-            peers::BASE
-        }
+        [peers::BASE_TLS, peers::BASE_PER_MESSAGE]
+            .into_iter()
+            .find(|base| self.suits(base))
+            .unwrap_or(peers::BASE)
     }
 
     pub fn title(&self) -> String {
-        let echoes = |load: &Load| {
-            let plural = if load.connections == 1 { "" } else { "s" };
-            let depth = match load.depth {
-                1 => String::new(),
-                depth => format!(", {depth} deep"),
-            };
-            format!(
-                "{} connection{plural}, {}{depth}",
-                load.connections,
-                bytes(load.size)
-            )
-        };
         match self {
-            Work::Echo(load) => echoes(load),
-            Work::Latency(load) => format!("latency, {}", echoes(load)),
+            Work::Echo(load) => load.title(),
+            Work::Latency(load) => format!("latency, {}", load.title()),
             Work::Churn { at_once, size } => {
                 format!("new connections, {} each, {at_once} at once", bytes(*size))
             }
             Work::Idle { connections } => format!("memory of {connections} idle connections"),
+            Work::Tls { work, suite } => format!("TLS{}, {}", suite.note(), work.title()),
+        }
+    }
+
+    pub fn measured(&self) -> Measured {
+        match self {
+            Work::Echo(_) | Work::Churn { .. } => Measured::Cpu,
+            Work::Latency(_) => Measured::Latency,
+            Work::Idle { .. } => Measured::Memory,
+            Work::Tls { work, .. } => work.measured(),
         }
     }
 
@@ -162,11 +171,27 @@ impl Work {
             Work::Latency(_) => "p50",
             Work::Churn { .. } => "CPU/connection",
             Work::Idle { .. } => "bytes",
+            Work::Tls { work, .. } => work.figure_name(),
         }
     }
 }
 
-fn bytes(size: usize) -> String {
+impl Load {
+    pub fn title(&self) -> String {
+        let plural = if self.connections == 1 { "" } else { "s" };
+        let depth = match self.depth {
+            1 => String::new(),
+            depth => format!(", {depth} deep"),
+        };
+        format!(
+            "{} connection{plural}, {}{depth}",
+            self.connections,
+            bytes(self.size)
+        )
+    }
+}
+
+pub fn bytes(size: usize) -> String {
     if size.is_multiple_of(1024) {
         format!("{} KiB", size / 1024)
     } else {

@@ -1,7 +1,7 @@
 //! One peer running as a child process, so that its CPU time and memory are its own.
 
 use std::env;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
@@ -13,6 +13,7 @@ use clap::Args;
 
 use crate::peers::{self, Peer};
 use crate::sys;
+use crate::tls::{Credentials, Service};
 
 /// A running echo server; killed when dropped.
 pub struct ServerProcess {
@@ -26,10 +27,29 @@ impl ServerProcess {
         ServerProcess::start_with(&["serve", peer.name], placing)
     }
 
+    /// The same of a peer that does TLS, as the one whom `credentials` name.
+    pub fn start_tls(
+        peer: &Peer,
+        service: Service,
+        credentials: &Credentials,
+        placing: &Placing,
+    ) -> Result<ServerProcess> {
+        let arguments = ["serve", peer.name, "--service", service.name()];
+        ServerProcess::spawn(&arguments, credentials.pem().as_bytes(), placing)
+    }
+
     /// The same with a command of this program, which announces its address as a peer does.
     pub fn start_with(arguments: &[&str], placing: &Placing) -> Result<ServerProcess> {
+        ServerProcess::spawn(arguments, &[], placing)
+    }
+
+    /// `input` has to fit into a pipe.
+    fn spawn(arguments: &[&str], input: &[u8], placing: &Placing) -> Result<ServerProcess> {
         let mut command = Command::new(env::current_exe()?);
-        command.args(arguments).stdout(Stdio::piped());
+        command
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
         if let Some(core) = placing.core {
             command.args(["--core", &core.to_string()]);
         }
@@ -41,10 +61,13 @@ impl ServerProcess {
         }
         let mut child = command.spawn()?;
         let out = child.stdout.take().expect("stdout was asked for as a pipe");
+        let mut to_child = child.stdin.take().expect("stdin was asked for as a pipe");
         let mut server = ServerProcess {
             child,
             address: SocketAddr::from(([0; 4], 0)),
         };
+        to_child.write_all(input)?;
+        drop(to_child);
 
         // An empty line is no address: it ended, or does not get there.
         let line = first_line(out).recv_timeout(START_PATIENCE).unwrap_or_default();
@@ -92,6 +115,9 @@ impl Drop for ServerProcess {
 pub struct Serve {
     #[arg(value_parser = peers::find)]
     peer: &'static Peer,
+    /// What a peer that does TLS does with it; its certificate and key come as PEM on standard input.
+    #[arg(long, value_enum, default_value_t = Service::Echo)]
+    service: Service,
     #[command(flatten)]
     placing: Placing,
 }
@@ -113,7 +139,13 @@ pub struct Placing {
 /// The child: announces its address and serves until it is killed.
 pub fn serve(options: &Serve) -> Result<()> {
     prepare(&options.placing)?;
-    (options.peer.serve)()
+    match options.peer.serve {
+        peers::Serve::Plain(serve) => serve(),
+        peers::Serve::Tls(serve) => {
+            let credentials = Credentials::from_pem(&io::read_to_string(io::stdin())?)?;
+            serve(options.service, &credentials)
+        }
+    }
 }
 
 /// What a child does before it serves.

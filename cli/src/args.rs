@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{ArgAction, CommandFactory, Parser, Subcommand, ValueEnum};
 use wharf::{Backend, Server};
 
+use crate::client_tls::{ClientTls, Trusting};
 use crate::exit;
 use crate::options::Options;
 
@@ -17,15 +19,24 @@ pub(crate) struct Args {
     pub(crate) command: Command,
 }
 
+impl Args {
+    /// Ends the process over a command line that makes no sense as a whole, as the parser does over a part of one.
+    pub(crate) fn refuse(problem: &str) -> ! {
+        Args::command().error(ErrorKind::MissingRequiredArgument, problem).exit()
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Demo(Demo),
     Serve(Box<Serve>),
     Connect(Connect),
+    #[command(subcommand)]
+    Cert(Cert),
     Probe(Probe),
 }
 
-/// Play ping-pong on this machine: a server, many clients, and a check of every byte.
+/// Play ping-pong on this machine, plain and with TLS: a server, many clients, and a check of every byte.
 ///
 /// Each client sends a message, waits until it has come back, compares it, and sends the next. No two messages are alike.
 /// Ctrl-C ends it early.
@@ -35,7 +46,7 @@ pub(crate) struct Demo {
     /// Number of clients.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) clients: u32,
-    /// How long they play.
+    /// How long they play, half of it with TLS.
     #[arg(long, value_name = "D", default_value = "4s", value_parser = humantime::parse_duration)]
     pub(crate) duration: Duration,
     /// Size of a message.
@@ -79,9 +90,9 @@ The file:
 Signals:
   TERM, INT  drain: nothing new is accepted, connections that are silent for half a second end, busy
              ones have until --drain is over, and chargen stops; a second signal stops at once
-  HUP        read the file again: what stands under Admission, Deadlines and Queues changes, for
-             connections that come from then on; what cannot change is named, and a file with a
-             mistake changes nothing
+  HUP        read the file again, and the files of TLS: what stands under TLS, Admission, Deadlines and
+             Queues changes, for connections that come from then on; what cannot change is named, and a
+             file with a mistake changes nothing
   USR1       print a snapshot to standard error: what the server is doing and has done
   USR2       suspend: accept nobody and keep who is there; the next one resumes";
 
@@ -101,6 +112,47 @@ pub(crate) struct Connect {
     /// What carries the connection: auto, uring or readiness; `wharf probe` tells what works.
     #[arg(long, value_name = "ENGINE", default_value_t = Backend::Auto)]
     pub(crate) backend: Backend,
+    /// Tell whom the connection is with, and what TLS has agreed on.
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+    #[command(flatten, next_help_heading = "TLS")]
+    pub(crate) tls: ClientTls,
+}
+
+/// Look at certificates: those of a server, or in a file.
+///
+/// One fact on a line: a name, spaces, the fact; `chain.0` is the first certificate, which is the server's own. A certificate that
+/// has expired, or does so within 21 days, is told on standard error.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Cert {
+    Check(Check),
+    Show(Show),
+}
+
+/// Tell what certificates a server shows, and whether a client accepts them.
+///
+/// Connects as a client that verifies. If that refuses the certificates, connects again without, so as to show them. Ends with 0 only
+/// if the client accepts them.
+#[derive(Debug, clap::Args)]
+#[command(after_help = exit::CODES)]
+pub(crate) struct Check {
+    /// The server: HOST:PORT or unix:/PATH.
+    #[arg(value_name = "ADDRESS")]
+    pub(crate) server: String,
+    /// How long a connect may take, looking up the name and the handshake included.
+    #[arg(long, value_name = "D", default_value = "10s", value_parser = humantime::parse_duration)]
+    pub(crate) timeout: Duration,
+    #[command(flatten)]
+    pub(crate) trusting: Trusting,
+}
+
+/// Tell what certificates are in a file.
+#[derive(Debug, clap::Args)]
+#[command(after_help = exit::CODES)]
+pub(crate) struct Show {
+    /// Certificates in PEM, or one in DER.
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
 }
 
 /// Tell which backends work here, and which limits a server meets.
@@ -161,8 +213,6 @@ pub(crate) enum Service {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

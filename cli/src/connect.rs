@@ -19,10 +19,11 @@ use std::time::Duration;
 
 use async_channel::{Receiver, Sender};
 use futures_lite::{FutureExt, future};
-use wharf::{Client, Deadlines, ReadHalf, SocketOptions, WriteHalf};
+use wharf::{Client, Connection, Deadlines, ReadHalf, SocketOptions, WriteHalf};
 
 use crate::args::Connect;
-use crate::exit::{self, Failure};
+use crate::client_tls;
+use crate::exit::{self, Failure, note};
 
 const BUFFER_SIZE: usize = 64 * 1024;
 /// Buffers on their way in one direction.
@@ -31,22 +32,31 @@ const BUFFERS_MAX: usize = 16;
 const SILENCE: Duration = Duration::from_millis(500);
 
 pub(crate) fn run(args: &Connect) -> Result<(), Failure> {
+    let connector = args.tls.connector(&args.server)?;
     exit::on_signals(&exit::ENDING, |signal| process::exit(exit::of_signal(signal).into()))?;
     // A peer that does not read for a while makes us wait, as in any pipe. One that is gone is found by keepalive.
     let client = Client::new(&args.server)
         .connect_within(args.timeout)
         .deadlines(Deadlines::for_clients().write(None))
         .sockets(SocketOptions::default().user_timeout(None));
+    let client = match &connector {
+        Some(connector) => client.tls(connector),
+        None => client,
+    };
     let (received, output) = async_channel::bounded(BUFFERS_MAX);
     let writer = start("stdout", move || write_output(&output))?;
-    let relayed = wharf::run_on(args.backend, relay(client, received));
+    let relayed = wharf::run_on(args.backend, relay(client, received, args.verbose));
     // Whatever happened, what has been received is written.
     drop(writer.join());
     relayed?
 }
 
-async fn relay(client: Client, received: Sender<Vec<u8>>) -> Result<(), Failure> {
-    let (read, write) = client.open().await?.split();
+async fn relay(client: Client, received: Sender<Vec<u8>>, verbose: bool) -> Result<(), Failure> {
+    let conn = client.open().await?;
+    if verbose {
+        tell(&conn);
+    }
+    let (read, write) = conn.split();
     let (input, to_send) = async_channel::bounded(BUFFERS_MAX);
     start("stdin", move || read_input(&input))?;
     let (download_ends, peer_ended) = async_channel::bounded(1);
@@ -58,6 +68,15 @@ async fn relay(client: Client, received: Sender<Vec<u8>>) -> Result<(), Failure>
     };
     let received = future::try_zip(uploaded, download(read, received, download_ends)).await;
     sent.into_inner().and(received.map(|_| ())).map_err(Failure::from)
+}
+
+/// Whom the connection is with.
+fn tell(conn: &Connection) {
+    note(format_args!("connected to {}", conn.peer_addr()));
+    if let Some(info) = conn.tls() {
+        note(format_args!("TLS: {}", client_tls::agreed(&info)));
+        note(format_args!("TLS: peer {}", client_tls::peer(&info)));
+    }
 }
 
 async fn upload(

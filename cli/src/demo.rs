@@ -1,18 +1,18 @@
-//! `wharf demo`: a ping-pong server and its clients in one process, and a check of every byte.
+//! `wharf demo`: a ping-pong server and its clients in one process, first plain and then with TLS, and a check of every byte.
 
 use std::cell::RefCell;
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::process;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use futures_lite::future;
 use hdrhistogram::Histogram;
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
+use wharf::tls::{Acceptor, ClientTls, Connector, Identity, Info, ServerTls, Trust};
 use wharf::{Backend, Client, Server, Stats};
 
 use crate::args::{Demo, Service};
@@ -25,45 +25,134 @@ const EXCHANGE_WITHIN: Duration = Duration::from_secs(10);
 const DRAIN_WITHIN: Duration = Duration::from_secs(5);
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 
+/// How long a handshake may take: all clients shake hands at once, and the server is not alone on its processors.
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(60);
+
 pub(crate) fn run(args: &Demo) -> Result<(), Failure> {
     serve::raise_descriptor_limit();
-    let server = args.with.apply(Server::bind("127.0.0.1:0"));
-    // The library's queue has room for all that comes at once.
-    let server = services::start(server, Service::Echo, args.with.style, usize::MAX)?;
-    // Each client takes a descriptor here and one at the server, which is this same process.
-    if server.connections_max() / 2 < args.clients as usize {
-        let most = server.connections_max() / 2;
-        return Err(Failure::Found(format!(
-            "{} clients need too many descriptors; at most {most} can play",
-            args.clients
-        )));
+    let interrupted = Arc::new(AtomicBool::new(false));
+    end_on_signals(interrupted.clone())?;
+    let plain = Part { args, tls: None };
+    let tls = Part { args, tls: Some(Tls::new(args.clients)?) };
+    plain.play(&interrupted)?;
+    if !interrupted.load(Ordering::Relaxed) {
+        tls.play(&interrupted)?;
     }
-    let game = Arc::new(Game {
-        server: server.local_addr(),
-        backend: args.with.backend,
-        size: args.size as usize,
-        messages: AtomicU64::new(0),
-        over: AtomicBool::new(false),
-    });
-    end_on_signals(game.clone())?;
-    let began = Instant::now();
-    let mut tally = play(&game, args)?;
-    let took = began.elapsed();
-    let stats = server.drain(DRAIN_WITHIN).wait()?;
-    let failure = tally.failure.take().or_else(|| unclean(args, &tally, &stats));
-    let report = Report { args, tally: &tally, took, stats: &stats, backends: serve::backends(&server) };
-    print(&report, failure.is_none()).map_err(Failure::of_output)?;
-    failure.map_or(Ok(()), Err)
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "every message came back right")
+        .and_then(|()| stdout.flush())
+        .map_err(Failure::of_output)
+}
+
+/// One of the two games: half of the time is for each.
+struct Part<'a> {
+    args: &'a Demo,
+    tls: Option<Tls>,
+}
+
+/// A certificate for this one time, and clients that trust it.
+struct Tls {
+    acceptor: Acceptor,
+    connector: Connector,
+}
+
+impl Tls {
+    fn new(clients: u32) -> wharf::Result<Tls> {
+        let identity = Identity::self_signed(["127.0.0.1"])?;
+        let trust = Trust::from_der(identity.chain().next().unwrap_or_default())?;
+        let server =
+            ServerTls::new(identity).handshake_within(HANDSHAKE_WITHIN).handshakes_max(clients as usize);
+        Ok(Tls {
+            acceptor: Acceptor::new(server)?,
+            connector: Connector::new(ClientTls::new().trust(trust).resumption(false))?,
+        })
+    }
+}
+
+impl Part<'_> {
+    fn play(&self, interrupted: &Arc<AtomicBool>) -> Result<(), Failure> {
+        let args = self.args;
+        let server = args.with.apply(Server::bind("127.0.0.1:0"));
+        let server = match &self.tls {
+            Some(tls) => server.tls(&tls.acceptor),
+            None => server,
+        };
+        // The library's queue has room for all that comes at once.
+        let server = services::start(server, Service::Echo, args.with.style, usize::MAX)?;
+        // Each client takes a descriptor here and one at the server, which is this same process.
+        if server.connections_max() / 2 < args.clients as usize {
+            let most = server.connections_max() / 2;
+            return Err(Failure::Found(format!(
+                "{} clients need too many descriptors; at most {most} can play",
+                args.clients
+            )));
+        }
+        let client = Client::new(server.local_addr());
+        let game = Arc::new(Game {
+            client: match &self.tls {
+                Some(tls) => client.tls(&tls.connector).connect_within(HANDSHAKE_WITHIN),
+                None => client,
+            },
+            backend: args.with.backend,
+            size: args.size as usize,
+            messages: AtomicU64::new(0),
+            agreed: OnceLock::new(),
+            over: AtomicBool::new(false),
+            interrupted: interrupted.clone(),
+        });
+        let began = Instant::now();
+        let mut tally = play(&game, args, args.duration / 2)?;
+        let took = began.elapsed();
+        let stats = server.drain(DRAIN_WITHIN).wait()?;
+        let failure = tally.failure.take().or_else(|| self.unclean(&tally, &stats));
+        let report = Report {
+            args,
+            agreed: game.agreed.get(),
+            tally: &tally,
+            took,
+            stats: &stats,
+            backends: serve::backends(&server),
+        };
+        print(&report).map_err(Failure::of_output)?;
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// What is wrong with the server's report, if anything is.
+    fn unclean(&self, tally: &Tally, stats: &Stats) -> Option<Failure> {
+        let bytes = tally.bytes(self.args);
+        // What is counted are the wire's bytes, and with TLS those are more.
+        let at_least = |counted: u64| if self.tls.is_some() { bytes.min(counted) } else { counted };
+        let expected = [
+            ("connections", stats.accepted, self.args.clients.into()),
+            ("accept errors", stats.accept_errors, 0),
+            ("bytes received", at_least(stats.received), bytes),
+            ("bytes sent", at_least(stats.sent), bytes),
+            ("bytes unsent", stats.unsent, 0),
+            ("connections that broke", broken(stats), 0),
+        ];
+        let (what, is, should) = expected.into_iter().find(|(_, is, should)| is != should)?;
+        Some(Failure::Found(format!("the server reports {is} {what}, where there should be {should}")))
+    }
 }
 
 /// What all clients share.
 struct Game {
-    server: SocketAddr,
+    client: Client,
     backend: Backend,
     size: usize,
     /// How many came back right so far.
     messages: AtomicU64,
+    /// What TLS has agreed on, if there is TLS.
+    agreed: OnceLock<Info>,
     over: AtomicBool,
+    /// That of both games.
+    interrupted: Arc<AtomicBool>,
+}
+
+impl Game {
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed) || self.interrupted.load(Ordering::Relaxed)
+    }
 }
 
 /// What some of the clients have done.
@@ -93,16 +182,16 @@ impl Tally {
 }
 
 /// The first signal ends the game, the second the process.
-fn end_on_signals(game: Arc<Game>) -> Result<(), Failure> {
+fn end_on_signals(interrupted: Arc<AtomicBool>) -> Result<(), Failure> {
     exit::on_signals(&exit::ENDING, move |signal| {
-        if game.over.swap(true, Ordering::Relaxed) {
+        if interrupted.swap(true, Ordering::Relaxed) {
             process::exit(exit::of_signal(signal).into());
         }
     })
 }
 
 /// Lets the clients play on threads of their own, and shows how they do.
-fn play(game: &Arc<Game>, args: &Demo) -> Result<Tally, Failure> {
+fn play(game: &Arc<Game>, args: &Demo, duration: Duration) -> Result<Tally, Failure> {
     let threads = thread::available_parallelism().map_or(1, usize::from).min(args.clients as usize);
     let (report, reports) = mpsc::channel();
     for first in 0..threads {
@@ -114,10 +203,10 @@ fn play(game: &Arc<Game>, args: &Demo) -> Result<Tally, Failure> {
             .map_err(|error| Failure::Io("start a thread", error))?;
     }
     drop(report);
-    let progress = Progress::new(args.duration);
+    let progress = Progress::new(duration);
     let mut tally = Tally::default();
     loop {
-        let left = args.duration.saturating_sub(progress.began.elapsed());
+        let left = duration.saturating_sub(progress.began.elapsed());
         if left.is_zero() {
             game.over.store(true, Ordering::Relaxed);
         }
@@ -157,7 +246,11 @@ async fn play_one(game: Arc<Game>, client: u32, tally: Rc<RefCell<Tally>>) {
 }
 
 async fn exchange_until_over(game: &Game, client: u32, tally: &RefCell<Tally>) -> Result<(), Failure> {
-    let (mut read, mut write) = Client::connect(game.server).await?.split();
+    let conn = game.client.open().await?;
+    if let Some(info) = conn.tls() {
+        game.agreed.get_or_init(|| info);
+    }
+    let (mut read, mut write) = conn.split();
     let (mut message, mut answer) = (vec![0; game.size], vec![0; game.size]);
     for sequence in 0.. {
         fill(&mut message, client, sequence);
@@ -174,7 +267,7 @@ async fn exchange_until_over(game: &Game, client: u32, tally: &RefCell<Tally>) -
         }
         tally.borrow_mut().latency.saturating_record(nanos);
         game.messages.fetch_add(1, Ordering::Relaxed);
-        if game.over.load(Ordering::Relaxed) {
+        if game.is_over() {
             break;
         }
     }
@@ -205,21 +298,6 @@ fn mixed(word: u64) -> u64 {
     word ^ (word >> 31)
 }
 
-/// What is wrong with the server's report, if anything is.
-fn unclean(args: &Demo, tally: &Tally, stats: &Stats) -> Option<Failure> {
-    let bytes = tally.bytes(args);
-    let expected = [
-        ("connections", stats.accepted, args.clients.into()),
-        ("accept errors", stats.accept_errors, 0),
-        ("bytes received", stats.received, bytes),
-        ("bytes sent", stats.sent, bytes),
-        ("bytes unsent", stats.unsent, 0),
-        ("connections that broke", broken(stats), 0),
-    ];
-    let (what, is, should) = expected.into_iter().find(|(_, is, should)| is != should)?;
-    Some(Failure::Found(format!("the server reports {is} {what}, where there should be {should}")))
-}
-
 fn broken(stats: &Stats) -> u64 {
     let broken = stats.closes.iter().filter(|(reason, _)| !reason.is_graceful());
     broken.map(|(_, count)| count).sum()
@@ -227,14 +305,15 @@ fn broken(stats: &Stats) -> u64 {
 
 struct Report<'a> {
     args: &'a Demo,
+    agreed: Option<&'a Info>,
     tally: &'a Tally,
     took: Duration,
     stats: &'a Stats,
     backends: String,
 }
 
-fn print(report: &Report<'_>, right: bool) -> io::Result<()> {
-    let Report { args, tally, took, stats, backends } = report;
+fn print(report: &Report<'_>) -> io::Result<()> {
+    let Report { args, agreed, tally, took, stats, backends } = report;
     let Demo { clients, size, with, .. } = args;
     let messages = tally.latency.len();
     let rate = (messages as f64 / took.as_secs_f64()) as u64;
@@ -242,15 +321,17 @@ fn print(report: &Report<'_>, right: bool) -> io::Result<()> {
     let quantile = |q| Duration::from_nanos(tally.latency.value_at_quantile(q));
     let [p50, p99, p999, max] = [0.5, 0.99, 0.999, 1.0].map(quantile);
     let style = format!("{:?}", with.style).to_lowercase();
+    let carried =
+        agreed.map_or(String::from("plain"), |info| format!("{}, {}", info.version(), info.cipher()));
     let mut stdout = io::stdout().lock();
-    writeln!(stdout, "ping-pong  {clients} clients, {size} bytes a message, {style} style on {backends}")?;
+    writeln!(
+        stdout,
+        "ping-pong  {carried}: {clients} clients, {size} bytes a message, {style} style on {backends}"
+    )?;
     writeln!(stdout, "messages   {} in {took:.1?}, {} per second", HumanCount(messages), HumanCount(rate))?;
     writeln!(stdout, "latency    p50 {p50:.1?}, p99 {p99:.1?}, p99.9 {p999:.1?}, max {max:.1?}")?;
     writeln!(stdout, "bytes      {} each way", HumanCount(bytes))?;
-    writeln!(stdout, "server     {}", serve::summary(stats))?;
-    if right {
-        writeln!(stdout, "every message came back right")?;
-    }
+    writeln!(stdout, "server     {}\n", serve::summary(stats))?;
     stdout.flush()
 }
 

@@ -37,6 +37,11 @@ impl Failure {
         }
     }
 
+    /// What the library says of what `option` has named.
+    pub(crate) fn of_option(option: &'static str) -> impl Fn(wharf::Error) -> Failure {
+        move |error| Failure::Found(format!("{option}: {error}"))
+    }
+
     /// Prints the line, if one is due, and returns the exit code.
     pub(crate) fn report(&self) -> u8 {
         if let Failure::OutputUnwanted = self {
@@ -102,6 +107,11 @@ pub(crate) fn plain(error: &io::Error) -> String {
     let text = text.split(" (os error").next().unwrap_or_default();
     let mut letters = text.chars();
     letters.next().map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect())
+}
+
+/// Text of somebody else without what would move a terminal's cursor.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }
 
 #[cfg(test)]

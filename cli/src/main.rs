@@ -3,6 +3,9 @@
 //! Data goes to standard output, messages to standard error.
 
 mod args;
+mod cert;
+mod certificates;
+mod client_tls;
 mod connect;
 mod demo;
 mod exit;
@@ -12,7 +15,9 @@ mod probe;
 mod serve;
 mod services;
 mod settings;
+mod tls;
 mod values;
+mod x509;
 
 use std::process::ExitCode;
 
@@ -25,6 +30,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Serve(args) => serve::run(&args),
         Command::Connect(args) => connect::run(&args),
+        Command::Cert(args) => cert::run(&args),
         Command::Probe(_) => probe::run(),
     };
     match outcome {

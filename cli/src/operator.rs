@@ -6,6 +6,7 @@ use signal_hook::consts::{SIGHUP, SIGUSR1, SIGUSR2};
 use wharf::systemd::State;
 use wharf::{Phase, ServerHandle};
 
+use crate::certificates::Certificates;
 use crate::exit::{self, Failure, note};
 use crate::serve;
 use crate::settings::{CommandLine, Settings};
@@ -15,6 +16,7 @@ pub(crate) fn obey_signals(
     line: CommandLine,
     settings: Settings,
     server: ServerHandle,
+    certificates: Option<Certificates>,
 ) -> Result<(), Failure> {
     let [interrupt, terminate] = exit::ENDING;
     let mut operator = Operator {
@@ -24,6 +26,7 @@ pub(crate) fn obey_signals(
         line,
         started: settings,
         server,
+        certificates,
     };
     exit::on_signals(&[interrupt, terminate, SIGHUP, SIGUSR1, SIGUSR2], move |signal| operator.obey(signal))
 }
@@ -41,6 +44,7 @@ struct Operator {
     drain: Duration,
     draining: bool,
     server: ServerHandle,
+    certificates: Option<Certificates>,
 }
 
 impl Operator {
@@ -66,27 +70,43 @@ impl Operator {
     }
 
     fn reload(&mut self) {
-        let Some(file) = self.line.file() else {
-            return self.say("SIGHUP: there is nothing to read again without --config");
-        };
-        let file = file.display().to_string();
+        if self.line.file().is_none() && self.certificates.is_none() {
+            return self.say("SIGHUP: there is nothing to read again without --config and without TLS");
+        }
         tell_manager(State::Reloading);
-        match self.line.settings().and_then(|settings| self.apply(&settings).map(|()| settings)) {
-            Ok(settings) => self.tell_of_reload(&file, &settings),
-            Err(problem) => note(format_args!("reload failed, all stays as it was: {problem}")),
+        match (self.line.file(), &self.certificates) {
+            (Some(file), _) => self.reload_file(&file.display().to_string()),
+            (None, Some(certificates)) => certificates.reload(),
+            (None, None) => {}
         }
         tell_manager(State::Ready);
     }
 
-    /// Changes what can change while the server runs.
+    fn reload_file(&mut self, file: &str) {
+        match self.line.settings().and_then(|settings| self.apply(&settings).map(|()| settings)) {
+            Ok(settings) => self.tell_of_reload(file, &settings),
+            Err(problem) => note(format_args!("reload failed, all stays as it was: {problem}")),
+        }
+    }
+
+    /// Changes what can change while the server runs: all or nothing.
     fn apply(&mut self, settings: &Settings) -> Result<(), Failure> {
         let options = &settings.serve.options;
-        let limits_before = self.server.limits();
-        self.server.set_limits(options.limits())?;
-        if let Err(error) = self.server.set_deadlines(options.deadlines(settings.serve.service)) {
-            // All or nothing: they were in force a moment ago.
+        let certificates = match &self.certificates {
+            Some(certificates) => certificates.check(&options.tls)?.map(|checked| (certificates, checked)),
+            None => None,
+        };
+        let (limits_before, deadlines_before) = (self.server.limits(), self.server.deadlines());
+        let changed = || -> Result<(), Failure> {
+            self.server.set_limits(options.limits())?;
+            self.server.set_deadlines(options.deadlines(settings.serve.service))?;
+            certificates.map_or(Ok(()), |(certificates, checked)| certificates.replace(checked))
+        };
+        if let Err(failure) = changed() {
+            // They were in force a moment ago.
             self.server.set_limits(limits_before)?;
-            return Err(error.into());
+            self.server.set_deadlines(deadlines_before)?;
+            return Err(failure);
         }
         self.server.set_access(options.access());
         self.drain = options.times.drain;
@@ -96,6 +116,7 @@ impl Operator {
     fn tell_of_reload(&self, file: &str, settings: &Settings) {
         self.say(&format!("reloaded {file}"));
         serve::bounds(&settings.serve, &self.server).iter().for_each(|line| self.say(line));
+        self.certificates.iter().flat_map(Certificates::lines).for_each(|line| self.say(&line));
         let fixed = self.started.fixed_differences(settings);
         if !fixed.is_empty() {
             self.say(&format!(

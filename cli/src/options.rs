@@ -1,6 +1,6 @@
 //! The options of `wharf serve` that a file may hold as well, and what they are to the library.
 //!
-//! The headings of the help are also the rule of what can change while a server runs: see [`LIVE`].
+//! The headings of the help are also the rule of what can change while a server runs: see [`LIVE`]; and what is of TLS if it has TLS.
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -11,6 +11,7 @@ use wharf::{AcceptRate, Access, Deadlines, Handover, Limits, Network, ProxyProto
 
 use crate::args::{Service, With};
 use crate::services;
+use crate::tls::Tls;
 use crate::values::{self, MinRate, OverLimit, Size, Switch, Timeout, WhenFull};
 
 /// The headings of the options that can change while a server runs.
@@ -20,6 +21,8 @@ pub(crate) const LIVE: [&str; 3] = ["Admission", "Deadlines", "Queues"];
 pub(crate) struct Options {
     #[command(flatten, next_help_heading = "Listening")]
     listening: Listening,
+    #[command(flatten, next_help_heading = "TLS")]
+    pub(crate) tls: Tls,
     #[command(flatten, next_help_heading = "Admission")]
     pub(crate) admission: Admission,
     #[command(flatten, next_help_heading = "Deadlines")]
@@ -229,13 +232,13 @@ impl Sockets {
     fn options(&self) -> SocketOptions {
         let options = SocketOptions::default()
             .backlog(self.backlog.get())
-            .nodelay(self.nodelay == Switch::On)
+            .nodelay(self.nodelay.is_on())
             .keepalive(self.keepalive.0)
             .user_timeout(self.user_timeout.0)
             .dscp(self.dscp)
             .fast_open(self.fast_open)
             .mark(self.mark)
-            .reuse_port(self.reuse_port == Switch::On);
+            .reuse_port(self.reuse_port.is_on());
         self.device.as_ref().map_or(options.clone(), |name| options.device(name))
     }
 }

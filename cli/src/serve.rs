@@ -7,6 +7,7 @@ use tracing_subscriber::filter::LevelFilter;
 use wharf::{Backend, ServerHandle, Stats};
 
 use crate::args::Serve;
+use crate::certificates::Certificates;
 use crate::exit::{Failure, note};
 use crate::operator;
 use crate::options::Admission;
@@ -18,14 +19,17 @@ pub(crate) fn run(args: &Serve) -> Result<(), Failure> {
     raise_descriptor_limit();
     let line = CommandLine::of_process(args);
     let settings = line.settings()?;
-    let server = start(&settings)?;
+    let certificates = Certificates::new(&settings.serve.options.tls, args.quiet)?;
+    let server = start(&settings, certificates.as_ref())?;
     let workers = workers(&settings.serve, &server);
     let bounds = bounds(&settings.serve, &server);
-    operator::obey_signals(line, settings, server.clone())?;
+    operator::obey_signals(line, settings, server.clone(), certificates.clone())?;
+    certificates.as_ref().map_or(Ok(()), Certificates::watch)?;
     announce(&server).map_err(Failure::of_output)?;
     if !args.quiet {
         note(workers);
         bounds.iter().for_each(note);
+        certificates.iter().flat_map(Certificates::lines).for_each(note);
     }
     let stats = server.wait()?;
     if !args.quiet {
@@ -41,9 +45,13 @@ pub(crate) fn raise_descriptor_limit() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
-fn start(settings: &Settings) -> Result<ServerHandle, Failure> {
+fn start(settings: &Settings, certificates: Option<&Certificates>) -> Result<ServerHandle, Failure> {
     let Serve { service, options, .. } = &settings.serve;
     let server = options.server(*service).ok_or_else(|| settings.without_listener())?;
+    let server = match certificates {
+        Some(certificates) => server.tls(certificates.acceptor()),
+        None => server,
+    };
     Ok(services::start(server, *service, options.running.with.style, options.piece())?)
 }
 

@@ -14,6 +14,7 @@ use clap::{ArgMatches, Args as _, CommandFactory, FromArgMatches};
 use crate::args::{Args, Command, Serve};
 use crate::exit::{self, Failure};
 use crate::options::{LIVE, Options};
+use crate::tls;
 
 /// The command line of this process.
 pub(crate) struct CommandLine {
@@ -45,7 +46,13 @@ impl CommandLine {
 
     /// Reads the file, if there is one, and puts what it says beside the command line.
     pub(crate) fn settings(&self) -> Result<Settings, Failure> {
-        let together = |words: &[OsString]| settings(words).map_err(|error| Failure::Found(problem(&error)));
+        let together = |words: &[OsString]| {
+            let settings = settings(words).map_err(|error| Failure::Found(problem(&error)))?;
+            match settings.serve.options.tls.problem() {
+                Some(problem) => Err(settings.refusal(&problem)),
+                None => Ok(settings),
+            }
+        };
         let Some(file) = &self.file else { return together(&self.words) };
         let text = std::fs::read_to_string(file)
             .map_err(|error| Failure::Found(format!("read {}: {}", file.display(), exit::plain(&error))))?;
@@ -67,18 +74,24 @@ impl Settings {
                 file.display()
             ));
         }
-        let mut command = Args::command();
-        command
-            .error(ErrorKind::MissingRequiredArgument, "--listen <ADDRESS> is missing, or --config <FILE>")
-            .exit()
+        Args::refuse("--listen <ADDRESS> is missing, or --config <FILE>")
+    }
+
+    /// That options make no sense together.
+    fn refusal(&self, problem: &str) -> Failure {
+        match &self.serve.config {
+            Some(file) => Failure::Found(format!("{problem}, in {} or on the command line", file.display())),
+            None => Args::refuse(problem),
+        }
     }
 
     /// The names of options that differ and that cannot change while a server runs.
     pub(crate) fn fixed_differences(&self, other: &Settings) -> Vec<String> {
         let command = of_a_file();
-        let fixed = command
-            .get_arguments()
-            .filter(|arg| !arg.get_help_heading().is_some_and(|heading| LIVE.contains(&heading)));
+        let is_on = |settings: &Settings| settings.serve.options.tls.is_on();
+        let both_have_tls = is_on(self) && is_on(other);
+        let is_live = |heading| LIVE.contains(&heading) || (both_have_tls && heading == tls::HEADING);
+        let fixed = command.get_arguments().filter(|arg| !arg.get_help_heading().is_some_and(is_live));
         let raw = |settings: &Settings, id: &str| -> Vec<OsString> {
             settings.matches.get_raw(id).unwrap_or_default().map(OsString::from).collect()
         };
@@ -208,11 +221,14 @@ mod tests {
     }
 
     #[test]
-    fn the_readmes_file_makes_sense() {
+    fn the_readmes_files_make_sense() {
         let readme = include_str!("../../README.md");
-        let (_, file) = readme.split_once("```ini\n").expect("it shows a file");
-        let (file, _) = file.split_once("```").expect("it ends");
-        assert!(lines(file).expect("it makes sense").len() > 5);
+        let files: Vec<_> =
+            readme.split("```ini\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+        assert_eq!(files.len(), 2);
+        for file in files {
+            assert!(lines(file).expect("it makes sense").len() > 4, "{file}");
+        }
     }
 
     #[test]

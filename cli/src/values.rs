@@ -1,9 +1,11 @@
-//! Values as they are written on the command line and in a file: durations, sizes, rates.
+//! Values as they are written on the command line, in a file and to the terminal: durations, sizes, rates, names, hashes, dates.
 
+use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::ValueEnum;
+use data_encoding::{BASE64, HEXLOWER_PERMISSIVE, HEXUPPER};
 use wharf::{AcceptRate, Network, ReceiveRate};
 
 /// A duration, or `none`.
@@ -119,6 +121,124 @@ pub(crate) enum Switch {
     Off,
 }
 
+impl Switch {
+    pub(crate) fn is_on(self) -> bool {
+        self == Switch::On
+    }
+}
+
+/// A duration that is longer than zero.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err(String::from("must be longer than zero")),
+        Ok(after) => Ok(after),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// How often files are looked at, or `off`.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Watch(pub(crate) Option<Duration>);
+
+impl FromStr for Watch {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Watch, String> {
+        if text == "off" {
+            return Ok(Watch(None));
+        }
+        match humantime::parse_duration(text) {
+            Ok(every) if every < WATCH_MIN => Err(String::from("must be at least 100ms; `off` turns it off")),
+            Ok(every) => Ok(Watch(Some(every))),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+/// More often is work without use.
+const WATCH_MIN: Duration = Duration::from_millis(100);
+
+/// Names with commas between them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Names(pub(crate) Vec<String>);
+
+impl FromStr for Names {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Names, String> {
+        let names: Vec<_> = text.split(',').map(|name| name.trim().to_owned()).collect();
+        match names.iter().any(String::is_empty) {
+            true => Err(String::from("must be names with commas between them")),
+            false => Ok(Names(names)),
+        }
+    }
+}
+
+/// A certificate for those who ask for a name: `NAME=CERT:KEY`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NamedIdentity {
+    pub(crate) name: String,
+    pub(crate) cert: PathBuf,
+    pub(crate) key: PathBuf,
+}
+
+impl FromStr for NamedIdentity {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<NamedIdentity, String> {
+        let (name, files) = text.split_once('=').ok_or("must be NAME=CERT:KEY; there is no `=`")?;
+        let (cert, key) = files.split_once(':').ok_or("must be NAME=CERT:KEY; there is no `:`")?;
+        if key.contains(':') {
+            return Err(String::from(
+                "must be NAME=CERT:KEY; with more than one `:` it is unclear where CERT ends",
+            ));
+        }
+        if [name, cert, key].iter().any(|part| part.is_empty()) {
+            return Err(String::from("must be NAME=CERT:KEY; one of them is empty"));
+        }
+        Ok(NamedIdentity { name: name.into(), cert: cert.into(), key: key.into() })
+    }
+}
+
+/// The name of an application protocol (ALPN).
+pub(crate) fn protocol(text: &str) -> Result<String, String> {
+    match text.len() {
+        1..=255 => Ok(text.to_owned()),
+        _ => Err(String::from("a protocol has a name of 1 to 255 bytes")),
+    }
+}
+
+/// The SHA-256 of a public key, as 64 hexadecimal digits or as base64, also as curl writes it (`sha256//...`).
+pub(crate) fn pin(text: &str) -> Result<[u8; 32], String> {
+    let text = text.strip_prefix("sha256//").unwrap_or(text);
+    let digits = text.replace(':', "");
+    let bytes = HEXLOWER_PERMISSIVE.decode(digits.as_bytes()).or_else(|_| BASE64.decode(text.as_bytes()));
+    bytes.ok().and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| {
+        String::from("must be the SHA-256 of a public key: 64 hexadecimal digits, or 44 characters of base64")
+    })
+}
+
+/// A hash as pins are written.
+pub(crate) fn base64(hash: &[u8]) -> String {
+    BASE64.encode(hash)
+}
+
+/// A hash as fingerprints are written.
+pub(crate) fn colons(hash: &[u8]) -> String {
+    hash.iter().map(|byte| HEXUPPER.encode(&[*byte])).collect::<Vec<_>>().join(":")
+}
+
+/// A moment in UTC, by the second.
+pub(crate) fn date(moment: SystemTime) -> String {
+    // The formatter has four digits for the year, and no sign.
+    let latest = SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_799);
+    match moment {
+        _ if moment < SystemTime::UNIX_EPOCH => String::from("before 1970"),
+        _ if moment > latest => String::from("after 9999"),
+        _ => humantime::format_rfc3339_seconds(moment).to_string(),
+    }
+}
+
 /// What becomes of a connection that is one too many.
 #[derive(Copy, Clone, Debug, ValueEnum)]
 pub(crate) enum OverLimit {
@@ -218,5 +338,56 @@ mod tests {
         assert_eq!(error, "the address has bits behind the prefix; write 10.0.0.0/8");
         assert_eq!((mark("7"), mark("0x1F")), (Ok(7), Ok(31)));
         assert!(mark("4294967296").is_err() && mark("0x").is_err() && mark("x").is_err());
+    }
+
+    #[test]
+    fn a_watch_is_a_duration_or_off() {
+        assert_eq!("off".parse(), Ok(Watch(None)));
+        assert_eq!("5s".parse(), Ok(Watch(Some(Duration::from_secs(5)))));
+        for wrong in ["", "0s", "5", "1ms", "none"] {
+            assert!(wrong.parse::<Watch>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_name_has_a_certificate_and_a_key() {
+        let named = "*.example.com=/a/c.pem:/a/k.pem".parse::<NamedIdentity>().expect("it makes sense");
+        assert_eq!(
+            (named.name.as_str(), named.cert, named.key),
+            ("*.example.com", "/a/c.pem".into(), "/a/k.pem".into())
+        );
+        for wrong in ["", "a", "a=b", "a=b:", "a=:c", "=b:c", "a=b:c:d"] {
+            let error = wrong.parse::<NamedIdentity>().expect_err(wrong);
+            assert!(error.starts_with("must be NAME=CERT:KEY; "), "{wrong}: {error}");
+        }
+        assert_eq!("a, b".parse(), Ok(Names(vec!["a".into(), "b".into()])));
+        assert!("a,,b".parse::<Names>().is_err() && "".parse::<Names>().is_err());
+    }
+
+    #[test]
+    fn a_pin_is_read_as_it_is_written() {
+        let hash = std::array::from_fn(|n| n as u8 * 7);
+        for text in [
+            base64(&hash),
+            format!("sha256//{}", base64(&hash)),
+            colons(&hash),
+            colons(&hash).replace(':', "").to_lowercase(),
+        ] {
+            assert_eq!(pin(&text), Ok(hash), "{text}");
+        }
+        for wrong in ["", "00", &base64(&hash[1..]), &format!("{}=", base64(&hash)), "no such pin"] {
+            assert!(pin(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_date_is_never_too_early_or_too_late() {
+        let at = |seconds| date(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+        assert_eq!(
+            (at(0).as_str(), at(253_402_300_799).as_str()),
+            ("1970-01-01T00:00:00Z", "9999-12-31T23:59:59Z")
+        );
+        assert_eq!(at(253_402_300_800), "after 9999");
+        assert_eq!(date(SystemTime::UNIX_EPOCH - Duration::from_secs(1)), "before 1970");
     }
 }

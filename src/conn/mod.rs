@@ -542,7 +542,7 @@ impl Conn {
 
     /// Whether bytes may go past the queue: they would be the first to leave.
     pub(crate) fn is_clear(&self) -> bool {
-        self.phase == Phase::Open && self.outbox.is_empty() && self.tls.is_none() && !self.is_send_broken()
+        self.phase == Phase::Open && self.outbox.is_empty() && !self.is_send_broken()
     }
 
     /// The engine was lent `len` bytes past the queue, and `result` tells how many it sent. Returns how many are over
@@ -711,6 +711,11 @@ impl Conn {
             self.news.add(News::READABLE);
             self.hang_up();
         }
+    }
+
+    /// Whether something waits to be sent, and can be.
+    pub(crate) fn has_to_send(&self) -> bool {
+        self.is_flushing() && self.outbox.is_sendable()
     }
 
     /// What the engine is to send.

@@ -68,6 +68,11 @@ impl Outbox {
         self.in_flight == 0 && !self.waiting.is_empty()
     }
 
+    /// Whether what waits lies in several buffers.
+    pub(crate) fn is_divided(&self) -> bool {
+        self.waiting.has_rest()
+    }
+
     /// What the engine is asked to send.
     pub(crate) fn offer(&mut self) -> &mut Outgoing {
         debug_assert_eq!(self.in_flight, 0, "one send in flight per connection");

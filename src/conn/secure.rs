@@ -5,6 +5,8 @@
 //! follows is there for whoever takes TLS off the connection. A failure closes the connection gracefully, so that the alert
 //! arrives; what was decrypted before can still be read.
 
+use std::io;
+
 use super::{Conn, News, Phase, Reading, Writing};
 use crate::engine::buffer::Chunk;
 use crate::error::CloseReason;
@@ -60,6 +62,47 @@ impl Conn {
         if let Some(tls) = &mut self.tls {
             tls.leave(self.outbox.tail(), &self.profile.pieces);
             self.left_tls();
+        }
+    }
+
+    /// Seals `bytes`, at most a buffer full, and has `send` send them at once, while they are warm; it tells how many it has sent.
+    /// What is left is queued. Only if nothing is queued already; then it says whether nothing is left.
+    pub(crate) fn send_at_once(
+        &mut self,
+        bytes: &[u8],
+        now: Time,
+        send: impl FnOnce(&[u8]) -> io::Result<usize>,
+    ) -> bool {
+        debug_assert!(self.is_clear(), "it would be overtaken");
+        self.send(bytes);
+        let Some(tls) = &mut self.tls else { return false };
+        tls.seal(self.outbox.tail(), &self.profile.pieces);
+        self.send_buffer(now, send);
+        self.is_clear()
+    }
+
+    /// Has `send` send all buffers of a long queue but the last, one at a time, until it takes less than that.
+    ///
+    /// Together they would be more than a packet of the loopback interface holds, and be followed by a tiny one.
+    pub(crate) fn send_in_buffers(&mut self, now: Time, mut send: impl FnMut(&[u8]) -> io::Result<usize>) {
+        while self.outbox.is_divided() && self.send_buffer(now, &mut send) {}
+    }
+
+    /// Has `send` send the first buffer of the queue; says whether it sent all of it.
+    fn send_buffer(&mut self, now: Time, send: impl FnOnce(&[u8]) -> io::Result<usize>) -> bool {
+        let first = self.outbox.tail().first();
+        let len = first.len();
+        match send(first) {
+            Ok(n) => {
+                // The engine may have kept them for the end of the turn.
+                self.handed_at = now;
+                self.sent_inline(n, now);
+                n == len
+            }
+            Err(error) => {
+                self.broke(&error, now);
+                false
+            }
         }
     }
 

@@ -17,8 +17,8 @@ use super::uring::Lease;
 /// Size of a leased receive buffer. Above 64 KiB, which is what a bulk sender writes at once and what a socket buffer
 /// holds at first, so that it ends in a short read and costs no second system call to learn that the socket is drained.
 pub(crate) const CHUNK_SIZE: usize = 65 * 1024;
-/// Size of a buffer that coalesces small sends.
-pub(crate) const PIECE_SIZE: usize = 32 * 1024;
+/// Size of a buffer that coalesces small sends: with room for two TLS records of full size and what protects them.
+pub(crate) const PIECE_SIZE: usize = 32 * 1024 + 128;
 /// Size of the buffer that such sends start in: many of these lie on one page, and a turn's worth of messages in the cache.
 const SMALL_PIECE_SIZE: usize = 512;
 /// Free buffers that a pool keeps; what comes back above that is given to the allocator.
@@ -528,7 +528,6 @@ impl Outgoing {
     }
 
     /// The first slice of the unsent bytes: all of them in the usual case.
-    #[cfg(target_os = "linux")]
     pub(crate) fn first(&self) -> &[u8] {
         self.head.as_ref().map_or(&[], |piece| &piece.as_slice()[self.head_sent..])
     }
@@ -601,7 +600,7 @@ impl Outgoing {
         }
     }
 
-    fn has_rest(&self) -> bool {
+    pub(crate) fn has_rest(&self) -> bool {
         self.rest.as_ref().is_some_and(|rest| !rest.is_empty())
     }
 

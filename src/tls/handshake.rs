@@ -17,7 +17,7 @@ use super::classify::classify;
 use super::info::Agreed;
 use super::record::{self, Opener, Sealer};
 use super::session::{CLIENT_HELLO, PROTOCOL_VERSION, UNEXPECTED_MESSAGE};
-use super::{ClientSide, Info, ServerSide, Verification, Version};
+use super::{ClientSide, Info, ServerSide, Verification, Version, verify};
 use crate::tls_fault::TlsFault;
 
 /// A handshake in progress.
@@ -31,6 +31,8 @@ pub(super) struct Handshake {
     is_ancient: bool,
     verification: Verification,
     server_name: Option<Box<str>>,
+    /// Whether the server has sent an OCSP response.
+    is_stapled: bool,
 }
 
 enum Side {
@@ -65,9 +67,6 @@ pub(super) enum Schedule {
     Client(KernelConnection<ClientConnectionData>),
 }
 
-/// Alerts that may be left to send when a handshake has failed: one, in fact.
-const LAST_WORDS_MAX: usize = 8;
-
 impl Handshake {
     pub(super) fn accept(side: &ServerSide) -> Result<Handshake, rustls::Error> {
         let conn = UnbufferedServerConnection::new(side.config.clone())?;
@@ -85,7 +84,15 @@ impl Handshake {
     }
 
     fn new(side: Side, verification: Verification) -> Handshake {
-        Handshake { side, received: Vec::new(), shown: 0, is_ancient: false, verification, server_name: None }
+        Handshake {
+            side,
+            received: Vec::new(),
+            shown: 0,
+            is_ancient: false,
+            verification,
+            server_name: None,
+            is_stapled: false,
+        }
     }
 
     /// Takes what was received.
@@ -131,11 +138,14 @@ impl Handshake {
 
     /// Says whether the handshake is over.
     fn drive(&mut self, send: &mut impl FnMut(&[u8])) -> Result<bool, rustls::Error> {
+        // What a handshake has left that failed on this thread is not this one's.
+        forget_notes();
         loop {
             while self.side.step(&mut self.received, &mut self.shown, send)? {}
             if let Some(name) = ASKED_FOR.take() {
                 self.server_name = Some(name);
             }
+            self.is_stapled |= verify::take_stapled();
             if !self.side.common().is_handshaking() {
                 return Ok(true);
             }
@@ -158,17 +168,18 @@ impl Handshake {
         }
     }
 
-    /// Sends the alert that tells the peer why.
+    /// Sends the alert that tells the peer why, and whatever else is ready.
     fn send_last_words(&mut self, send: &mut impl FnMut(&[u8])) {
-        for _ in 0..LAST_WORDS_MAX {
-            if !self.side.step(&mut Vec::new(), &mut 0, send).unwrap_or(false) {
+        // Only as long as there is some: rustls would look at the messages behind the bad one next, and they are not shown.
+        while self.side.common().wants_write() {
+            if self.side.step(&mut Vec::new(), &mut 0, send).is_err() {
                 return;
             }
         }
     }
 
     fn take_apart(self) -> Result<Done, rustls::Error> {
-        let Handshake { side, mut received, shown, verification, server_name, .. } = self;
+        let Handshake { side, mut received, shown, verification, server_name, is_stapled, .. } = self;
         let rest = received.split_off(shown);
         let common = side.common();
         let version = match common.protocol_version() {
@@ -190,6 +201,7 @@ impl Handshake {
             alpn: common.alpn_protocol().map(Box::from),
             server_name,
             is_resumed: common.handshake_kind() == Some(HandshakeKind::Resumed),
+            is_stapled,
             verification: if chain.is_empty() { Verification::Unasked } else { verification },
             chain,
         });
@@ -276,6 +288,11 @@ thread_local! {
     static ASKED_FOR: Cell<Option<Box<str>>> = const { Cell::new(None) };
 }
 
+fn forget_notes() {
+    ASKED_FOR.set(None);
+    verify::take_stapled();
+}
+
 /// A resolver that notes which name was asked for.
 #[derive(Debug)]
 pub(super) struct NoteName(pub(super) Arc<dyn ResolvesServerCert>);
@@ -288,5 +305,74 @@ impl ResolvesServerCert for NoteName {
 
     fn only_raw_public_keys(&self) -> bool {
         self.0.only_raw_public_keys()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::testing::{Authority, leaf};
+    use crate::tls::{Acceptor, ClientTls, Connector, ServerTls, options};
+    use crate::tls_fault::CertificateFault;
+
+    fn accept(acceptor: &Acceptor) -> Box<Handshake> {
+        Box::new(Handshake::accept(&acceptor.current()).expect("a configuration in order"))
+    }
+
+    fn connect(connector: &Connector, name: &str) -> Box<Handshake> {
+        let name = options::server_name(name).expect("a name");
+        Box::new(Handshake::connect(&connector.current(), name).expect("a configuration in order"))
+    }
+
+    /// Shows it these bytes; returns how far it is, and what it sends, by the piece.
+    fn advance(mut handshake: Box<Handshake>, bytes: &[u8]) -> (Progress, Vec<Vec<u8>>) {
+        handshake.receive(bytes);
+        let mut sent = Vec::new();
+        let progress = handshake.advance(|bytes| sent.push(bytes.to_vec()));
+        (progress, sent)
+    }
+
+    fn waiting((progress, sent): (Progress, Vec<Vec<u8>>)) -> (Box<Handshake>, Vec<u8>) {
+        let Progress::Waiting(handshake) = progress else { panic!("the other side has to go on") };
+        (handshake, sent.concat())
+    }
+
+    fn failed(progress: &Progress) -> TlsFault {
+        let Progress::Failed(fault, _) = progress else { panic!("it has to fail") };
+        *fault
+    }
+
+    /// The server's certificate comes in one record with the rest of its flight, which is never looked at.
+    #[test]
+    fn who_refuses_a_certificate_says_so_once() {
+        let (root, stranger) = (Authority::new("Root"), Authority::new("Stranger"));
+        let identity = root.issue(leaf(&["a.example"])).identity();
+        let acceptor = Acceptor::new(ServerTls::new(identity)).expect("in order");
+        let connector = Connector::new(ClientTls::new().trust(stranger.trust())).expect("in order");
+        let (client, hello) = waiting(advance(connect(&connector, "a.example"), &[]));
+        let (server, flight) = waiting(advance(accept(&acceptor), &hello));
+        let (progress, last_words) = advance(client, &flight);
+        assert_eq!(failed(&progress), TlsFault::Certificate(CertificateFault::UnknownIssuer));
+        let alerts = last_words.iter().filter(|record| record[0] != record::CHANGE_CIPHER_SPEC).count();
+        assert_eq!(alerts, 1, "{last_words:?}");
+        let (progress, _) = advance(server, &last_words.concat());
+        assert!(matches!(failed(&progress), TlsFault::Alert(alert) if alert.0 == 48));
+    }
+
+    #[test]
+    fn what_one_handshake_leaves_is_not_taken_for_anothers() {
+        let root = Authority::new("Root");
+        let identity = root.issue(leaf(&["a.example", "192.0.2.7"])).identity();
+        let acceptor = Acceptor::new(ServerTls::new(identity).refuse_unknown_names()).expect("in order");
+        let connector = Connector::new(ClientTls::new().trust(root.trust())).expect("in order");
+        let (_, unwanted) = waiting(advance(connect(&connector, "b.example"), &[]));
+        let (client, hello) = waiting(advance(connect(&connector, "192.0.2.7"), &[]));
+        let (progress, _) = advance(accept(&acceptor), &unwanted);
+        assert_eq!(failed(&progress), TlsFault::UnknownName);
+        let (server, flight) = waiting(advance(accept(&acceptor), &hello));
+        let (progress, finished) = advance(client, &flight);
+        assert!(matches!(progress, Progress::Done(_)));
+        let (Progress::Done(done), _) = advance(server, &finished.concat()) else { panic!("it is over") };
+        assert_eq!(done.info.server_name(), None);
     }
 }

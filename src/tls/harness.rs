@@ -47,6 +47,7 @@ fn info(version: Version) -> Info {
         alpn: None,
         server_name: None,
         is_resumed: false,
+        is_stapled: false,
         verification: Verification::Unasked,
         chain: Box::default(),
     })

@@ -12,6 +12,8 @@ use rustls::sign::CertifiedKey;
 use webpki::EndEntityCert;
 
 use super::der::{self, Facts};
+#[cfg(feature = "self-signed")]
+use super::options;
 use super::pem::{self, Section, Source};
 use super::provider;
 use crate::error::{Error, Result};
@@ -87,6 +89,14 @@ impl Identity {
         let names: Vec<String> = names.into_iter().map(Into::into).collect();
         let source = Source::Given("a self-signed certificate");
         let failed = |error: rcgen::Error| source.error(format!("cannot be made: {error}"));
+        for name in &names {
+            // rcgen takes whatever is made of ASCII.
+            if options::server_name(name.strip_prefix("*.").unwrap_or(name)).is_none() {
+                return Err(
+                    source.error(format!("cannot be made: `{name}` is neither a DNS name nor an address"))
+                );
+            }
+        }
         let first = names.first().cloned().unwrap_or_default();
         let mut params = rcgen::CertificateParams::new(names).map_err(failed)?;
         params.distinguished_name = rcgen::DistinguishedName::new();

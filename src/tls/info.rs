@@ -15,6 +15,7 @@ pub(super) struct Agreed {
     pub(super) alpn: Option<Box<[u8]>>,
     pub(super) server_name: Option<Box<str>>,
     pub(super) is_resumed: bool,
+    pub(super) is_stapled: bool,
     pub(super) verification: Verification,
     pub(super) chain: Box<[CertificateDer<'static>]>,
 }
@@ -75,6 +76,12 @@ impl Info {
         self.0.is_resumed
     }
 
+    /// Whether the server has sent an OCSP response with its certificate (stapling, RFC 6066). Nobody has looked into it, and none
+    /// is seen if a configuration of rustls decides, or when a session is resumed.
+    pub fn is_stapled(&self) -> bool {
+        self.0.is_stapled
+    }
+
     /// What is known of who the peer is.
     pub fn verification(&self) -> Verification {
         self.0.verification
@@ -95,6 +102,7 @@ impl fmt::Debug for Info {
             .field("alpn", &self.alpn().map(String::from_utf8_lossy))
             .field("server_name", &self.server_name())
             .field("is_resumed", &self.is_resumed())
+            .field("is_stapled", &self.is_stapled())
             .field("verification", &self.verification())
             .field("chain", &format_args!("{} certificates", self.chain().len()))
             .finish()

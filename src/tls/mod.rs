@@ -54,7 +54,7 @@ pub use trust::{ClientCertificates, Trust};
 
 pub(crate) use client::{ClientSide, unverified_connectors};
 pub(crate) use server::ServerSide;
-pub(crate) use session::{Failure, Session, Step};
+pub(crate) use session::{BUFFERFUL, Failure, Session, Step};
 
 /// The cryptography of aws-lc, as rustls wants it; so nothing depends on what the process has for its default.
 fn provider() -> Arc<CryptoProvider> {

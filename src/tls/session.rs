@@ -19,8 +19,11 @@ use super::{Acceptor, Connector, Info, Version, options};
 use crate::engine::buffer::{Chunk, Outgoing, PIECE_SIZE, PiecePool};
 use crate::tls_fault::{TlsAlert, TlsFault};
 
-/// The most that is written in one record: two of them fill a buffer.
-const RECORD_MAX: usize = PIECE_SIZE / 2 - OVERHEAD_MAX;
+/// The most that is written in one record.
+const RECORD_MAX: usize = record::CONTENT_MAX;
+/// What makes two records of full size, which fill a buffer.
+pub(crate) const BUFFERFUL: usize = 2 * RECORD_MAX;
+const _: () = assert!(BUFFERFUL + 2 * OVERHEAD_MAX <= PIECE_SIZE, "a buffer has room for them");
 
 /// Records in a row that carry nothing: empty ones, warnings, renewed keys.
 const USELESS_MAX: u8 = 32;
@@ -260,6 +263,9 @@ impl Session {
     /// Takes what was received; [`Session::step`] tells what is in it.
     pub(crate) fn receive(&mut self, chunk: Chunk) {
         debug_assert!(self.received.is_none(), "what was received before was looked at");
+        if self.failure.is_some() {
+            return;
+        }
         self.received = Some(chunk);
         if self.peer_has_ended {
             self.keep_rest();

@@ -1,6 +1,6 @@
 //! Verification of the peer's certificate: rustls's, with better words for what it refuses, revocation by our rules, and pins.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::sync::Arc;
 
@@ -33,6 +33,13 @@ thread_local! {
     /// Of the last [`CertificateError::UnknownIssuer`] on this thread. An error of our own in its place would take these words
     /// along, but rustls would then send certificate_unknown as the alert, where unknown_ca is due.
     static UNKNOWN_ISSUER: RefCell<Option<Refusal>> = const { RefCell::new(None) };
+    /// Whether a server on this thread has stapled something to its certificate. rustls tells it to nobody but the verifier.
+    static STAPLED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether a server's certificate was looked at on this thread, since this was asked last, that had an OCSP response with it.
+pub(super) fn take_stapled() -> bool {
+    STAPLED.take()
 }
 
 /// Takes what is known of the `UnknownIssuer` that was returned on this thread last.
@@ -146,6 +153,7 @@ impl ServerCertVerifier for Servers {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        STAPLED.set(!ocsp.is_empty());
         let needed = if others.is_empty() { 1 } else { self.steps.len() };
         for step in &self.steps[..needed] {
             step.verify_server_cert(own, others, name, ocsp, now)
@@ -183,9 +191,10 @@ impl ServerCertVerifier for AnyServer {
         own: &CertificateDer<'_>,
         _others: &[CertificateDer<'_>],
         _name: &ServerName<'_>,
-        _ocsp: &[u8],
+        ocsp: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        STAPLED.set(!ocsp.is_empty());
         check_pins(&self.pins, own)
     }
 

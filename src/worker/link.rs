@@ -29,7 +29,7 @@ use crate::proxy::Proxied;
 use crate::remote::RemoteState;
 use crate::server::{Admission, ServerEvent};
 use crate::time::Time;
-use crate::tls::Info;
+use crate::tls::{BUFFERFUL, Info};
 
 /// From this size on a message that can leave at once is not copied into the queue.
 const DIRECT_MIN: usize = 4 * 1024;
@@ -294,6 +294,9 @@ impl Link {
     /// Sends `bytes`, for which the queue has room. [`Link::sent`] has to follow.
     #[inline]
     pub(crate) fn send(&self, conn: &mut Conn, bytes: &[u8]) {
+        if conn.is_sealed() {
+            return self.send_sealed(conn, bytes);
+        }
         let over = self.send_past_queue(conn, bytes);
         if over < bytes.len() {
             conn.send(&bytes[over..]);
@@ -302,6 +305,9 @@ impl Link {
 
     /// Sends `bytes`, for which the queue has room, without copying them. [`Link::sent`] has to follow.
     pub(crate) fn send_owned(&self, conn: &mut Conn, mut bytes: Bytes) {
+        if conn.is_sealed() {
+            return self.send_sealed(conn, &bytes);
+        }
         let over = self.send_past_queue(conn, &bytes);
         bytes.advance(over);
         conn.send_owned(bytes);
@@ -336,6 +342,27 @@ impl Link {
         }
         let result = self.worker.engine.borrow_mut().send_now(self.token, bytes);
         conn.sent_past_queue(bytes.len(), &result, self.worker.now())
+    }
+
+    /// The same by TLS. A large message that is the next to leave is sealed and given to the engine a buffer at a time; so a few
+    /// buffers do, which stay warm. Once in a pass, as above.
+    fn send_sealed(&self, conn: &mut Conn, mut bytes: &[u8]) {
+        let pass = self.worker.pass.get();
+        if bytes.len() >= DIRECT_MIN && conn.is_clear() && self.sends.get() >> 1 != pass {
+            self.sends.set(pass << 1);
+            while bytes.len() >= DIRECT_MIN {
+                let (part, rest) = bytes.split_at(bytes.len().min(BUFFERFUL));
+                bytes = rest;
+                let send = |sealed: &[u8]| self.worker.engine.borrow_mut().send_now(self.token, sealed);
+                if !conn.send_at_once(part, self.worker.now(), send) {
+                    break;
+                }
+            }
+        }
+        match conn.writable() {
+            Ok(()) => conn.send(bytes),
+            Err(_) => conn.lost(bytes.len()),
+        }
     }
 
     pub(crate) fn mark_dirty(self: &Rc<Self>) {
@@ -552,6 +579,12 @@ fn act(engine: &mut Engine, token: Token, conn: &mut Conn, action: Action, now: 
             Err(error) => conn.broke(&error, now),
         },
         Action::Send => {
+            if conn.is_sealed() {
+                conn.send_in_buffers(now, |buffer| engine.send_now(token, buffer));
+                if !conn.has_to_send() {
+                    return;
+                }
+            }
             let offered = conn.pending();
             match engine.send(token, conn.offer()) {
                 Submitted::InFlight => conn.in_flight(offered, now),

@@ -22,6 +22,7 @@ mod smol;
 mod tokio_current;
 mod tokio_multi;
 mod tokio_per_message;
+mod tokio_rustls;
 #[cfg(feature = "wharf")]
 pub mod wharf_async;
 #[cfg(feature = "wharf")]
@@ -32,6 +33,8 @@ pub mod wharf_event;
 mod wharf_message;
 #[cfg(feature = "wharf")]
 mod wharf_spin;
+#[cfg(feature = "wharf")]
+mod wharf_tls;
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -39,13 +42,21 @@ use std::net::{SocketAddr, TcpListener};
 use anyhow::Result;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::tls::{Credentials, Service};
+
 /// One way to write an echo server.
 pub struct Peer {
     pub name: &'static str,
     pub about: &'static str,
     pub field: Field,
-    /// Returns only when it fails.
-    pub serve: fn() -> Result<()>,
+    pub serve: Serve,
+}
+
+/// What a peer's process does; returns only when it fails.
+#[derive(Copy, Clone)]
+pub enum Serve {
+    Plain(fn() -> Result<()>),
+    Tls(fn(Service, &Credentials) -> Result<()>),
 }
 
 /// Where a peer takes part.
@@ -56,6 +67,8 @@ pub enum Field {
     SmallMessages,
     /// Only where messages are larger than [`BUFFER_SIZE`].
     Bulk,
+    /// Only where there is TLS, and nowhere else.
+    Tls,
 }
 
 pub const PEERS: &[Peer] = &[
@@ -99,12 +112,28 @@ pub const PEERS: &[Peer] = &[
     wharf_spin::PEER,
     #[cfg(feature = "wharf")]
     wharf_spin::URING,
+    tokio_rustls::PEER,
+    tokio_rustls::MULTI,
+    #[cfg(feature = "wharf")]
+    wharf_tls::EVENT,
+    #[cfg(feature = "wharf")]
+    wharf_tls::EVENT_URING,
+    #[cfg(feature = "wharf")]
+    wharf_tls::CHUNKS,
+    #[cfg(feature = "wharf")]
+    wharf_tls::CHUNKS_URING,
+    #[cfg(feature = "wharf")]
+    wharf_tls::ASYNC,
+    #[cfg(feature = "wharf")]
+    wharf_tls::ASYNC_URING,
 ];
 
 /// The peer that the others are compared with unless told otherwise.
 pub const BASE: &Peer = &tokio_current::PEER;
 /// The same where each message is answered by itself.
 pub const BASE_PER_MESSAGE: &Peer = &tokio_per_message::PEER;
+/// The same under TLS.
+pub const BASE_TLS: &Peer = &tokio_rustls::PEER;
 
 impl Peer {
     /// For each peer to fill in its name and what else it is.
@@ -113,7 +142,17 @@ impl Peer {
             name: "",
             about: "",
             field: Field::Everywhere,
-            serve,
+            serve: Serve::Plain(serve),
+        }
+    }
+
+    /// The same for one that does TLS, and more than echo.
+    const fn tls(serve: fn(Service, &Credentials) -> Result<()>) -> Peer {
+        Peer {
+            name: "",
+            about: "",
+            field: Field::Tls,
+            serve: Serve::Tls(serve),
         }
     }
 }

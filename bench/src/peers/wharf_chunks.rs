@@ -18,7 +18,10 @@ pub const URING: Peer = Peer {
 };
 
 fn serve(backend: Backend) -> Result<()> {
-    let server = wharf::Server::bind(ANY_PORT).workers(1).backend(backend);
+    run(wharf::Server::bind(ANY_PORT).workers(1).backend(backend))
+}
+
+pub fn run(server: wharf::Server) -> Result<()> {
     server.run(echo, |server| {
         announce(server.local_addr()).expect("the harness reads the address");
     })?;

@@ -51,6 +51,8 @@ pub(crate) fn assert_right_on(backend: &str, outcome: &Outcome) {
     assert_right(outcome);
     let stdout = String::from_utf8_lossy(&outcome.stdout);
     let first = stdout.lines().next().unwrap_or_default();
+    assert!(first.starts_with("ping-pong  plain: "), "{stdout}");
+    assert!(stdout.contains("\nping-pong  TLS 1.3, TLS13_"), "{stdout}");
     assert!(first.ends_with(&format!(" style on {backend}")), "{stdout}");
 }
 

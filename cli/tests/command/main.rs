@@ -1,5 +1,7 @@
 //! The `wharf` command as its users meet it: only arguments, standard streams, signals and exit codes.
 
+mod authority;
+mod cert;
 mod config;
 mod connect;
 mod demo;
@@ -12,3 +14,4 @@ mod process;
 mod proxied;
 mod refused;
 mod serve;
+mod tls;

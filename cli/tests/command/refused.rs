@@ -124,8 +124,8 @@ fn a_value_that_makes_no_sense_is_named_with_its_option() {
 
 #[test]
 fn help_tells_the_exit_codes() {
-    for command in ["demo", "serve", "connect", "probe"] {
-        let outcome = Process::run(&mut wharf([command, "--help"]), Vec::new());
+    for command in ["demo", "serve", "connect", "cert check", "cert show", "probe"] {
+        let outcome = Process::run(wharf(command.split(' ')).arg("--help"), Vec::new());
         let help = String::from_utf8_lossy(&outcome.stdout);
         assert_eq!(outcome.code, Some(0));
         assert!(help.contains("Exit codes:"), "{help}");
@@ -138,7 +138,7 @@ fn the_help_of_serve_has_an_order() {
     let outcome = Process::run(&mut wharf(["serve", "--help"]), Vec::new());
     let help = String::from_utf8_lossy(&outcome.stdout).into_owned();
     let headings =
-        ["Listening", "Admission", "Deadlines", "Queues", "Sockets", "Running", "The file", "Signals"];
+        ["Listening", "TLS", "Admission", "Deadlines", "Queues", "Sockets", "Running", "The file", "Signals"];
     let at = headings.map(|heading| help.find(&format!("\n{heading}:\n")).expect(heading));
     assert!(at.is_sorted(), "{help}");
 }
