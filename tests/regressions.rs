@@ -1451,3 +1451,26 @@ fn a_simulation_that_is_dropped_ends_its_servers() {
     assert_eq!(running.wait().unwrap().accepted, 1);
     drop(conn);
 }
+
+#[cfg(feature = "tls")]
+mod tls {
+    use common::tls::{acceptor, client};
+
+    use super::*;
+
+    scenario! {
+        /// It was said to be cut off: the peer's close_notify came when nobody wanted its bytes any more.
+        fn who_closes_first_by_tls_has_closed_in_order(world) {
+            let server = world.serve_with(ReplyThenClose(Arc::from(*b"bye")), |server| server.tls(&acceptor()));
+            let address = server.local_addr();
+            world.run(async move {
+                let mut conn = client(address).open().await.unwrap();
+                conn.send(b"x").await.unwrap();
+                assert_eq!(recv_all(&mut conn).await.unwrap(), b"bye");
+                assert_eq!(conn.close().await, CloseReason::Peer);
+            });
+            let stats = world.stop(&server);
+            assert_eq!(stats.closed(CloseReason::Local), 1, "{stats:?}");
+        }
+    }
+}

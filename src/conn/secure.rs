@@ -180,7 +180,16 @@ impl Conn {
 
     /// The peer has sent FIN. Whether TLS finds fault with that; then the connection ends.
     pub(super) fn is_cut_off(&mut self, now: Time) -> bool {
-        let Some(fault) = self.tls.as_mut().and_then(|tls| tls.cut_off()) else { return false };
+        let Some(tls) = &mut self.tls else { return false };
+        if tls.failure().is_some() {
+            self.reading = Reading::Broken;
+            return true;
+        }
+        // What comes at one that is being closed is thrown away, and with it the peer's close_notify.
+        if self.phase != Phase::Open {
+            return false;
+        }
+        let Some(fault) = tls.cut_off() else { return false };
         self.reading = Reading::Broken;
         self.tls_failed(fault, now);
         true

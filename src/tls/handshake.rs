@@ -11,12 +11,12 @@ use rustls::pki_types::ServerName;
 use rustls::server::{ClientHello, ResolvesServerCert, ServerConnectionData, UnbufferedServerConnection};
 use rustls::sign::CertifiedKey;
 use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
-use rustls::{CommonState, ExtractedSecrets, HandshakeKind, ProtocolVersion};
+use rustls::{CommonState, ExtractedSecrets, HandshakeKind, PeerIncompatible, ProtocolVersion};
 
 use super::classify::classify;
 use super::info::Agreed;
 use super::record::{self, Opener, Sealer};
-use super::session::UNEXPECTED_MESSAGE;
+use super::session::{CLIENT_HELLO, PROTOCOL_VERSION, UNEXPECTED_MESSAGE};
 use super::{ClientSide, Info, ServerSide, Verification, Version, verify};
 use crate::tls_fault::TlsFault;
 
@@ -27,6 +27,8 @@ pub(super) struct Handshake {
     received: Vec<u8>,
     /// So much of it was shown to rustls: whole records.
     shown: usize,
+    /// The client's hello is from before TLS 1.2.
+    is_ancient: bool,
     verification: Verification,
     server_name: Option<Box<str>>,
     /// Whether the server has sent an OCSP response.
@@ -82,7 +84,15 @@ impl Handshake {
     }
 
     fn new(side: Side, verification: Verification) -> Handshake {
-        Handshake { side, received: Vec::new(), shown: 0, verification, server_name: None, is_stapled: false }
+        Handshake {
+            side,
+            received: Vec::new(),
+            shown: 0,
+            is_ancient: false,
+            verification,
+            server_name: None,
+            is_stapled: false,
+        }
     }
 
     /// Takes what was received.
@@ -97,6 +107,12 @@ impl Handshake {
             && self.received.first().is_some_and(|kind| !record::is_kind(*kind))
     }
 
+    /// Whether what came is a ClientHello whose version is below TLS 1.2.
+    fn is_ancient_hello(&self) -> bool {
+        // Headers of the record and the message are in front of it (RFC 5246, 7.4.1.2).
+        matches!(self.received[..], [record::HANDSHAKE, _, _, _, _, CLIENT_HELLO, _, _, _, 3, 0..=2, ..])
+    }
+
     /// Goes as far as it can; `send` gets what is to be sent.
     pub(super) fn advance(mut self: Box<Self>, mut send: impl FnMut(&[u8])) -> Progress {
         match self.drive(&mut send) {
@@ -105,6 +121,13 @@ impl Handshake {
                 Ok(done) => Progress::Done(Box::new(done)),
                 Err(error) => Progress::Failed(TlsFault::Local, error.to_string()),
             },
+            // It looks at this extension before the version, and such clients have none.
+            Err(rustls::Error::PeerIncompatible(PeerIncompatible::SignatureAlgorithmsExtensionRequired))
+                if self.is_ancient =>
+            {
+                send(&[record::ALERT, 3, 3, 0, 2, 2, PROTOCOL_VERSION]);
+                Progress::Failed(TlsFault::Version, String::new())
+            }
             Err(error) => {
                 self.send_last_words(&mut send);
                 let (fault, detail) = classify(&error);
@@ -127,7 +150,10 @@ impl Handshake {
                 return Ok(true);
             }
             match record::length(&self.received[self.shown..], Version::Tls12) {
-                Ok(Some(len)) if self.shown + len <= self.received.len() => self.shown += len,
+                Ok(Some(len)) if self.shown + len <= self.received.len() => {
+                    self.is_ancient |= self.is_ancient_hello();
+                    self.shown += len;
+                }
                 Ok(_) if !self.is_foreign() => return Ok(false),
                 // rustls finds the words for what is wrong with it.
                 _ if self.shown < self.received.len() => {
@@ -153,7 +179,7 @@ impl Handshake {
     }
 
     fn take_apart(self) -> Result<Done, rustls::Error> {
-        let Handshake { side, mut received, shown, verification, server_name, is_stapled } = self;
+        let Handshake { side, mut received, shown, verification, server_name, is_stapled, .. } = self;
         let rest = received.split_off(shown);
         let common = side.common();
         let version = match common.protocol_version() {

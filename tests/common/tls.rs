@@ -33,10 +33,19 @@ impl Authority {
 
     /// A certificate and its key, in PEM, for `name`, changed as `change` says.
     pub(crate) fn issue(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> (String, String) {
+        self.issue_for(&KeyPair::generate().expect("a key"), name, change)
+    }
+
+    /// The same for a key that is there.
+    pub(crate) fn issue_for(
+        &self,
+        key: &KeyPair,
+        name: &str,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> (String, String) {
         let mut params = CertificateParams::new([name.to_owned()]).expect("a name");
         change(&mut params);
-        let key = KeyPair::generate().expect("a key");
-        let certificate = params.signed_by(&key, &self.0).expect("a certificate");
+        let certificate = params.signed_by(key, &self.0).expect("a certificate");
         (certificate.pem(), key.serialize_pem())
     }
 
