@@ -63,9 +63,6 @@ pub(super) enum Schedule {
     Client(KernelConnection<ClientConnectionData>),
 }
 
-/// Alerts that may be left to send when a handshake has failed: one, in fact.
-const LAST_WORDS_MAX: usize = 8;
-
 impl Handshake {
     pub(super) fn accept(side: &ServerSide) -> Result<Handshake, rustls::Error> {
         let conn = UnbufferedServerConnection::new(side.config.clone())?;
@@ -140,10 +137,11 @@ impl Handshake {
         }
     }
 
-    /// Sends the alert that tells the peer why.
+    /// Sends the alert that tells the peer why, and whatever else is ready.
     fn send_last_words(&mut self, send: &mut impl FnMut(&[u8])) {
-        for _ in 0..LAST_WORDS_MAX {
-            if !self.side.step(&mut Vec::new(), &mut 0, send).unwrap_or(false) {
+        // Only as long as there is some: rustls would look at the messages behind the bad one next, and they are not shown.
+        while self.side.common().wants_write() {
+            if self.side.step(&mut Vec::new(), &mut 0, send).is_err() {
                 return;
             }
         }
