@@ -137,6 +137,10 @@ impl Conn {
 
     /// The peer has sent FIN. Whether TLS finds fault with that; then the connection ends.
     pub(super) fn is_cut_off(&mut self, now: Time) -> bool {
+        // While it closes nothing is looked at, and so not whether close_notify came before.
+        if self.phase != Phase::Open {
+            return false;
+        }
         let Some(fault) = self.tls.as_mut().and_then(|tls| tls.cut_off()) else { return false };
         self.reading = Reading::Broken;
         self.tls_failed(fault, now);
