@@ -682,6 +682,9 @@ impl Conn {
         let wanted = self.phase == Phase::Open && self.reading == Reading::Open;
         if wanted {
             self.clock.received(bytes, now, &self.profile.deadlines);
+            if self.tls.is_none() {
+                self.clock.heard();
+            }
         } else {
             self.counts.discarded += bytes as u64;
         }

@@ -76,12 +76,22 @@ impl Conn {
             && let Some(tls) = &mut self.tls
         {
             match tls.step(self.outbox.tail(), &self.profile.pieces) {
-                Step::Nothing => return Unsealed::Nothing,
+                Step::Nothing => {
+                    // The beginning of a record is that of a message too.
+                    let begun = tls.begun();
+                    if begun > 0 {
+                        self.await_rest(begun, now);
+                    }
+                    return Unsealed::Nothing;
+                }
                 Step::Established => {
                     self.unblock();
                     return Unsealed::Established;
                 }
-                Step::Bytes(chunk) => return Unsealed::Bytes(chunk),
+                Step::Bytes(chunk) => {
+                    self.clock.heard();
+                    return Unsealed::Bytes(chunk);
+                }
                 Step::Ended => self.tls_ended(),
                 Step::Failed(fault) => self.tls_failed(fault, now),
             }

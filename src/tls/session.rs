@@ -219,6 +219,11 @@ impl Session {
         self.failure.as_deref()
     }
 
+    /// How many bytes of a record are here that is not whole.
+    pub(crate) fn begun(&self) -> usize {
+        self.partial.len()
+    }
+
     /// Whether the peer has said close_notify, and the connection ends with it.
     pub(crate) fn peer_has_ended(&self) -> bool {
         self.peer_has_ended && !self.has_been_left()

@@ -447,7 +447,10 @@ impl Worker {
             match unsealed {
                 Unsealed::Nothing => break,
                 Unsealed::Established => self.secured(link),
-                Unsealed::Bytes(chunk) if link.is_event.get() => self.offer(link, chunk),
+                Unsealed::Bytes(chunk) if link.is_event.get() => {
+                    self.offer(link, chunk);
+                    link.conn.borrow_mut().offered();
+                }
                 Unsealed::Bytes(chunk) => {
                     link.conn.borrow_mut().deliver(chunk);
                     link.reader.wake(&self.tasks);
