@@ -16,7 +16,7 @@ use rustls::{CommonState, ExtractedSecrets, HandshakeKind, ProtocolVersion};
 use super::classify::classify;
 use super::info::Agreed;
 use super::record::{self, Opener, Sealer};
-use super::session::UNEXPECTED_MESSAGE;
+use super::session::{PROTOCOL_VERSION, UNEXPECTED_MESSAGE};
 use super::{ClientSide, Info, ServerSide, Verification, Version};
 use crate::tls_fault::TlsFault;
 
@@ -103,12 +103,24 @@ impl Handshake {
                 Ok(done) => Progress::Done(Box::new(done)),
                 Err(error) => Progress::Failed(TlsFault::Local, error.to_string()),
             },
+            Err(error) if self.is_too_old(&error) => {
+                send(&[record::ALERT, 3, 3, 0, 2, 2, PROTOCOL_VERSION]);
+                Progress::Failed(TlsFault::Version, String::new())
+            }
             Err(error) => {
                 self.send_last_words(&mut send);
                 let (fault, detail) = classify(&error);
                 Progress::Failed(fault, detail)
             }
         }
+    }
+
+    /// Whether the client speaks nothing newer than TLS 1.1. rustls misses an extension of TLS 1.2 before it looks at the version.
+    fn is_too_old(&self, error: &rustls::Error) -> bool {
+        // Behind the headers of the record and of the message (RFC 5246, 7.4.1.2).
+        let version = self.received.get(record::HEADER + 4..record::HEADER + 6);
+        *error == rustls::PeerIncompatible::SignatureAlgorithmsExtensionRequired.into()
+            && version.is_some_and(|version| version < [3, 3].as_slice())
     }
 
     /// Says whether the handshake is over.
@@ -124,15 +136,18 @@ impl Handshake {
             match record::length(&self.received[self.shown..], Version::Tls12) {
                 Ok(Some(len)) if self.shown + len <= self.received.len() => self.shown += len,
                 Ok(_) if !self.is_foreign() => return Ok(false),
-                // rustls finds the words for what is wrong with it.
-                _ if self.shown < self.received.len() => {
-                    self.shown = self.received.len();
-                    self.side.step(&mut self.received, &mut self.shown, send)?;
-                    // It waits for five bytes before it looks at the first.
+                Err(_) if self.shown == self.received.len() => return Ok(false),
+                _ => {
+                    if !self.is_foreign() {
+                        // rustls finds the words for what is wrong with it.
+                        self.shown = self.received.len();
+                        self.side.step(&mut self.received, &mut self.shown, send)?;
+                    }
+                    // rustls waits for five bytes before it looks at the first, and its alert is for a record that cannot be
+                    // read; this one is of a kind that there is not (RFC 8446, 5.1).
                     send(&[record::ALERT, 3, 3, 0, 2, 2, UNEXPECTED_MESSAGE]);
                     return Err(rustls::InvalidMessage::InvalidContentType.into());
                 }
-                _ => return Ok(false),
             }
         }
     }
