@@ -777,7 +777,7 @@ impl Conn {
         }
         // Where memory is short, a queue has room when it is empty.
         let low = if self.profile.pieces.is_short() { 0 } else { self.profile.limits.send_low };
-        if self.blocked && self.outbox.pending() <= low {
+        if self.blocked && self.outbox.pending() <= low && !self.is_held_back() {
             self.blocked = false;
             self.news.add(News::UNBLOCKED);
             self.news.add(News::WRITABLE);

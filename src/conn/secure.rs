@@ -63,6 +63,12 @@ impl Conn {
         }
     }
 
+    /// Whether there were unread bytes when TLS began, and nobody has unsealed them.
+    #[inline]
+    pub(crate) fn has_unseen(&self) -> bool {
+        self.phase == Phase::Open && self.tls.as_ref().is_some_and(|tls| tls.has_unseen())
+    }
+
     /// Takes received bytes that are protected.
     pub(crate) fn receive_sealed(&mut self, chunk: Chunk) {
         if let Some(tls) = &mut self.tls {
@@ -124,6 +130,11 @@ impl Conn {
         self.news.add(News::WRITABLE);
         self.unblock();
         true
+    }
+
+    /// Whether TLS lets nothing through for now, whatever room there is.
+    pub(super) fn is_held_back(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.holds_back())
     }
 
     /// Whoever waited for TLS to let bytes through can go on.

@@ -372,6 +372,11 @@ impl Worker {
         link.dirty.set(false);
         let now = self.now();
         let mut conn = link.conn.borrow_mut();
+        if conn.has_unseen() {
+            // A handler has begun TLS in front of what it had left unread.
+            drop(conn);
+            return self.unseal(link);
+        }
         let mut engine = self.engine.borrow_mut();
         while let Some(action) = conn.next_action(now) {
             if matches!(action, Action::Close { .. }) {
