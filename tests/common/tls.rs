@@ -226,8 +226,12 @@ impl ByHand {
     /// Receives until the end; returns all that was not taken. Says also whether close_notify came.
     pub(crate) async fn recv_all(&mut self) -> (Vec<u8>, bool) {
         while self.pull().await.expect("it can receive") {}
-        let state = self.tls.process_new_packets();
-        (std::mem::take(&mut self.received), state.is_ok_and(|state| state.peer_has_closed()))
+        (std::mem::take(&mut self.received), self.peer_has_closed())
+    }
+
+    /// Whether close_notify came.
+    pub(crate) fn peer_has_closed(&mut self) -> bool {
+        self.tls.process_new_packets().is_ok_and(|state| state.peer_has_closed())
     }
 }
 
