@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use wharf::event::{self, Flow, Handler};
 use wharf::tls::{Acceptor, ClientTls, Connector};
 use wharf::{
-    CertificateFault, Client, CloseReason, Connection, Deadline, Error, ErrorKind, Limits, Result, Server,
+    CertificateFault, Client, CloseReason, Connection, Deadline, Error, ErrorKind, Result, Server,
     SocketOptions, TlsAlert, TlsFault,
 };
 
@@ -478,9 +478,7 @@ scenario! {
         });
         let address = server.local_addr();
         world.run(async move {
-            let sockets = SocketOptions::default().receive_buffer(16 * 1024);
-            let limits = Limits::default().receive_buffer(4096);
-            let conn = Client::new(address).sockets(sockets).limits(limits).open().await.unwrap();
+            let conn = Client::connect(address).await.unwrap();
             let mut hand = ByHand::over(conn, AUTHORITY.config(&VERSIONS));
             let bytes = [b"STARTTLS\n".to_vec(), hand.outgoing()].concat();
             hand.conn.send(&bytes).await.unwrap();
