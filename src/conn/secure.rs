@@ -158,6 +158,11 @@ impl Conn {
 
     /// The peer has sent FIN. Whether TLS finds fault with that; then the connection ends.
     pub(super) fn is_cut_off(&mut self, now: Time) -> bool {
+        if self.tls_failure().is_some() {
+            // It has failed before, and reading fails for that.
+            self.reading = Reading::Broken;
+            return true;
+        }
         // While it closes nothing is looked at, and so not whether close_notify came before.
         if self.phase != Phase::Open {
             return false;
