@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex};
 use wharf::event::{self, Flow, Handler};
 use wharf::tls::{Acceptor, ClientTls, Connector};
 use wharf::{
-    CertificateFault, Client, CloseReason, Connection, Deadline, Error, ErrorKind, Result, Server,
-    SocketOptions, TlsAlert, TlsFault,
+    CertificateFault, Client, CloseReason, Connection, Deadline, Error, ErrorKind, Limits, Result, Server,
+    SocketOptions, TlsAlert, TlsFault, WhenFull,
 };
 
 use common::behaviours::Hold;
@@ -488,5 +488,57 @@ scenario! {
             assert_eq!(hand.recv(8).await, b"secured\n");
         });
         assert_eq!(world.stop(&server).handshakes, 1);
+    }
+}
+
+/// Sends before TLS stands, where a queue that is full ends the connection.
+#[derive(Clone)]
+struct Hasty(Acceptor);
+
+impl Behaviour for Hasty {
+    type Handler = Hasty;
+
+    async fn run(self, mut conn: Connection) -> Result<()> {
+        line(&mut conn).await?;
+        conn.send(b"220\n").await?;
+        drop(conn.accept_tls(&self.0));
+        assert_eq!(conn.send(b"too early\n").await.unwrap_err().kind(), ErrorKind::Limit);
+        until("TLS stands", || conn.tls().is_some()).await;
+        conn.send(b"secured\n").await
+    }
+
+    fn handler(self) -> Hasty {
+        self
+    }
+}
+
+impl Handler for Hasty {
+    fn received(&mut self, conn: &mut event::Connection<'_>, bytes: &[u8]) -> Flow {
+        let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else { return Flow::Consumed(0) };
+        conn.send(b"220\n").unwrap();
+        conn.accept_tls(&self.0).unwrap();
+        assert_eq!(conn.send(b"too early\n").unwrap_err().kind(), ErrorKind::Limit);
+        Flow::Consumed(end + 1)
+    }
+
+    fn secured(&mut self, conn: &mut event::Connection<'_>) -> Flow {
+        conn.send(b"secured\n").unwrap();
+        Flow::Close
+    }
+}
+
+scenario! {
+    fn a_send_that_is_too_early_for_tls_is_no_full_queue(world) {
+        let server = world.serve_with(Hasty(acceptor()), |server| {
+            server.limits(Limits::default().when_full(WhenFull::Disconnect))
+        });
+        let address = server.local_addr();
+        world.run(async move {
+            let mut conn = started(address).await;
+            conn.connect_tls(&Connector::new(client_tls()).unwrap(), NAME).await.unwrap();
+            assert_eq!(line(&mut conn).await.unwrap(), "secured");
+            assert_eq!(recv_all(&mut conn).await.unwrap(), b"");
+        });
+        assert_eq!(world.stop(&server).closed(CloseReason::Local), 1);
     }
 }

@@ -510,7 +510,7 @@ impl Conn {
     /// The same for a handler's own message; if there is no room, and that is what ends connections here, it is reset.
     pub(crate) fn room_or_end(&mut self, len: usize) -> Result<Room, CloseReason> {
         let room = self.room(len)?;
-        if room == Room::Later && self.when_full() == WhenFull::Disconnect {
+        if room == Room::Later && self.when_full() == WhenFull::Disconnect && !self.is_held_back() {
             let reason = CloseReason::Limit(Bound::SendQueue);
             self.reset(reason);
             return Err(reason);
