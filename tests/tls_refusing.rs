@@ -408,7 +408,7 @@ scenario! {
 scenario! {
     fn a_client_that_finds_no_tls_says_so(world) {
         let server = world.serve(Stream { total: 1_000, piece: 100 });
-        let silent = world.serve(Hold);
+        let silent = world.serve(Discard);
         let (address, of_silent) = (server.local_addr(), silent.local_addr());
         let moment = world.time(2.0);
         world.run(async move {

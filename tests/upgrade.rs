@@ -15,7 +15,7 @@ use wharf::{
     SocketOptions, TlsAlert, TlsFault, WhenFull,
 };
 
-use common::behaviours::Hold;
+use common::behaviours::Discard;
 use common::tls::*;
 use common::*;
 
@@ -345,7 +345,7 @@ scenario! {
         let behaviour = Upgrades::with(Acceptor::new(server_tls().handshake_within(within)).unwrap());
         let server = world.serve(behaviour.clone());
         let address = server.local_addr();
-        let of_silent = world.serve(Hold).local_addr();
+        let of_silent = world.serve(Discard).local_addr();
         let (long, moment) = (world.time(8.0), world.time(1.0));
         let began = world.now();
         world.run(async move {
