@@ -174,8 +174,8 @@ scenario! {
             until("the server has closed", || looked_at.connections() == 0).await;
             hand.conn.reset().await;
         });
-        assert_eq!(told.all(), ["0 bytes, end"]);
         assert_eq!(world.stop(&server).closed(CloseReason::Peer), 1);
+        assert_eq!(told.all(), ["0 bytes, end"]);
     }
 }
 
@@ -282,8 +282,8 @@ scenario! {
             hand.conn.finish().await.unwrap();
             hand.recv_all().await;
         });
-        assert_eq!(told.all(), ["request Closed(Tls(Truncated))"]);
         assert_eq!(world.stop(&server).closed(TRUNCATED), 1);
+        assert_eq!(told.all(), ["request Closed(Tls(Truncated))"]);
     }
 }
 

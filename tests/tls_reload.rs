@@ -143,15 +143,14 @@ scenario! {
             let client = client(address);
             let chain = fs::read(files.chain()).unwrap();
             let of_another = AUTHORITY.issue(NAME, |_| {}).1;
-            let bad: [(fn(&Files) -> PathBuf, Option<&[u8]>); 4] = [
-                (Files::chain, Some(b"no certificate")),
-                (Files::chain, Some(&chain[..chain.len() / 2])),
-                (Files::key, Some(of_another.as_bytes())),
-                (Files::key, None),
+            let bad = [
+                (files.chain(), Some(b"no certificate".as_slice())),
+                (files.chain(), Some(&chain[..chain.len() / 2])),
+                (files.key(), Some(of_another.as_bytes())),
+                (files.key(), None),
             ];
             for (path, content) in bad {
                 files.renew();
-                let path = path(&files);
                 match content {
                     Some(content) => fs::write(&path, content).unwrap(),
                     None => fs::remove_file(&path).unwrap(),
