@@ -53,6 +53,18 @@ impl Session {
         match *self {}
     }
 
+    pub(crate) fn has_unseen(&self) -> bool {
+        match *self {}
+    }
+
+    pub(crate) fn begun(&self) -> usize {
+        match *self {}
+    }
+
+    pub(crate) fn holds_back(&self) -> bool {
+        match *self {}
+    }
+
     pub(crate) fn can_write(&self) -> bool {
         match *self {}
     }

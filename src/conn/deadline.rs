@@ -26,7 +26,7 @@ pub(crate) struct Clock {
     timer_at: Time,
     /// A deadline is earlier than the timer.
     urgent: bool,
-    /// The peer has sent something.
+    /// The peer has sent something, and not only what TLS needs for itself.
     heard: bool,
     /// The connection closes, and `end_at` is the end of the linger time.
     lingers: bool,
@@ -96,7 +96,6 @@ impl Clock {
 
     /// Bytes came. They give the message under way more time, by as much as they may take at the least rate.
     pub(crate) fn received(&mut self, bytes: usize, now: Time, deadlines: &Deadlines) {
-        self.heard = true;
         self.silence = match self.silence {
             Silence::Since(_) => Silence::Since(now),
             Silence::Before(_) => Silence::Before(Duration::ZERO),
@@ -104,6 +103,11 @@ impl Clock {
         if let (Some(at), Some(rate)) = (self.message_at, deadlines.receive_rate) {
             self.message_at = Some(at.after(rate.time_for(bytes)));
         }
+    }
+
+    /// There is something among what came that is for the handler.
+    pub(crate) fn heard(&mut self) {
+        self.heard = true;
     }
 
     /// Of a message `bytes` are here, and the rest is awaited; that may be said again at any time.
@@ -292,6 +296,8 @@ mod tests {
         clock.written();
         assert_eq!(end(&clock, &deadlines), Some((4, Expired::Deadline(Deadline::FirstByte))));
         clock.received(1, at(3), &deadlines);
+        assert_eq!(end(&clock, &deadlines), Some((6, Expired::Deadline(Deadline::FirstByte))));
+        clock.heard();
         assert_eq!(end(&clock, &deadlines), Some((10, Expired::Deadline(Deadline::Idle))));
     }
 

@@ -510,7 +510,7 @@ impl Conn {
     /// The same for a handler's own message; if there is no room, and that is what ends connections here, it is reset.
     pub(crate) fn room_or_end(&mut self, len: usize) -> Result<Room, CloseReason> {
         let room = self.room(len)?;
-        if room == Room::Later && self.when_full() == WhenFull::Disconnect {
+        if room == Room::Later && self.when_full() == WhenFull::Disconnect && !self.is_held_back() {
             let reason = CloseReason::Limit(Bound::SendQueue);
             self.reset(reason);
             return Err(reason);
@@ -682,6 +682,9 @@ impl Conn {
         let wanted = self.phase == Phase::Open && self.reading == Reading::Open;
         if wanted {
             self.clock.received(bytes, now, &self.profile.deadlines);
+            if self.tls.is_none() {
+                self.clock.heard();
+            }
         } else {
             self.counts.discarded += bytes as u64;
         }
@@ -779,7 +782,7 @@ impl Conn {
         }
         // Where memory is short, a queue has room when it is empty.
         let low = if self.profile.pieces.is_short() { 0 } else { self.profile.limits.send_low };
-        if self.blocked && self.outbox.pending() <= low {
+        if self.blocked && self.outbox.pending() <= low && !self.is_held_back() {
             self.blocked = false;
             self.news.add(News::UNBLOCKED);
             self.news.add(News::WRITABLE);

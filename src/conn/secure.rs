@@ -106,6 +106,12 @@ impl Conn {
         }
     }
 
+    /// Whether there were unread bytes when TLS began, and nobody has unsealed them.
+    #[inline]
+    pub(crate) fn has_unseen(&self) -> bool {
+        self.phase == Phase::Open && self.tls.as_ref().is_some_and(|tls| tls.has_unseen())
+    }
+
     /// Takes received bytes that are protected.
     pub(crate) fn receive_sealed(&mut self, chunk: Chunk) {
         if let Some(tls) = &mut self.tls {
@@ -119,12 +125,22 @@ impl Conn {
             && let Some(tls) = &mut self.tls
         {
             match tls.step(self.outbox.tail(), &self.profile.pieces) {
-                Step::Nothing => return Unsealed::Nothing,
+                Step::Nothing => {
+                    // The beginning of a record is that of a message too.
+                    let begun = tls.begun();
+                    if begun > 0 {
+                        self.await_rest(begun, now);
+                    }
+                    return Unsealed::Nothing;
+                }
                 Step::Established => {
                     self.unblock();
                     return Unsealed::Established;
                 }
-                Step::Bytes(chunk) => return Unsealed::Bytes(chunk),
+                Step::Bytes(chunk) => {
+                    self.clock.heard();
+                    return Unsealed::Bytes(chunk);
+                }
                 Step::Ended => self.tls_ended(),
                 Step::Failed(fault) => self.tls_failed(fault, now),
             }
@@ -159,6 +175,11 @@ impl Conn {
         true
     }
 
+    /// Whether TLS lets nothing through for now, whatever room there is.
+    pub(super) fn is_held_back(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.holds_back())
+    }
+
     /// Whoever waited for TLS to let bytes through can go on.
     fn unblock(&mut self) {
         self.news.add(News::WRITABLE);
@@ -180,16 +201,16 @@ impl Conn {
 
     /// The peer has sent FIN. Whether TLS finds fault with that; then the connection ends.
     pub(super) fn is_cut_off(&mut self, now: Time) -> bool {
-        let Some(tls) = &mut self.tls else { return false };
-        if tls.failure().is_some() {
+        if self.tls_failure().is_some() {
+            // It has failed before, and reading fails for that.
             self.reading = Reading::Broken;
             return true;
         }
-        // What comes at one that is being closed is thrown away, and with it the peer's close_notify.
+        // While it closes nothing is looked at, and so not whether close_notify came before.
         if self.phase != Phase::Open {
             return false;
         }
-        let Some(fault) = tls.cut_off() else { return false };
+        let Some(fault) = self.tls.as_mut().and_then(|tls| tls.cut_off()) else { return false };
         self.reading = Reading::Broken;
         self.tls_failed(fault, now);
         true

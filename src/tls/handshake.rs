@@ -11,12 +11,12 @@ use rustls::pki_types::ServerName;
 use rustls::server::{ClientHello, ResolvesServerCert, ServerConnectionData, UnbufferedServerConnection};
 use rustls::sign::CertifiedKey;
 use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
-use rustls::{CommonState, ExtractedSecrets, HandshakeKind, PeerIncompatible, ProtocolVersion};
+use rustls::{CommonState, ExtractedSecrets, HandshakeKind, ProtocolVersion};
 
 use super::classify::classify;
 use super::info::Agreed;
 use super::record::{self, Opener, Sealer};
-use super::session::{CLIENT_HELLO, PROTOCOL_VERSION, UNEXPECTED_MESSAGE};
+use super::session::{PROTOCOL_VERSION, UNEXPECTED_MESSAGE};
 use super::{ClientSide, Info, ServerSide, Verification, Version, verify};
 use crate::tls_fault::TlsFault;
 
@@ -27,8 +27,6 @@ pub(super) struct Handshake {
     received: Vec<u8>,
     /// So much of it was shown to rustls: whole records.
     shown: usize,
-    /// The client's hello is from before TLS 1.2.
-    is_ancient: bool,
     verification: Verification,
     server_name: Option<Box<str>>,
     /// Whether the server has sent an OCSP response.
@@ -84,15 +82,7 @@ impl Handshake {
     }
 
     fn new(side: Side, verification: Verification) -> Handshake {
-        Handshake {
-            side,
-            received: Vec::new(),
-            shown: 0,
-            is_ancient: false,
-            verification,
-            server_name: None,
-            is_stapled: false,
-        }
+        Handshake { side, received: Vec::new(), shown: 0, verification, server_name: None, is_stapled: false }
     }
 
     /// Takes what was received.
@@ -107,12 +97,6 @@ impl Handshake {
             && self.received.first().is_some_and(|kind| !record::is_kind(*kind))
     }
 
-    /// Whether what came is a ClientHello whose version is below TLS 1.2.
-    fn is_ancient_hello(&self) -> bool {
-        // Headers of the record and the message are in front of it (RFC 5246, 7.4.1.2).
-        matches!(self.received[..], [record::HANDSHAKE, _, _, _, _, CLIENT_HELLO, _, _, _, 3, 0..=2, ..])
-    }
-
     /// Goes as far as it can; `send` gets what is to be sent.
     pub(super) fn advance(mut self: Box<Self>, mut send: impl FnMut(&[u8])) -> Progress {
         match self.drive(&mut send) {
@@ -121,10 +105,7 @@ impl Handshake {
                 Ok(done) => Progress::Done(Box::new(done)),
                 Err(error) => Progress::Failed(TlsFault::Local, error.to_string()),
             },
-            // It looks at this extension before the version, and such clients have none.
-            Err(rustls::Error::PeerIncompatible(PeerIncompatible::SignatureAlgorithmsExtensionRequired))
-                if self.is_ancient =>
-            {
+            Err(error) if self.is_too_old(&error) => {
                 send(&[record::ALERT, 3, 3, 0, 2, 2, PROTOCOL_VERSION]);
                 Progress::Failed(TlsFault::Version, String::new())
             }
@@ -134,6 +115,14 @@ impl Handshake {
                 Progress::Failed(fault, detail)
             }
         }
+    }
+
+    /// Whether the client speaks nothing newer than TLS 1.1. rustls misses an extension of TLS 1.2 before it looks at the version.
+    fn is_too_old(&self, error: &rustls::Error) -> bool {
+        // Behind the headers of the record and of the message (RFC 5246, 7.4.1.2).
+        let version = self.received.get(record::HEADER + 4..record::HEADER + 6);
+        *error == rustls::PeerIncompatible::SignatureAlgorithmsExtensionRequired.into()
+            && version.is_some_and(|version| version < [3, 3].as_slice())
     }
 
     /// Says whether the handshake is over.
@@ -150,20 +139,20 @@ impl Handshake {
                 return Ok(true);
             }
             match record::length(&self.received[self.shown..], Version::Tls12) {
-                Ok(Some(len)) if self.shown + len <= self.received.len() => {
-                    self.is_ancient |= self.is_ancient_hello();
-                    self.shown += len;
-                }
+                Ok(Some(len)) if self.shown + len <= self.received.len() => self.shown += len,
                 Ok(_) if !self.is_foreign() => return Ok(false),
-                // rustls finds the words for what is wrong with it.
-                _ if self.shown < self.received.len() => {
-                    self.shown = self.received.len();
-                    self.side.step(&mut self.received, &mut self.shown, send)?;
-                    // It waits for five bytes before it looks at the first.
+                Err(_) if self.shown == self.received.len() => return Ok(false),
+                _ => {
+                    if !self.is_foreign() {
+                        // rustls finds the words for what is wrong with it.
+                        self.shown = self.received.len();
+                        self.side.step(&mut self.received, &mut self.shown, send)?;
+                    }
+                    // rustls waits for five bytes before it looks at the first, and its alert is for a record that cannot be
+                    // read; this one is of a kind that there is not (RFC 8446, 5.1).
                     send(&[record::ALERT, 3, 3, 0, 2, 2, UNEXPECTED_MESSAGE]);
                     return Err(rustls::InvalidMessage::InvalidContentType.into());
                 }
-                _ => return Ok(false),
             }
         }
     }

@@ -56,6 +56,8 @@ pub(crate) struct Session {
     state: State,
     /// What was received and not looked at.
     received: Option<Chunk>,
+    /// Something for the handshake was received, and it has not seen it.
+    has_unseen: bool,
     /// The beginning of a record, in a buffer of the pool, or nothing.
     partial: Vec<u8>,
     /// Bytes of the record that is open at the end of the queue, with its header.
@@ -194,6 +196,7 @@ impl Session {
         Session {
             state,
             received: None,
+            has_unseen: false,
             partial: Vec::new(),
             open: 0,
             next: None,
@@ -221,6 +224,16 @@ impl Session {
 
     pub(crate) fn failure(&self) -> Option<&Failure> {
         self.failure.as_deref()
+    }
+
+    /// Whether there is something for the handshake to go on with, and nobody has made a step.
+    pub(crate) fn has_unseen(&self) -> bool {
+        self.has_unseen
+    }
+
+    /// How many bytes of a record are here that is not whole.
+    pub(crate) fn begun(&self) -> usize {
+        self.partial.len()
     }
 
     /// Whether the peer has said close_notify, and the connection ends with it.
@@ -262,6 +275,11 @@ impl Failure {
 impl Session {
     /// Takes what was received; [`Session::step`] tells what is in it.
     pub(crate) fn receive(&mut self, chunk: Chunk) {
+        if let State::Handshaking(handshake) = &mut self.state {
+            handshake.receive(&chunk);
+            self.has_unseen = true;
+            return;
+        }
         debug_assert!(self.received.is_none(), "what was received before was looked at");
         if self.failure.is_some() {
             return;
@@ -292,12 +310,10 @@ impl Session {
     }
 
     fn shake_hands(&mut self, queue: &mut Outgoing, pool: &Rc<PiecePool>) -> Step {
-        let State::Handshaking(mut handshake) = std::mem::replace(&mut self.state, State::Over) else {
+        let State::Handshaking(handshake) = std::mem::replace(&mut self.state, State::Over) else {
             return Step::Nothing;
         };
-        if let Some(chunk) = self.received.take() {
-            handshake.receive(&chunk);
-        }
+        self.has_unseen = false;
         match handshake.advance(|bytes| queue.push_copied(bytes, pool)) {
             Progress::Waiting(handshake) => {
                 self.state = State::Handshaking(handshake);
@@ -599,6 +615,11 @@ impl Session {
     /// Whether it can send, so that [`Session::write`] makes sense.
     pub(crate) fn can_write(&self) -> bool {
         matches!(self.state, State::Established(_)) && !self.has_ended && self.failure.is_none()
+    }
+
+    /// Whether nothing can be sent now, and will be when the peer has done its part: shaken hands, or left.
+    pub(crate) fn holds_back(&self) -> bool {
+        self.is_handshaking() || (self.leaves && !self.peer_has_ended)
     }
 
     /// Writes `bytes` into records at the end of the queue.

@@ -399,6 +399,11 @@ impl Worker {
         link.dirty.set(false);
         let now = self.now();
         let mut conn = link.conn.borrow_mut();
+        if conn.has_unseen() {
+            // A handler has begun TLS in front of what it had left unread.
+            drop(conn);
+            return self.unseal(link);
+        }
         let mut engine = self.engine.borrow_mut();
         while let Some(action) = conn.next_action(now) {
             if matches!(action, Action::Close { .. }) {
@@ -474,7 +479,10 @@ impl Worker {
             match unsealed {
                 Unsealed::Nothing => break,
                 Unsealed::Established => self.secured(link),
-                Unsealed::Bytes(chunk) if link.is_event.get() => self.offer(link, chunk),
+                Unsealed::Bytes(chunk) if link.is_event.get() => {
+                    self.offer(link, chunk);
+                    link.conn.borrow_mut().offered();
+                }
                 Unsealed::Bytes(chunk) => {
                     link.conn.borrow_mut().deliver(chunk);
                     link.reader.wake(&self.tasks);
