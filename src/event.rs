@@ -97,6 +97,13 @@ pub trait Handler: 'static {
         Flow::Continue
     }
 
+    /// TLS has ended and the connection goes on, after [`Connection::leave_tls`], once the peer has said close_notify too: what
+    /// comes, and what is sent, is plain from here on. Goes on by default.
+    fn unsecured(&mut self, conn: &mut Connection<'_>) -> Flow {
+        let _ = conn;
+        Flow::Continue
+    }
+
     /// The server stops accepting and will reset what has not ended at its drain deadline. Goes on by default.
     fn draining(&mut self, conn: &mut Connection<'_>) -> Flow {
         let _ = conn;
@@ -214,7 +221,7 @@ impl<'a> Connection<'a> {
     }
 
     /// Ends TLS and not the connection: close_notify follows what was sent. When the peer has said it too, what comes and what
-    /// is sent is plain; until then nothing can be sent.
+    /// is sent is plain, which [`Handler::unsecured`] tells; until then nothing can be sent.
     ///
     /// The protocol has to say that TLS ends here. A peer that ends TLS by itself ends the stream.
     #[cfg(feature = "tls")]
