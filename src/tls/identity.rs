@@ -68,8 +68,8 @@ impl Identity {
         Identity::made_of(names.0, chain.as_ref(), names.1, key.as_ref())
     }
 
-    /// Makes a key and a certificate for these names (DNS names and addresses) that has issued itself. Nobody trusts it but who
-    /// is told to, by [`Trust::from_der`](super::Trust::from_der) for example.
+    /// Makes a key and a certificate for these names (DNS names, also behind `*.`, and addresses) that has issued itself, and is
+    /// valid for centuries. Nobody trusts it but who is told to, by [`Trust::from_der`](super::Trust::from_der) for example.
     ///
     /// ```
     /// use wharf::tls::{Acceptor, ClientTls, Connector, Identity, ServerTls, Trust};
@@ -83,7 +83,7 @@ impl Identity {
     /// ```
     ///
     /// # Errors
-    /// A name is none.
+    /// A name is neither a DNS name nor an address.
     #[cfg(feature = "self-signed")]
     pub fn self_signed(names: impl IntoIterator<Item = impl Into<String>>) -> Result<Identity> {
         let names: Vec<String> = names.into_iter().map(Into::into).collect();
