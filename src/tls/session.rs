@@ -27,6 +27,8 @@ const _: () = assert!(BUFFERFUL + 2 * OVERHEAD_MAX <= PIECE_SIZE, "a buffer has 
 
 /// Records in a row that carry nothing: empty ones, warnings, renewed keys.
 const USELESS_MAX: u8 = 32;
+/// How often a peer may ask for another handshake, and be told that there is none.
+const RENEGOTIATIONS_MAX: u8 = 4;
 /// A handshake message that comes after the handshake: a ticket at most.
 const MESSAGE_MAX: usize = 64 * 1024;
 /// Records that are kept free for the end when a key is used up.
@@ -94,6 +96,8 @@ struct Established {
     message: Vec<u8>,
     /// How many records carried nothing, since one did.
     useless: u8,
+    /// How often the peer has asked for another handshake.
+    renegotiations: u8,
 }
 
 /// Why TLS failed on a connection.
@@ -334,6 +338,7 @@ impl Session {
                     info,
                     message: Vec::new(),
                     useless: 0,
+                    renegotiations: 0,
                 }));
                 if !rest.is_empty() {
                     self.received = Some(Chunk::counted(&rest, pool.count()));
@@ -520,12 +525,15 @@ impl Session {
             (NEW_SESSION_TICKET, Version::Tls13, Some(Schedule::Client(schedule))) => schedule
                 .handle_new_session_ticket(body)
                 .map_err(|_| Refused::new(DECODE_ERROR, TlsFault::Misbehaved, "a malformed ticket")),
-            // Nobody renegotiates here, and says so (RFC 5246, 7.4.1.1).
-            (CLIENT_HELLO, Version::Tls12, _) if established.is_server => {
-                self.control(ALERT, &[WARNING, NO_RENEGOTIATION], queue, pool);
-                Ok(())
-            }
-            (HELLO_REQUEST, Version::Tls12, _) if !established.is_server => {
+            // Nobody renegotiates here, and says so (RFC 5246, 7.4.1.1). Not as often as somebody likes who asks a thousand times in
+            // a record and reads no answer.
+            (CLIENT_HELLO, Version::Tls12, _) | (HELLO_REQUEST, Version::Tls12, _)
+                if established.is_server == (kind == CLIENT_HELLO) =>
+            {
+                established.renegotiations += 1;
+                if established.renegotiations > RENEGOTIATIONS_MAX {
+                    return Err(Refused::new(UNEXPECTED_MESSAGE, TlsFault::Flood, ""));
+                }
                 self.control(ALERT, &[WARNING, NO_RENEGOTIATION], queue, pool);
                 Ok(())
             }
@@ -756,6 +764,7 @@ impl Session {
             info,
             message: Vec::new(),
             useless: 0,
+            renegotiations: 0,
         })))
     }
 
