@@ -29,8 +29,10 @@ const _: () = assert!(BUFFERFUL + 2 * OVERHEAD_MAX <= PIECE_SIZE, "a buffer has 
 const USELESS_MAX: u8 = 32;
 /// How often a peer may ask for another handshake, and be told that there is none.
 const RENEGOTIATIONS_MAX: u8 = 4;
-/// A handshake message that comes after the handshake: a ticket at most.
-const MESSAGE_MAX: usize = 64 * 1024;
+/// A ticket, with all that goes with it.
+const TICKET_MAX: usize = 64 * 1024;
+/// Another handshake message that comes after the handshake. None of them is of any size.
+const MESSAGE_MAX: usize = 16 * 1024;
 /// Records that are kept free for the end when a key is used up.
 const SPARE_RECORDS: u64 = 64;
 
@@ -482,30 +484,31 @@ impl Session {
 
     /// Looks at the handshake messages that are whole.
     fn messages(&mut self, queue: &mut Outgoing, pool: &PiecePool) -> Result<(), Refused> {
-        loop {
-            let State::Established(established) = &mut self.state else { return Ok(()) };
-            let Some(&[kind, a, b, c]) = established.message.first_chunk() else { return Ok(()) };
+        let State::Established(established) = &mut self.state else { return Ok(()) };
+        let mut messages = std::mem::take(&mut established.message);
+        let mut at = 0;
+        while let Some(&[kind, a, b, c]) = messages[at..].first_chunk() {
             let len = u32::from_be_bytes([0, a, b, c]) as usize;
-            if len > MESSAGE_MAX {
-                return Err(Refused::new(
-                    DECODE_ERROR,
-                    TlsFault::Misbehaved,
-                    "a handshake message too large",
-                ));
+            let max = if kind == NEW_SESSION_TICKET { TICKET_MAX } else { MESSAGE_MAX };
+            if len > max {
+                let detail = "a handshake message too large";
+                return Err(Refused::new(DECODE_ERROR, TlsFault::Misbehaved, detail));
             }
-            if established.message.len() < 4 + len {
-                return Ok(());
-            }
-            let rest = established.message.split_off(4 + len);
-            let message = std::mem::replace(&mut established.message, rest);
-            self.message(kind, &message[4..], queue, pool)?;
+            let Some(body) = messages.get(at + 4..at + 4 + len) else { break };
+            at += 4 + len;
+            self.message(kind, body, at == messages.len(), queue, pool)?;
         }
+        if let State::Established(established) = &mut self.state {
+            established.message = messages.split_off(at);
+        }
+        Ok(())
     }
 
     fn message(
         &mut self,
         kind: u8,
         body: &[u8],
+        is_last: bool,
         queue: &mut Outgoing,
         pool: &PiecePool,
     ) -> Result<(), Refused> {
@@ -515,7 +518,7 @@ impl Session {
                 let &[request @ (0 | 1)] = body else {
                     return Err(Refused::new(DECODE_ERROR, TlsFault::Misbehaved, "a malformed KeyUpdate"));
                 };
-                if !established.message.is_empty() {
+                if !is_last {
                     return Err(Refused::unexpected("something behind KeyUpdate in the same record"));
                 }
                 established.opener = schedule.next_opener().ok_or_else(Refused::exhausted)?;
@@ -627,7 +630,12 @@ impl Session {
 
     /// Whether nothing can be sent now, and will be when the peer has done its part: shaken hands, or left.
     pub(crate) fn holds_back(&self) -> bool {
-        self.is_handshaking() || (self.leaves && !self.peer_has_ended)
+        self.is_handshaking() || self.is_leaving()
+    }
+
+    /// Whether the connection is to go on without it, and the peer has not said close_notify.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaves && !self.peer_has_ended
     }
 
     /// Writes `bytes` into records at the end of the queue.
