@@ -419,3 +419,20 @@ scenario! {
         });
     }
 }
+
+scenario! {
+    /// What is left of its connection is an alert, and a wait for the peer's end.
+    fn a_handshake_that_has_failed_keeps_nobody_out(world) {
+        let acceptor = Acceptor::new(server_tls().handshakes_max(1)).unwrap();
+        let server = world.serve_with(Echo, |server| server.tls(&acceptor).workers(1));
+        let address = server.local_addr();
+        world.run(async move {
+            let mut foreign = Client::connect(address).await.unwrap();
+            foreign.send(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+            assert_eq!(recv_all(&mut foreign).await.unwrap()[0], 21, "an alert, and the end");
+            let conn = client(address).connect_within(Duration::from_millis(500)).open().await;
+            assert!(conn.is_ok(), "{conn:?}");
+        });
+        world.stop(&server);
+    }
+}

@@ -489,6 +489,10 @@ impl Worker {
                 }
             }
         }
+        if link.conn.borrow().tls_failure().is_some() {
+            // What is left is an alert and the wait for the peer's end, which keep nobody else from a handshake.
+            self.drop_preface(link);
+        }
         self.advance(link);
     }
 
