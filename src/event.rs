@@ -60,7 +60,8 @@ pub trait Handler: 'static {
     /// Bytes have come. [`Flow::Continue`] consumes all of them, [`Flow::Consumed`] the first so many.
     ///
     /// What is not consumed is offered again, in front of what comes next: take all complete messages, and leave the
-    /// beginning of the next one. While [`Connection::send`] refuses, nothing is offered, and the peer has to wait.
+    /// beginning of the next one. While [`Connection::send`] refuses, nothing is offered, and the peer has to wait. If the connection
+    /// ends for a fault of TLS meanwhile, what came before the fault is offered once more, when nothing can be sent any more.
     fn received(&mut self, conn: &mut Connection<'_>, bytes: &[u8]) -> Flow;
 
     /// The send queue has fallen to its low mark after a send was refused. What `received` left was offered again

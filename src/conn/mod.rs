@@ -307,6 +307,16 @@ impl Conn {
         self.blocked
     }
 
+    /// Whether a handler can be offered what is here. One that could not send is offered what came before TLS failed: it will not
+    /// be able to any more.
+    pub(crate) fn is_offered(&self) -> bool {
+        match self.phase {
+            Phase::Connecting | Phase::Open => !self.is_blocked(),
+            Phase::Closing => self.blocked && self.tls_failure().is_some(),
+            _ => false,
+        }
+    }
+
     /// Whether the inbox holds all that it may.
     pub(crate) fn is_full(&self) -> bool {
         self.inbox.len() >= self.profile.limits.receive_buffer
