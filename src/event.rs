@@ -215,12 +215,16 @@ impl<'a> Connection<'a> {
     }
 
     /// Ends TLS and not the connection: close_notify follows what was sent. When the peer has said it too, what comes and what
-    /// is sent is plain; until then nothing can be sent.
+    /// is sent is plain; until then nothing can be sent, and what the peer still says by TLS is offered although a send was refused.
     ///
     /// The protocol has to say that TLS ends here. A peer that ends TLS by itself ends the stream.
     #[cfg(feature = "tls")]
     pub fn leave_tls(&mut self) {
-        self.link.command(Conn::leave_tls);
+        let now = self.link.worker.clock();
+        self.link.command(|conn| {
+            conn.leave_tls();
+            conn.await_reading(now);
+        });
     }
 
     /// Closes gracefully after `delay`, unless it is closed before.

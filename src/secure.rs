@@ -53,11 +53,12 @@ impl Connection {
 
     /// Ends TLS and not the connection: close_notify follows what was sent, and when the peer has said it too, bytes are plain.
     ///
-    /// What comes before the peer's close_notify can be read meanwhile, by another task that has the reading half; until then nothing can
-    /// be sent. The protocol has to say that TLS ends here: a peer that ends TLS by itself ends the stream.
+    /// What comes before the peer's close_notify is kept, and can be read afterwards; until then nothing can be sent. The protocol has
+    /// to say that TLS ends here: a peer that ends TLS by itself ends the stream.
     ///
     /// # Errors
-    /// If the connection ends before.
+    /// If the connection ends before. If the peer sends more than is kept before its close_notify
+    /// ([`Limits::receive_buffer`](crate::Limits::receive_buffer)): that has to be read first, and TLS ends behind it.
     ///
     /// # Cancellation
     /// TLS ends all the same.
@@ -169,6 +170,12 @@ impl Future for Leaving<'_> {
             let error = Error::new(Operation::Secure, Cause::Closed(reason)).at(self.link.peer());
             return Poll::Ready(Err(error));
         }
+        if conn.is_full() {
+            let problem = "what the peer has sent before it leaves TLS has to be read first";
+            return Poll::Ready(Err(Error::new(Operation::Secure, Cause::Misuse(problem)).at(self.link.peer())));
+        }
+        // Full is no news for who waits to write.
+        self.link.reader.register(&self.link.worker.tasks, cx);
         self.link.rare().writer.register(&self.link.worker.tasks, cx);
         Poll::Pending
     }

@@ -303,8 +303,10 @@ impl Conn {
         matches!(self.phase, Phase::Connecting | Phase::Open)
     }
 
+    /// Whether nothing is to be offered to a handler until it can send again. While TLS is left it is the peer whose turn it is,
+    /// and what it says comes before its close_notify.
     pub(crate) fn is_blocked(&self) -> bool {
-        self.blocked
+        self.blocked && !self.is_leaving_tls()
     }
 
     /// Whether a handler can be offered what is here. One that could not send is offered what came before TLS failed: it will not
@@ -323,9 +325,10 @@ impl Conn {
     }
 
     /// Whether nothing more is to be received for now. Where memory is short that is so with any unread byte, unless a
-    /// handler cannot go on without more.
+    /// handler cannot go on without more, or TLS is being left, which ends behind what is unread.
     pub(crate) fn has_enough(&self) -> bool {
-        let one_is_enough = self.profile.pieces.is_short() && !self.incomplete;
+        let one_is_enough =
+            self.profile.pieces.is_short() && !self.incomplete && !self.is_leaving_tls();
         self.is_full() || (one_is_enough && self.inbox.len() > 0)
     }
 
@@ -460,7 +463,7 @@ impl Conn {
             self.clock.message_over();
         }
         self.inbox.push(chunk);
-        self.incomplete = !self.blocked;
+        self.incomplete = !self.is_blocked();
         if self.incomplete {
             self.await_rest(self.inbox.len(), now);
         }
@@ -916,7 +919,8 @@ impl Conn {
     /// What follows the last byte of this side.
     fn end_action(&mut self, now: Time) -> Option<Action> {
         if self.writing == Writing::Finishing {
-            if !self.outbox.is_empty() {
+            // A handshake that was under way is brought to its end, and close_notify follows.
+            if !self.outbox.is_empty() || (self.phase == Phase::Open && self.is_handshaking()) {
                 return None;
             }
             self.writing = Writing::Finished;

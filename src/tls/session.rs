@@ -257,7 +257,10 @@ impl Session {
     pub(crate) fn cut_off(&mut self) -> Option<TlsFault> {
         let fault = match &self.state {
             State::Handshaking(_) => TlsFault::HandshakeEnded,
-            State::Established(_) if !self.peer_has_ended && !self.tolerates_truncation => {
+            // Who is to leave TLS and go on has no reason to end without it.
+            State::Established(_)
+                if !self.peer_has_ended && (self.leaves || !self.tolerates_truncation) =>
+            {
                 TlsFault::Truncated
             }
             _ => return None,
@@ -344,6 +347,10 @@ impl Session {
                 }));
                 if !rest.is_empty() {
                     self.received = Some(Chunk::counted(&rest, pool.count()));
+                }
+                if self.leaves {
+                    // That was asked for when there was nothing to end yet.
+                    self.end(queue, pool);
                 }
                 Step::Established
             }

@@ -637,7 +637,7 @@ impl Worker {
         while let Some(bytes) = arrivals.front() {
             let room = conn.room(bytes.len());
             if room.is_ok_and(|room| room != Room::Yes) {
-                if link.is_event.get() {
+                if link.is_event.get() && conn.is_blocked() {
                     conn.make_wait();
                 }
                 return;
