@@ -264,8 +264,9 @@ impl Ours {
     fn config(&self) -> Result<rustls::ClientConfig> {
         options::check_alpn(&self.alpn)?;
         let verifier = match &self.trust {
-            Some(trust) if !self.accepts_any => verify::of_servers(trust, &self.pins)?,
-            _ => verify::of_any_server(&self.pins),
+            _ if self.accepts_any => verify::of_any_server(&self.pins),
+            Some(trust) => verify::of_servers(trust, &self.pins)?,
+            None => verify::of_servers(&Trust::platform()?, &self.pins)?,
         };
         let builder = rustls::ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(self.versions.of_rustls())
