@@ -41,7 +41,7 @@ const CLOSE_NOTIFY: u8 = 0;
 pub(super) const UNEXPECTED_MESSAGE: u8 = 10;
 const BAD_RECORD_MAC: u8 = 20;
 const RECORD_OVERFLOW: u8 = 22;
-const DECODE_ERROR: u8 = 50;
+pub(super) const DECODE_ERROR: u8 = 50;
 pub(super) const PROTOCOL_VERSION: u8 = 70;
 const INTERNAL_ERROR: u8 = 80;
 const USER_CANCELED: u8 = 90;
@@ -258,9 +258,7 @@ impl Session {
         let fault = match &self.state {
             State::Handshaking(_) => TlsFault::HandshakeEnded,
             // Who is to leave TLS and go on has no reason to end without it.
-            State::Established(_)
-                if !self.peer_has_ended && (self.leaves || !self.tolerates_truncation) =>
-            {
+            State::Established(_) if !self.peer_has_ended && (self.leaves || !self.tolerates_truncation) => {
                 TlsFault::Truncated
             }
             _ => return None,
