@@ -172,7 +172,9 @@ impl Future for Leaving<'_> {
         }
         if conn.is_full() {
             let problem = "what the peer has sent before it leaves TLS has to be read first";
-            return Poll::Ready(Err(Error::new(Operation::Secure, Cause::Misuse(problem)).at(self.link.peer())));
+            return Poll::Ready(Err(
+                Error::new(Operation::Secure, Cause::Misuse(problem)).at(self.link.peer())
+            ));
         }
         // Full is no news for who waits to write.
         self.link.reader.register(&self.link.worker.tasks, cx);
