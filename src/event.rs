@@ -61,7 +61,8 @@ pub trait Handler: 'static {
     /// Bytes have come. [`Flow::Continue`] consumes all of them, [`Flow::Consumed`] the first so many.
     ///
     /// What is not consumed is offered again, in front of what comes next: take all complete messages, and leave the
-    /// beginning of the next one. While [`Connection::send`] refuses, nothing is offered, and the peer has to wait.
+    /// beginning of the next one. While [`Connection::send`] refuses, nothing is offered, and the peer has to wait. If the connection
+    /// ends for a fault of TLS meanwhile, what came before the fault is offered once more, when nothing can be sent any more.
     fn received(&mut self, conn: &mut Connection<'_>, bytes: &[u8]) -> Flow;
 
     /// The send queue has fallen to its low mark after a send was refused. What `received` left was offered again
@@ -252,12 +253,17 @@ impl<'a> Connection<'a> {
     }
 
     /// Ends TLS and not the connection: close_notify follows what was sent. When the peer has said it too, what comes and what
-    /// is sent is plain, which [`Handler::unsecured`] tells; until then nothing can be sent.
+    /// is sent is plain, which [`Handler::unsecured`] tells; until then nothing can be sent, and what the peer still says by TLS
+    /// is offered although a send was refused.
     ///
     /// The protocol has to say that TLS ends here. A peer that ends TLS by itself ends the stream. Without TLS nothing happens.
     #[cfg(feature = "tls")]
     pub fn leave_tls(&mut self) {
-        self.link.command(Conn::leave_tls);
+        let now = self.link.worker.clock();
+        self.link.command(|conn| {
+            conn.leave_tls();
+            conn.await_reading(now);
+        });
     }
 
     /// Closes gracefully after `delay`, unless it is closed before.

@@ -73,16 +73,16 @@ impl Connection {
 
     /// Ends TLS and not the connection: close_notify follows what was sent, and when the peer has said it too, bytes are plain.
     ///
-    /// What comes before the peer's close_notify is read afterwards, in front of what is plain. If it may be more than
-    /// [`Limits::receive_buffer`](crate::Limits::receive_buffer) holds, it has to be read first: dropping the future and calling again
-    /// does no harm. Until the peer has said close_notify nothing can be sent.
+    /// What comes before the peer's close_notify is kept, and can be read afterwards, in front of what is plain. Until then nothing can
+    /// be sent.
     ///
     /// The protocol has to say that TLS ends here: a peer that ends TLS by itself ends the stream. Without TLS nothing happens.
     ///
     /// The peer's close_notify has no deadline of its own; [`within`](Leaving::within) sets one.
     ///
     /// # Errors
-    /// If the connection ends before.
+    /// If the connection ends before. If the peer sends more than is kept before its close_notify
+    /// ([`Limits::receive_buffer`](crate::Limits::receive_buffer)): that has to be read first, and TLS ends behind it.
     ///
     /// # Cancellation
     /// TLS ends all the same.
@@ -195,6 +195,14 @@ impl Future for Leaving<'_> {
             let error = Error::new(Operation::Secure, Cause::Closed(reason)).at(self.link.peer());
             return Poll::Ready(Err(error));
         }
+        if conn.is_full() {
+            let problem = "what the peer has sent before it leaves TLS has to be read first";
+            return Poll::Ready(Err(
+                Error::new(Operation::Secure, Cause::Misuse(problem)).at(self.link.peer())
+            ));
+        }
+        // Full is no news for who waits to write.
+        self.link.reader.register(&self.link.worker.tasks, cx);
         self.link.rare().writer.register(&self.link.worker.tasks, cx);
         Poll::Pending
     }

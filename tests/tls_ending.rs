@@ -567,3 +567,70 @@ scenario! {
         assert_eq!(world.stop(&server).closed(CloseReason::Local), 2);
     }
 }
+
+/// Fills its queue first thing, so that what comes has to wait; counts what it is offered.
+#[derive(Clone)]
+struct Blocked {
+    told: Told,
+    len: usize,
+}
+
+impl Behaviour for Blocked {
+    type Handler = Blocked;
+
+    async fn run(mut self, mut conn: Connection) -> Result<()> {
+        let why = loop {
+            match conn.recv_chunk().await {
+                Ok(Some(chunk)) => self.len += chunk.len(),
+                Ok(None) => unreachable!("it is cut off"),
+                Err(error) => break error.close_reason().unwrap(),
+            }
+        };
+        self.told.note(format!("{} {why}", self.len));
+        Ok(())
+    }
+
+    fn handler(self) -> Blocked {
+        self
+    }
+}
+
+impl Handler for Blocked {
+    fn connected(&mut self, conn: &mut event::Connection<'_>) -> Flow {
+        conn.send(&pattern(0..900_000)).unwrap();
+        conn.send(b"x").unwrap_err();
+        Flow::Continue
+    }
+
+    fn received(&mut self, conn: &mut event::Connection<'_>, bytes: &[u8]) -> Flow {
+        assert_eq!(conn.send(b"x").unwrap_err().close_reason(), Some(TRUNCATED));
+        self.len += bytes.len();
+        Flow::Continue
+    }
+
+    fn closed(&mut self, _: &mut event::Connection<'_>, reason: CloseReason) {
+        self.told.note(format!("{} {reason}", self.len));
+    }
+}
+
+scenario! {
+    /// A handler that cannot send is offered nothing; but now it will never be able to.
+    fn bytes_before_a_truncation_reach_a_handler_that_could_not_send(world) {
+        let told = Told::default();
+        let small = || SocketOptions::default().send_buffer(16 * 1024).receive_buffer(16 * 1024);
+        let blocked = Blocked { told: told.clone(), len: 0 };
+        let server = world.serve_with(blocked, |server| secure(server).sockets(small()));
+        let address = server.local_addr();
+        let seen = told.clone();
+        world.run(async move {
+            let limits = Limits::default().receive_buffer(4096);
+            let conn = Client::new(address).sockets(small()).limits(limits).open().await.unwrap();
+            let mut hand = ByHand::over(conn, AUTHORITY.config(&VERSIONS));
+            hand.shake().await;
+            hand.send(b"request").await;
+            hand.conn.finish().await.unwrap();
+            until("it has ended", || !seen.all().is_empty()).await;
+        });
+        assert_eq!(told.all(), [format!("7 {TRUNCATED}")]);
+    }
+}

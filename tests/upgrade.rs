@@ -293,7 +293,10 @@ scenario! {
         let server = world.serve(Upgrades::new());
         let address = server.local_addr();
         world.run(async move {
-            let conn = Client::connect(address).await.unwrap();
+            // Whose system took all of it at once would have the server begin before it is asked.
+            let small = SocketOptions::default().receive_buffer(16 * 1024);
+            let limits = Limits::default().receive_buffer(16 * 1024);
+            let conn = Client::new(address).sockets(small).limits(limits).open().await.unwrap();
             let mut hand = ByHand::over(conn, AUTHORITY.config(&VERSIONS));
             let bytes = [b"STARTTLS\n".to_vec(), hand.outgoing()].concat();
             hand.conn.send(&bytes).await.unwrap();
@@ -422,6 +425,8 @@ scenario! {
 struct BeginsLate {
     acceptor: Acceptor,
     asked: bool,
+    /// The queue has drained before it was asked, which a fast system makes of it now and then.
+    has_drained: bool,
 }
 
 impl Behaviour for BeginsLate {
@@ -446,14 +451,18 @@ impl Handler for BeginsLate {
         Flow::Continue
     }
 
-    fn received(&mut self, _: &mut event::Connection<'_>, bytes: &[u8]) -> Flow {
+    fn received(&mut self, conn: &mut event::Connection<'_>, bytes: &[u8]) -> Flow {
         assert!(!self.asked || bytes[0] == 22);
         let asked = std::mem::replace(&mut self.asked, true);
+        if self.has_drained {
+            conn.accept_tls(&self.acceptor).unwrap();
+        }
         Flow::Consumed(if asked { 0 } else { 9 })
     }
 
     fn writable(&mut self, conn: &mut event::Connection<'_>) -> Flow {
-        if conn.tls().is_none() {
+        self.has_drained = !self.asked;
+        if self.asked && conn.tls().is_none() {
             conn.accept_tls(&self.acceptor).unwrap();
         }
         Flow::Continue
@@ -467,7 +476,7 @@ impl Handler for BeginsLate {
 
 scenario! {
     fn a_hello_that_was_there_before_tls_began_is_taken(world) {
-        let behaviour = BeginsLate { acceptor: acceptor(), asked: false };
+        let behaviour = BeginsLate { acceptor: acceptor(), asked: false, has_drained: false };
         let server = world.serve_with(behaviour, |server| {
             server.sockets(SocketOptions::default().send_buffer(16 * 1024))
         });
@@ -535,5 +544,203 @@ scenario! {
             assert_eq!(recv_all(&mut conn).await.unwrap(), b"");
         });
         assert_eq!(world.stop(&server).closed(CloseReason::Local), 1);
+    }
+}
+
+/// Bytes that come before a peer leaves TLS.
+const MANY: usize = 100_000;
+
+/// Leaves TLS when it is told to, wants to say so at once, and goes on counting what still comes; says it behind.
+#[derive(Clone)]
+struct Leaves {
+    len: usize,
+    refused: usize,
+}
+
+impl Behaviour for Leaves {
+    type Handler = Leaves;
+
+    async fn run(mut self, mut conn: Connection) -> Result<()> {
+        assert_eq!(line(&mut conn).await?, "LEAVE");
+        while let Err(error) = conn.leave_tls().await {
+            if error.kind() != ErrorKind::Caller {
+                return Err(error);
+            }
+            self.len += conn.recv_chunk().await?.unwrap().len();
+        }
+        while self.len < MANY {
+            self.len += conn.recv_chunk().await?.unwrap().len();
+        }
+        conn.send(format!("{}\n", self.len).as_bytes()).await?;
+        assert_eq!(recv_all(&mut conn).await?, b"");
+        Ok(())
+    }
+
+    fn handler(self) -> Leaves {
+        self
+    }
+}
+
+impl Handler for Leaves {
+    fn received(&mut self, conn: &mut event::Connection<'_>, bytes: &[u8]) -> Flow {
+        let mut bytes = bytes;
+        if self.len == 0 && self.refused == 0 {
+            bytes = bytes.strip_prefix(b"LEAVE\n").unwrap();
+            conn.leave_tls();
+            self.refused += usize::from(conn.send(b"too early\n").is_err());
+        }
+        self.len += bytes.len();
+        Flow::Continue
+    }
+
+    fn writable(&mut self, conn: &mut event::Connection<'_>) -> Flow {
+        assert!(conn.tls().is_none() && self.refused == 1);
+        conn.send(format!("{}\n", self.len).as_bytes()).unwrap();
+        Flow::Continue
+    }
+}
+
+scenario! {
+    fn more_than_is_kept_may_come_before_a_peer_leaves_tls(world) {
+        let leaves = Leaves { len: 0, refused: 0 };
+        let server = world.serve_with(leaves, |server| {
+            server.tls(&acceptor()).limits(Limits::default().receive_buffer(4096))
+        });
+        let address = server.local_addr();
+        world.run(async move {
+            let mut hand = ByHand::connect(address).await;
+            hand.send(b"LEAVE\n").await;
+            while !hand.peer_has_closed() {
+                assert!(hand.pull().await.unwrap());
+            }
+            for _ in 0..20 {
+                hand.send(&[b'x'; MANY / 20]).await;
+            }
+            hand.tls.send_close_notify();
+            hand.push().await.unwrap();
+            assert_eq!(line(&mut hand.conn).await.unwrap(), "100000");
+            hand.conn.close().await;
+        });
+        assert_eq!(world.stop(&server).closed(CloseReason::Peer), 1);
+    }
+}
+
+scenario! {
+    fn a_peer_that_is_cut_off_before_it_leaves_tls_ends_the_wait(world) {
+        for tolerates in [false, true] {
+            let tls = server_tls();
+            let tls = if tolerates { tls.tolerate_truncation() } else { tls };
+            let leaves = Leaves { len: 0, refused: 0 };
+            let server = world.serve_with(leaves, |server| server.tls(&Acceptor::new(tls).unwrap()));
+            let address = server.local_addr();
+            let before = world.now();
+            world.run(async move {
+                let mut hand = ByHand::connect(address).await;
+                hand.send(b"LEAVE\n").await;
+                while !hand.peer_has_closed() {
+                    assert!(hand.pull().await.unwrap());
+                }
+                hand.conn.finish().await.unwrap();
+                while hand.conn.recv_chunk().await.unwrap().is_some() {}
+            });
+            assert!(world.now() - before < std::time::Duration::from_secs(5));
+            let stats = world.stop(&server);
+            assert_eq!(stats.closed(CloseReason::Tls(TlsFault::Truncated)), 1, "{stats:?}");
+        }
+    }
+}
+
+/// Begins TLS when told to, and says at once what it does afterwards: it ends its side, or leaves TLS.
+#[derive(Clone)]
+struct Early {
+    leaves: bool,
+    told: Arc<Mutex<Vec<String>>>,
+}
+
+impl Behaviour for Early {
+    type Handler = Early;
+
+    async fn run(self, mut conn: Connection) -> Result<()> {
+        assert_eq!(line(&mut conn).await?, "STARTTLS");
+        conn.send(b"220\n").await?;
+        drop(conn.accept_tls(&acceptor()));
+        match self.leaves {
+            true => conn.leave_tls().await?,
+            false => conn.finish().await?,
+        }
+        let rest = recv_all(&mut conn).await?;
+        self.told.lock().unwrap().push(String::from_utf8(rest).unwrap());
+        Ok(())
+    }
+
+    fn handler(self) -> Early {
+        self
+    }
+}
+
+impl Handler for Early {
+    fn received(&mut self, conn: &mut event::Connection<'_>, bytes: &[u8]) -> Flow {
+        if bytes == b"STARTTLS\n" {
+            conn.send(b"220\n").unwrap();
+            conn.accept_tls(&acceptor()).unwrap();
+            match self.leaves {
+                true => conn.leave_tls(),
+                false => conn.finish(),
+            }
+        } else if bytes.len() == 4 {
+            self.told.lock().unwrap().push(String::from_utf8(bytes.to_vec()).unwrap());
+        } else {
+            return Flow::Consumed(0);
+        }
+        Flow::Continue
+    }
+}
+
+scenario! {
+    fn who_ends_during_the_handshake_ends_behind_it(world) {
+        for leaves in [false, true] {
+            let told = Arc::default();
+            let server = world.serve(Early { leaves, told: Arc::clone(&told) });
+            let address = server.local_addr();
+            world.run(async move {
+                let mut conn = started(address).await;
+                conn.connect_tls(&Connector::new(client_tls()).unwrap(), NAME).await.unwrap();
+                if leaves {
+                    conn.leave_tls().await.unwrap();
+                } else {
+                    assert_eq!(recv_all(&mut conn).await.unwrap(), b"");
+                }
+                conn.send(b"rest").await.unwrap();
+                conn.finish().await.unwrap();
+                conn.closed().await;
+            });
+            world.stop(&server);
+            assert_eq!(*told.lock().unwrap(), ["rest"], "{leaves}");
+        }
+    }
+}
+
+scenario! {
+    /// It will never do its part of a handshake.
+    fn with_a_peer_that_has_ended_tls_does_not_begin(world) {
+        let upgrades = Upgrades::new();
+        let server = world.serve(upgrades.clone());
+        let address = server.local_addr();
+        let before = world.now();
+        world.run(async move {
+            let mut conn = Client::connect(address).await.unwrap();
+            conn.send(b"STARTTLS\n").await.unwrap();
+            conn.finish().await.unwrap();
+            let text = recv_all(&mut conn).await.unwrap();
+            assert!(text.starts_with(b"220\n"), "{text:?}");
+            let connector = Connector::new(client_tls()).unwrap();
+            let mut other = Client::connect(address).await.unwrap();
+            other.finish().await.unwrap();
+            assert_eq!(recv_all(&mut other).await.unwrap(), b"");
+            assert!(other.connect_tls(&connector, NAME).await.is_err());
+        });
+        assert!(world.now() - before < std::time::Duration::from_secs(4), "no deadline has to end it");
+        let ended = CloseReason::Tls(TlsFault::HandshakeEnded);
+        assert_eq!(world.stop(&server).closed(ended), 1);
     }
 }

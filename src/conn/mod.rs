@@ -309,8 +309,20 @@ impl Conn {
         matches!(self.phase, Phase::Connecting | Phase::Open)
     }
 
+    /// Whether nothing is to be offered to a handler until it can send again. While TLS is left it is the peer whose turn it is,
+    /// and what it says comes before its close_notify.
     pub(crate) fn is_blocked(&self) -> bool {
-        self.blocked
+        self.blocked && !self.is_leaving_tls()
+    }
+
+    /// Whether a handler can be offered what is here. One that could not send is offered what came before TLS failed: it will not
+    /// be able to any more.
+    pub(crate) fn is_offered(&self) -> bool {
+        match self.phase {
+            Phase::Connecting | Phase::Open => !self.is_blocked(),
+            Phase::Closing => self.blocked && self.tls_failure().is_some(),
+            _ => false,
+        }
     }
 
     /// Whether the inbox holds all that it may.
@@ -319,9 +331,9 @@ impl Conn {
     }
 
     /// Whether nothing more is to be received for now. Where memory is short that is so with any unread byte, unless a
-    /// handler cannot go on without more.
+    /// handler cannot go on without more, or TLS is being left, which ends behind what is unread.
     pub(crate) fn has_enough(&self) -> bool {
-        let one_is_enough = self.profile.pieces.is_short() && !self.incomplete;
+        let one_is_enough = self.profile.pieces.is_short() && !self.incomplete && !self.is_leaving_tls();
         self.is_full() || (one_is_enough && self.inbox.len() > 0)
     }
 
@@ -456,7 +468,7 @@ impl Conn {
             self.clock.message_over();
         }
         self.inbox.push(chunk);
-        self.incomplete = !self.blocked;
+        self.incomplete = !self.is_blocked();
         if self.incomplete {
             self.await_rest(self.inbox.len(), now);
         }
@@ -526,7 +538,11 @@ impl Conn {
 
     #[inline]
     pub(crate) fn send(&mut self, bytes: &[u8]) {
-        debug_assert!(self.pending() + bytes.len() <= self.send_max(), "the hard bound of the send queue");
+        // What TLS adds to a message that was let in is not held against it.
+        debug_assert!(
+            self.is_sealed() || self.pending() + bytes.len() <= self.send_max(),
+            "the hard bound of the send queue"
+        );
         match &mut self.tls {
             None => self.outbox.push(bytes, &self.profile.pieces),
             Some(tls) => tls.write(bytes, self.outbox.tail(), &self.profile.pieces),
@@ -912,7 +928,8 @@ impl Conn {
     /// What follows the last byte of this side.
     fn end_action(&mut self, now: Time) -> Option<Action> {
         if self.writing == Writing::Finishing {
-            if !self.outbox.is_empty() {
+            // A handshake that was under way is brought to its end, and close_notify follows.
+            if !self.outbox.is_empty() || (self.phase == Phase::Open && self.is_handshaking()) {
                 return None;
             }
             self.writing = Writing::Finished;

@@ -61,7 +61,10 @@ impl Conn {
     pub(crate) fn leave_tls(&mut self) {
         if let Some(tls) = &mut self.tls {
             tls.leave(self.outbox.tail(), &self.profile.pieces);
-            self.left_tls();
+            if !self.left_tls() && self.blocked && self.inbox.len() > 0 {
+                // From here on a handler is offered what is unread, whether or not it can send.
+                self.news.add(News::READABLE);
+            }
         }
     }
 
@@ -106,10 +109,13 @@ impl Conn {
         }
     }
 
-    /// Whether there were unread bytes when TLS began, and nobody has unsealed them.
+    /// Whether there were unread bytes when TLS began, and nobody has unsealed them; or the peer had ended before, and so will not
+    /// do what TLS waits for.
     #[inline]
     pub(crate) fn has_unseen(&self) -> bool {
-        self.phase == Phase::Open && self.tls.as_ref().is_some_and(|tls| tls.has_unseen())
+        let has_ended = self.reading == Reading::Ended;
+        let is_due = |tls: &Session| tls.has_unseen() || (has_ended && tls.holds_back());
+        self.phase == Phase::Open && self.tls.as_ref().is_some_and(|tls| is_due(tls))
     }
 
     /// Takes received bytes that are protected.
@@ -125,6 +131,10 @@ impl Conn {
             && let Some(tls) = &mut self.tls
         {
             match tls.step(self.outbox.tail(), &self.profile.pieces) {
+                Step::Nothing if self.reading == Reading::Ended && tls.holds_back() => {
+                    self.is_cut_off(now);
+                    break;
+                }
                 Step::Nothing => {
                     // The beginning of a record is that of a message too.
                     let begun = tls.begun();
@@ -134,6 +144,9 @@ impl Conn {
                     return Unsealed::Nothing;
                 }
                 Step::Established => {
+                    if self.writing == Writing::Finishing {
+                        tls.end(self.outbox.tail(), &self.profile.pieces);
+                    }
                     self.unblock();
                     return Unsealed::Established;
                 }
@@ -179,6 +192,11 @@ impl Conn {
     /// Whether TLS lets nothing through for now, whatever room there is.
     pub(super) fn is_held_back(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| tls.holds_back())
+    }
+
+    /// Whether TLS is to end here, and the peer has not said close_notify.
+    pub(crate) fn is_leaving_tls(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.is_leaving())
     }
 
     /// Whoever waited for TLS to let bytes through can go on.

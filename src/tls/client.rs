@@ -163,8 +163,8 @@ impl ClientTls {
     }
 
     /// Appends the keys of all sessions to this file, in the format of NSS that Wireshark reads. **Who can read the file can read
-    /// the connections**; it is made for its owner alone, and refused if others may read it. An error when it is written is
-    /// ignored. Default: none; the environment is not asked.
+    /// the connections**; it is made for its owner alone, and refused if it is another's or others may read it. An error when it is
+    /// written is ignored. Default: none; the environment is not asked.
     #[must_use]
     pub fn key_log(self, path: impl Into<PathBuf>) -> ClientTls {
         self.ours("key_log", |ours| ours.key_log = Some(path.into()))
@@ -267,8 +267,9 @@ impl Ours {
     fn config(&self) -> Result<rustls::ClientConfig> {
         options::check_alpn(&self.alpn)?;
         let verifier = match &self.trust {
-            Some(trust) if !self.accepts_any => verify::of_servers(trust, &self.pins)?,
-            _ => verify::of_any_server(&self.pins),
+            _ if self.accepts_any => verify::of_any_server(&self.pins),
+            Some(trust) => verify::of_servers(trust, &self.pins)?,
+            None => verify::of_servers(&Trust::platform()?, &self.pins)?,
         };
         let builder = rustls::ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(self.versions.of_rustls())

@@ -16,7 +16,7 @@ use rustls::{CommonState, ExtractedSecrets, HandshakeKind, ProtocolVersion};
 use super::classify::classify;
 use super::info::Agreed;
 use super::record::{self, Opener, Sealer};
-use super::session::{PROTOCOL_VERSION, UNEXPECTED_MESSAGE};
+use super::session::{DECODE_ERROR, PROTOCOL_VERSION, UNEXPECTED_MESSAGE};
 use super::{ClientSide, Info, ServerSide, Verification, Version, verify};
 use crate::tls_fault::TlsFault;
 
@@ -137,6 +137,10 @@ impl Handshake {
             self.is_stapled |= verify::take_stapled();
             if !self.side.common().is_handshaking() {
                 return Ok(true);
+            }
+            if self.shown > SHOWN_MAX {
+                send(&[record::ALERT, 3, 3, 0, 2, 2, DECODE_ERROR]);
+                return Err(rustls::InvalidMessage::HandshakePayloadTooLarge.into());
             }
             match record::length(&self.received[self.shown..], Version::Tls12) {
                 Ok(Some(len)) if self.shown + len <= self.received.len() => self.shown += len,
@@ -271,6 +275,10 @@ fn step<Data>(
     Ok((status.discard, again))
 }
 
+/// What may be shown to rustls and not be a whole message yet. It takes messages of up to 64 KiB, and what divides one into
+/// records of one byte has six times as much stored.
+const SHOWN_MAX: usize = 128 * 1024;
+
 thread_local! {
     /// The name that the client of the handshake under way has asked for. rustls tells it to nobody but the resolver of
     /// certificates, which it calls within `process_tls_records`.
@@ -346,6 +354,25 @@ mod tests {
         assert_eq!(alerts, 1, "{last_words:?}");
         let (progress, _) = advance(server, &last_words.concat());
         assert!(matches!(failed(&progress), TlsFault::Alert(alert) if alert.0 == 48));
+    }
+
+    #[test]
+    fn a_hello_in_crumbs_is_kept_up_to_a_bound() {
+        let identity = Authority::new("Root").issue(leaf(&["a.example"])).identity();
+        let acceptor = Acceptor::new(ServerTls::new(identity)).expect("in order");
+        // It says that it is of 60,000 bytes, and would be here with six times as many.
+        let header = [22, 3, 1, 0, 4, 1, 0, 0xEA, 0x60];
+        let crumb = [22, 3, 1, 0, 1, 0];
+        let (mut server, _) = waiting(advance(accept(&acceptor), &header));
+        let mut kept = 0;
+        let fault = loop {
+            match advance(server, &crumb.repeat(1000)).0 {
+                Progress::Waiting(waiting) => (server, kept) = (waiting, kept + 6000),
+                progress => break failed(&progress),
+            }
+        };
+        assert_eq!(fault, TlsFault::Misbehaved);
+        assert!((100_000..=SHOWN_MAX).contains(&kept), "{kept}");
     }
 
     #[test]

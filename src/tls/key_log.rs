@@ -4,7 +4,7 @@ use std::fmt;
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -23,6 +23,13 @@ impl KeyLogFile {
         let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path).map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
         let mode = metadata.permissions().mode() & 0o777;
+        // Whoever made the file in a directory of all, or a pipe in its place, reads it however private it is.
+        let owner = metadata.uid();
+        let is_ours = [0, rustix::process::geteuid().as_raw()].contains(&owner);
+        if (metadata.is_file() || metadata.file_type().is_fifo()) && !is_ours {
+            let problem = format!("is to hold keys, and belongs to somebody else (user {owner})");
+            return Err(Source::File(path.into()).error(problem));
+        }
         if metadata.is_file() && mode & 0o077 != 0 {
             let problem =
                 format!("is to hold keys, and others than its owner have access to it (mode {mode:o})");
@@ -78,6 +85,14 @@ mod tests {
         let error = KeyLogFile::open(&path).expect_err("others may read it");
         let problem = "is to hold keys, and others than its owner have access to it (mode 644)";
         assert_eq!(error.to_string(), format!("load {}: {problem}", path.display()));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("it is ours");
+        // Only root can give a file away.
+        if std::os::unix::fs::chown(&path, Some(65_534), None).is_ok() && rustix::process::geteuid().is_root()
+        {
+            let error = KeyLogFile::open(&path).expect_err("it is somebody else's");
+            let problem = "is to hold keys, and belongs to somebody else (user 65534)";
+            assert_eq!(error.to_string(), format!("load {}: {problem}", path.display()));
+        }
         let error = KeyLogFile::open(Path::new("/nowhere/keys.log")).expect_err("there is no such directory");
         assert_eq!(error.to_string(), "load /nowhere/keys.log: no such file or directory");
     }

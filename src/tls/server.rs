@@ -165,8 +165,8 @@ impl ServerTls {
     }
 
     /// Appends the keys of all sessions to this file, in the format of NSS that Wireshark reads. **Who can read the file can read
-    /// the connections**; it is made for its owner alone, and refused if others may read it. An error when it is written is
-    /// ignored. Default: none; the environment is not asked.
+    /// the connections**; it is made for its owner alone, and refused if it is another's or others may read it. An error when it is
+    /// written is ignored. Default: none; the environment is not asked.
     #[must_use]
     pub fn key_log(self, path: impl Into<PathBuf>) -> ServerTls {
         self.ours("key_log", |ours| ours.key_log = Some(path.into()))

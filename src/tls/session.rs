@@ -27,8 +27,12 @@ const _: () = assert!(BUFFERFUL + 2 * OVERHEAD_MAX <= PIECE_SIZE, "a buffer has 
 
 /// Records in a row that carry nothing: empty ones, warnings, renewed keys.
 const USELESS_MAX: u8 = 32;
-/// A handshake message that comes after the handshake: a ticket at most.
-const MESSAGE_MAX: usize = 64 * 1024;
+/// How often a peer may ask for another handshake, and be told that there is none.
+const RENEGOTIATIONS_MAX: u8 = 4;
+/// A ticket, with all that goes with it.
+const TICKET_MAX: usize = 64 * 1024;
+/// Another handshake message that comes after the handshake. None of them is of any size.
+const MESSAGE_MAX: usize = 16 * 1024;
 /// Records that are kept free for the end when a key is used up.
 const SPARE_RECORDS: u64 = 64;
 
@@ -37,7 +41,7 @@ const CLOSE_NOTIFY: u8 = 0;
 pub(super) const UNEXPECTED_MESSAGE: u8 = 10;
 const BAD_RECORD_MAC: u8 = 20;
 const RECORD_OVERFLOW: u8 = 22;
-const DECODE_ERROR: u8 = 50;
+pub(super) const DECODE_ERROR: u8 = 50;
 pub(super) const PROTOCOL_VERSION: u8 = 70;
 const INTERNAL_ERROR: u8 = 80;
 const USER_CANCELED: u8 = 90;
@@ -94,6 +98,8 @@ struct Established {
     message: Vec<u8>,
     /// How many records carried nothing, since one did.
     useless: u8,
+    /// How often the peer has asked for another handshake.
+    renegotiations: u8,
 }
 
 /// Why TLS failed on a connection.
@@ -251,7 +257,8 @@ impl Session {
     pub(crate) fn cut_off(&mut self) -> Option<TlsFault> {
         let fault = match &self.state {
             State::Handshaking(_) => TlsFault::HandshakeEnded,
-            State::Established(_) if !self.peer_has_ended && !self.tolerates_truncation => {
+            // Who is to leave TLS and go on has no reason to end without it.
+            State::Established(_) if !self.peer_has_ended && (self.leaves || !self.tolerates_truncation) => {
                 TlsFault::Truncated
             }
             _ => return None,
@@ -334,9 +341,14 @@ impl Session {
                     info,
                     message: Vec::new(),
                     useless: 0,
+                    renegotiations: 0,
                 }));
                 if !rest.is_empty() {
                     self.received = Some(Chunk::counted(&rest, pool.count()));
+                }
+                if self.leaves {
+                    // That was asked for when there was nothing to end yet.
+                    self.end(queue, pool);
                 }
                 Step::Established
             }
@@ -477,30 +489,31 @@ impl Session {
 
     /// Looks at the handshake messages that are whole.
     fn messages(&mut self, queue: &mut Outgoing, pool: &PiecePool) -> Result<(), Refused> {
-        loop {
-            let State::Established(established) = &mut self.state else { return Ok(()) };
-            let Some(&[kind, a, b, c]) = established.message.first_chunk() else { return Ok(()) };
+        let State::Established(established) = &mut self.state else { return Ok(()) };
+        let mut messages = std::mem::take(&mut established.message);
+        let mut at = 0;
+        while let Some(&[kind, a, b, c]) = messages[at..].first_chunk() {
             let len = u32::from_be_bytes([0, a, b, c]) as usize;
-            if len > MESSAGE_MAX {
-                return Err(Refused::new(
-                    DECODE_ERROR,
-                    TlsFault::Misbehaved,
-                    "a handshake message too large",
-                ));
+            let max = if kind == NEW_SESSION_TICKET { TICKET_MAX } else { MESSAGE_MAX };
+            if len > max {
+                let detail = "a handshake message too large";
+                return Err(Refused::new(DECODE_ERROR, TlsFault::Misbehaved, detail));
             }
-            if established.message.len() < 4 + len {
-                return Ok(());
-            }
-            let rest = established.message.split_off(4 + len);
-            let message = std::mem::replace(&mut established.message, rest);
-            self.message(kind, &message[4..], queue, pool)?;
+            let Some(body) = messages.get(at + 4..at + 4 + len) else { break };
+            at += 4 + len;
+            self.message(kind, body, at == messages.len(), queue, pool)?;
         }
+        if let State::Established(established) = &mut self.state {
+            established.message = messages.split_off(at);
+        }
+        Ok(())
     }
 
     fn message(
         &mut self,
         kind: u8,
         body: &[u8],
+        is_last: bool,
         queue: &mut Outgoing,
         pool: &PiecePool,
     ) -> Result<(), Refused> {
@@ -510,7 +523,7 @@ impl Session {
                 let &[request @ (0 | 1)] = body else {
                     return Err(Refused::new(DECODE_ERROR, TlsFault::Misbehaved, "a malformed KeyUpdate"));
                 };
-                if !established.message.is_empty() {
+                if !is_last {
                     return Err(Refused::unexpected("something behind KeyUpdate in the same record"));
                 }
                 established.opener = schedule.next_opener().ok_or_else(Refused::exhausted)?;
@@ -520,12 +533,15 @@ impl Session {
             (NEW_SESSION_TICKET, Version::Tls13, Some(Schedule::Client(schedule))) => schedule
                 .handle_new_session_ticket(body)
                 .map_err(|_| Refused::new(DECODE_ERROR, TlsFault::Misbehaved, "a malformed ticket")),
-            // Nobody renegotiates here, and says so (RFC 5246, 7.4.1.1).
-            (CLIENT_HELLO, Version::Tls12, _) if established.is_server => {
-                self.control(ALERT, &[WARNING, NO_RENEGOTIATION], queue, pool);
-                Ok(())
-            }
-            (HELLO_REQUEST, Version::Tls12, _) if !established.is_server => {
+            // Nobody renegotiates here, and says so (RFC 5246, 7.4.1.1). Not as often as somebody likes who asks a thousand times in
+            // a record and reads no answer.
+            (CLIENT_HELLO, Version::Tls12, _) | (HELLO_REQUEST, Version::Tls12, _)
+                if established.is_server == (kind == CLIENT_HELLO) =>
+            {
+                established.renegotiations += 1;
+                if established.renegotiations > RENEGOTIATIONS_MAX {
+                    return Err(Refused::new(UNEXPECTED_MESSAGE, TlsFault::Flood, ""));
+                }
                 self.control(ALERT, &[WARNING, NO_RENEGOTIATION], queue, pool);
                 Ok(())
             }
@@ -619,7 +635,12 @@ impl Session {
 
     /// Whether nothing can be sent now, and will be when the peer has done its part: shaken hands, or left.
     pub(crate) fn holds_back(&self) -> bool {
-        self.is_handshaking() || (self.leaves && !self.peer_has_ended)
+        self.is_handshaking() || self.is_leaving()
+    }
+
+    /// Whether the connection is to go on without it, and the peer has not said close_notify.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaves && !self.peer_has_ended
     }
 
     /// Writes `bytes` into records at the end of the queue.
@@ -756,6 +777,7 @@ impl Session {
             info,
             message: Vec::new(),
             useless: 0,
+            renegotiations: 0,
         })))
     }
 

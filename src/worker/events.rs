@@ -56,7 +56,7 @@ impl Worker {
     fn offer_unread(self: &Rc<Self>, link: &Rc<Link>) {
         loop {
             let mut conn = link.conn.borrow_mut();
-            if !conn.is_open() || conn.is_blocked() {
+            if !conn.is_offered() {
                 return;
             }
             let Some(chunk) = conn.take_joined() else { return };

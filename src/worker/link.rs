@@ -489,6 +489,10 @@ impl Worker {
                 }
             }
         }
+        if link.conn.borrow().tls_failure().is_some() {
+            // What is left is an alert and the wait for the peer's end, which keep nobody else from a handshake.
+            self.drop_preface(link);
+        }
         self.advance(link);
     }
 
@@ -633,7 +637,7 @@ impl Worker {
         while let Some(bytes) = arrivals.front() {
             let room = conn.room(bytes.len());
             if room.is_ok_and(|room| room != Room::Yes) {
-                if link.is_event.get() {
+                if link.is_event.get() && conn.is_blocked() {
                     conn.make_wait();
                 }
                 return;

@@ -462,6 +462,33 @@ fn nobody_renegotiates() {
     assert_eq!(server.heard, b"as you like");
 }
 
+/// Data between the questions makes none of them useful.
+#[test]
+fn who_asks_again_and_again_for_another_handshake_gets_few_answers() {
+    for asks in [CLIENT_HELLO, HELLO_REQUEST] {
+        let (mut client, mut server) = stand(&Pair::tls12());
+        let (asking, asked) =
+            if asks == CLIENT_HELLO { (&mut client, &mut server) } else { (&mut server, &mut client) };
+        asking.sent();
+        let many = [asks, 0, 0, 0].repeat(4000);
+        asking.session.control(HANDSHAKE, &many, &mut asking.queue, &asking.pool);
+        asked.hear(&asking.sent());
+        assert_eq!(asked.fault(), Some(TlsFault::Flood));
+        assert!(asked.queue.len() < 200, "{} bytes", asked.queue.len());
+
+        let (mut client, mut server) = stand(&Pair::tls12());
+        let (asking, asked) =
+            if asks == CLIENT_HELLO { (&mut client, &mut server) } else { (&mut server, &mut client) };
+        for _ in 0..=RENEGOTIATIONS_MAX {
+            assert_eq!(asked.fault(), None);
+            asking.session.control(HANDSHAKE, &[asks, 0, 0, 0], &mut asking.queue, &asking.pool);
+            asking.say(b"x");
+            asked.hear(&asking.sent());
+        }
+        assert_eq!(asked.fault(), Some(TlsFault::Flood));
+    }
+}
+
 #[test]
 fn garbage_before_the_handshake_is_refused_at_once() {
     for garbage in
