@@ -27,7 +27,7 @@ const _: () = assert!(BUFFERFUL + 2 * OVERHEAD_MAX <= PIECE_SIZE, "a buffer has 
 
 /// Records in a row that carry nothing: empty ones, warnings, renewed keys.
 const USELESS_MAX: u8 = 32;
-/// A handshake message that comes after the handshake: a ticket at most.
+/// A handshake message that comes after the handshake: a ticket, or a wish to shake hands again.
 const MESSAGE_MAX: usize = 64 * 1024;
 /// Records that are kept free for the end when a key is used up.
 const SPARE_RECORDS: u64 = 64;
@@ -90,7 +90,7 @@ struct Established {
     opener: Opener,
     schedule: Option<Schedule>,
     info: Info,
-    /// The beginning of a handshake message.
+    /// The beginning of a handshake message, which the pool counts.
     message: Vec<u8>,
     /// How many records carried nothing, since one did.
     useless: u8,
@@ -468,6 +468,7 @@ impl Session {
             ALERT => established.alert(content),
             HANDSHAKE => {
                 established.message.extend_from_slice(content);
+                pool.count().grow(content.len());
                 self.messages(queue, pool)?;
                 Ok(Content::Nothing)
             }
@@ -481,7 +482,10 @@ impl Session {
             let State::Established(established) = &mut self.state else { return Ok(()) };
             let Some(&[kind, a, b, c]) = established.message.first_chunk() else { return Ok(()) };
             let len = u32::from_be_bytes([0, a, b, c]) as usize;
-            if len > MESSAGE_MAX {
+            let Some(max) = established.message_max(kind) else {
+                return Err(Refused::unexpected("a handshake message that may not come now"));
+            };
+            if len > max {
                 return Err(Refused::new(
                     DECODE_ERROR,
                     TlsFault::Misbehaved,
@@ -493,6 +497,7 @@ impl Session {
             }
             let rest = established.message.split_off(4 + len);
             let message = std::mem::replace(&mut established.message, rest);
+            pool.count().shrink(message.len());
             self.message(kind, &message[4..], queue, pool)?;
         }
     }
@@ -551,6 +556,9 @@ impl Session {
         if self.partial.capacity() > 0 {
             pool.give(std::mem::take(&mut self.partial));
         }
+        if let State::Established(established) = &mut self.state {
+            pool.count().shrink(std::mem::take(&mut established.message).len());
+        }
         self.discard();
         self.rest = Vec::new();
     }
@@ -577,6 +585,18 @@ impl Refused {
 }
 
 impl Established {
+    /// How long a handshake message of this kind may be; `None` if it may not come, so that nobody waits for the rest of it.
+    fn message_max(&self, kind: u8) -> Option<usize> {
+        match (kind, self.version, self.is_server) {
+            (KEY_UPDATE, Version::Tls13, _) => Some(1),
+            (NEW_SESSION_TICKET, Version::Tls13, false) | (CLIENT_HELLO, Version::Tls12, true) => {
+                Some(MESSAGE_MAX)
+            }
+            (HELLO_REQUEST, Version::Tls12, false) => Some(0),
+            _ => None,
+        }
+    }
+
     fn alert(&mut self, content: &[u8]) -> Result<Content, Refused> {
         let &[level, kind] = content else {
             return Err(Refused::new(DECODE_ERROR, TlsFault::Misbehaved, "a malformed alert"));
