@@ -3,9 +3,9 @@
 //! ```text
 //! $ cargo run --example tls --features self-signed
 //! server: ["localhost"], public key 9d3f26c0...
-//! client: TLS 1.3, TLS13_AES_256_GCM_SHA384, "greeting/1", Verified
+//! client: TLS 1.3, TLS13_AES_128_GCM_SHA256, "greeting/1", Verified
 //! client: heard "hello, who asks for localhost"
-//! client: a stranger is refused: certificate with a bad signature
+//! client: a stranger is refused: certificate self-signed and not trusted
 //! ```
 
 #![allow(clippy::print_stdout, reason = "an example shows what it does")]

@@ -75,8 +75,8 @@ impl Client {
 
     /// Has its connections begin with TLS. Default: they are plain.
     ///
-    /// The server has to be who the address says, by its host name or its IP address, or by the name that
-    /// [`ClientTls::server_name`](crate::tls::ClientTls::server_name) says. The handshake is a part of the connect and of its
+    /// The server has to be who the address says, by its host name or its IP address, unless
+    /// [`ClientTls::server_name`](crate::tls::ClientTls::server_name) says another name; a Unix socket needs that. The handshake is a part of the connect and of its
     /// deadline; [`Connection::tls`] tells what came of it.
     ///
     /// ```no_run
@@ -118,18 +118,20 @@ impl Client {
         self
     }
 
-    /// Sets the deadline of a connect as a whole: looking up the name, and trying its addresses. Default: 10 s.
+    /// Sets the deadline of a connect as a whole: looking up the name, and trying its addresses, with a TLS handshake if there is
+    /// to be one. Default: 10 s.
     #[must_use]
     pub fn connect_within(mut self, after: Duration) -> Client {
         self.within = after;
         self
     }
 
-    /// Connects. The addresses of a name are tried in turn, each with an equal share of the time that is left.
+    /// Connects. The addresses of a name are tried in turn, each with an equal share of the time that is left; one at which TLS
+    /// fails is given up like one that refuses.
     ///
     /// # Errors
     /// If the address cannot be read or resolved, an option makes no sense, the last address that was tried refuses or
-    /// cannot be reached, or the deadline passes.
+    /// cannot be reached or TLS fails there ([`Error::tls_fault`] tells why), or the deadline passes.
     ///
     /// # Cancellation
     /// Cancel safe: dropping the future gives the attempt up, and no socket is left.

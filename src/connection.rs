@@ -80,7 +80,8 @@ macro_rules! common_methods {
             self.link.listener()
         }
 
-        /// What was agreed on by TLS, and what is known of the peer; `None` without TLS.
+        /// What was agreed on by TLS, and what is known of the peer; `None` without TLS, before a handshake in mid-stream is over,
+        /// and when TLS has been left.
         #[cfg(feature = "tls")]
         pub fn tls(&self) -> Option<crate::tls::Info> {
             self.link.conn.borrow().tls_info().cloned()

@@ -225,7 +225,7 @@ impl Error {
         }
     }
 
-    /// What went wrong with TLS, if that is the cause.
+    /// What went wrong with TLS, if that is the cause, or the reason for which the connection had ended.
     pub fn tls_fault(&self) -> Option<TlsFault> {
         match (&self.0.cause, self.close_reason()) {
             (Cause::Tls { fault, .. }, _) => Some(*fault),
@@ -399,7 +399,7 @@ fn is_network(kind: io::ErrorKind) -> bool {
 pub enum CloseReason {
     /// This side ended first, gracefully: all that was queued went out before FIN.
     Local,
-    /// The peer ended first (FIN), and this side then finished gracefully.
+    /// The peer ended first (FIN; under TLS close_notify), and this side then finished gracefully.
     Peer,
     /// This side threw the connection away (RST), with whatever was unsent.
     LocalReset,
@@ -413,7 +413,7 @@ pub enum CloseReason {
     Network(io::ErrorKind),
     /// The PROXY header that has to come first did not, or not from a proxy that is trusted; the connection was reset.
     Proxy(ProxyFault),
-    /// TLS failed: the peer was told by an alert, unless it was the peer who told us.
+    /// TLS failed. The peer was told by an alert, unless it was the peer who told us, or who has cut the connection short.
     Tls(TlsFault),
     /// The handler returned an error; what it had queued was still sent.
     HandlerFailed,

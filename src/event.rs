@@ -24,7 +24,8 @@ use crate::worker::link::{ConnectionId, Link};
 ///
 /// 1. [`connected`](Handler::connected), once.
 /// 2. [`received`](Handler::received) whenever bytes have come; [`writable`](Handler::writable) when sending is possible
-///    again after [`Connection::send`] refused; [`draining`](Handler::draining) once, if the server drains.
+///    again after [`Connection::send`] refused; [`draining`](Handler::draining) once, if the server drains;
+///    [`secured`](Handler::secured) and [`unsecured`](Handler::unsecured), if the handler begins and ends TLS in mid-stream.
 /// 3. [`hung_up`](Handler::hung_up) at most once, if the peer's end is known before all of its bytes could be offered;
 ///    [`ended`](Handler::ended), if the peer ends its side, after its last byte.
 /// 4. [`closed`](Handler::closed), exactly once and last, with the reason.
@@ -93,6 +94,13 @@ pub trait Handler: 'static {
     /// TLS stands, which the handler began by [`Connection::accept_tls`]: what comes, and what is sent, is protected from here
     /// on. Not called for a listener's own TLS, which stands before [`connected`](Handler::connected). Goes on by default.
     fn secured(&mut self, conn: &mut Connection<'_>) -> Flow {
+        let _ = conn;
+        Flow::Continue
+    }
+
+    /// TLS has ended and the connection goes on, after [`Connection::leave_tls`], once the peer has said close_notify too: what
+    /// comes, and what is sent, is plain from here on. Goes on by default.
+    fn unsecured(&mut self, conn: &mut Connection<'_>) -> Flow {
         let _ = conn;
         Flow::Continue
     }
@@ -194,29 +202,59 @@ impl<'a> Connection<'a> {
         self.link.command(Conn::finish);
     }
 
-    /// What was agreed on by TLS; `None` without it, and before its handshake is over.
+    /// What was agreed on by TLS, and what is known of the peer; `None` without it, before its handshake is over, and when TLS
+    /// has been left.
     #[cfg(feature = "tls")]
     pub fn tls(&self) -> Option<tls::Info> {
         self.link.conn.borrow().tls_info().cloned()
     }
 
     /// Begins TLS in mid-stream, as the server (STARTTLS): behind what was sent, and in front of what the handler does not
-    /// consume. [`Handler::secured`] is called when it stands; until then nothing can be sent.
+    /// consume. [`Handler::secured`] is called when it stands; until then [`send`](Connection::send) refuses.
     ///
-    /// The handshake has the acceptor's deadline. If it fails, the connection ends with
-    /// [`CloseReason::Tls`] or [`Deadline::Handshake`](crate::Deadline::Handshake).
+    /// The handshake has the acceptor's deadline
+    /// ([`ServerTls::handshake_within`](crate::tls::ServerTls::handshake_within)). If it fails, the connection ends with
+    /// [`CloseReason::Tls`]; if it is late, it is reset for [`Deadline::Handshake`](crate::Deadline::Handshake).
     ///
     /// # Errors
     /// If this side has finished, if there is TLS already, or if the acceptor's configuration cannot be used.
+    ///
+    /// # Examples
+    /// ```
+    /// use wharf::event::{Connection, Flow, Handler};
+    /// use wharf::tls::Acceptor;
+    ///
+    /// struct Mail(Acceptor);
+    ///
+    /// impl Handler for Mail {
+    ///     fn received(&mut self, conn: &mut Connection<'_>, bytes: &[u8]) -> Flow {
+    ///         let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else { return Flow::Consumed(0) };
+    ///         if bytes.starts_with(b"STARTTLS") && conn.tls().is_none() {
+    ///             let begun = conn.send(b"220 go ahead\r\n").and_then(|()| conn.accept_tls(&self.0));
+    ///             if begun.is_err() {
+    ///                 return Flow::Reset;
+    ///             }
+    ///         }
+    ///         Flow::Consumed(end + 1) // what follows is TLS's
+    ///     }
+    ///
+    ///     fn secured(&mut self, conn: &mut Connection<'_>) -> Flow {
+    ///         match conn.send(b"220 protected\r\n") {
+    ///             Ok(()) => Flow::Continue,
+    ///             Err(_) => Flow::Close,
+    ///         }
+    ///     }
+    /// }
+    /// ```
     #[cfg(feature = "tls")]
     pub fn accept_tls(&mut self, acceptor: &tls::Acceptor) -> Result<()> {
         self.link.worker.accept_tls(self.link, acceptor)
     }
 
     /// Ends TLS and not the connection: close_notify follows what was sent. When the peer has said it too, what comes and what
-    /// is sent is plain; until then nothing can be sent.
+    /// is sent is plain, which [`Handler::unsecured`] tells; until then nothing can be sent.
     ///
-    /// The protocol has to say that TLS ends here. A peer that ends TLS by itself ends the stream.
+    /// The protocol has to say that TLS ends here. A peer that ends TLS by itself ends the stream. Without TLS nothing happens.
     #[cfg(feature = "tls")]
     pub fn leave_tls(&mut self) {
         self.link.command(Conn::leave_tls);

@@ -41,7 +41,38 @@
 //!            +--------------------------------------------------+
 //! ```
 //!
+//! With TLS, `conn` is where it is: received bytes are decrypted in the chunk that they came in, sent bytes encrypted in the
+//! buffer that goes to the engine.
+//!
+//! ```text
+//!   Chunk --> records opened in place --> inbox, deadlines       outbox <-- records, sealed once per turn <-- conn.send(bytes)
+//! ```
+//!
 //! A connection never leaves its worker, so nothing on this path is locked or atomic. Other threads hold a [`Remote`].
+//!
+//! # TLS
+//!
+//! A server gets a [`tls::Acceptor`] ([`Server::tls`], [`Listen::tls`]), a client a [`tls::Connector`] ([`Client::tls`]), and
+//! everything else stays as it is: styles, limits, deadlines, closes. The handler begins when the handshake is over, and
+//! [`Connection::tls`] tells what came of it. [`Connection::accept_tls`], [`Connection::connect_tls`] and
+//! [`Connection::leave_tls`] begin and end TLS in mid-stream. What goes wrong is a [`TlsFault`], in errors and in close reasons.
+//!
+//! ```no_run
+//! use wharf::tls::{Acceptor, ClientTls, Connector, Identity, ServerTls};
+//! use wharf::{Client, Connection, Server};
+//!
+//! let identity = Identity::from_files("chain.pem", "key.pem")?;
+//! let acceptor = Acceptor::new(ServerTls::new(identity))?;
+//! let server = Server::bind("0.0.0.0:7789").tls(&acceptor).start(|mut conn: Connection| async move {
+//!     conn.send(b"hello").await
+//! })?;
+//!
+//! let connector = Connector::new(ClientTls::new())?; // trusts whom the system trusts
+//! let conn = wharf::run(async { Client::new("example.org:7789").tls(&connector).open().await })?;
+//! # drop(conn);
+//! # server.stop().wait()?;
+//! # Ok::<(), wharf::Error>(())
+//! ```
 //!
 //! # Backends
 //!
@@ -57,13 +88,20 @@
 //!
 //! # Features
 //!
-//! * `tracing`: lifecycle events to the program's `tracing` subscriber, and once why io_uring is not used. Off by default.
+//! | Feature | Default | What it adds |
+//! |---|---|---|
+//! | `tls` | on | [`tls`], by rustls and aws-lc-rs; needs a C compiler |
+//! | `self-signed` | off | [`tls::Identity::self_signed`], for tests and trials; turns `tls` on |
+//! | `tracing` | off | lifecycle events to the program's `tracing` subscriber, and once why io_uring is not used |
+//!
+//! [`TlsFault`], [`TlsAlert`] and [`CertificateFault`] are there without `tls` too, so that a match on reasons is the same everywhere.
 
-// What TLS needs of others stays where it belongs when there is none.
+// What TLS needs of others stays where it belongs when there is none; and what is told of it leads nowhere.
 #![cfg_attr(not(feature = "tls"), allow(dead_code))]
+#![cfg_attr(not(feature = "tls"), allow(rustdoc::broken_intra_doc_links, rustdoc::private_intra_doc_links))]
 
-/// Keeps the README's program compiling.
-#[cfg(doctest)]
+/// Keeps the README's programs compiling.
+#[cfg(all(doctest, feature = "tls"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
 

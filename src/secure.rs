@@ -17,15 +17,18 @@ impl Connection {
     /// Begins TLS in mid-stream, as the server (STARTTLS): behind what was sent, and in front of what is unread.
     ///
     /// What came before the peer could know of TLS is thus taken for TLS, and refused: nobody can slip plain commands in that
-    /// look protected later. The handshake has the acceptor's deadline.
+    /// look protected later. The handshake begins with the call and has the acceptor's deadline
+    /// ([`ServerTls::handshake_within`](crate::tls::ServerTls::handshake_within)), which resets the connection. It takes no place
+    /// among [`ServerTls::handshakes_max`](crate::tls::ServerTls::handshakes_max). Until it is over, sends wait.
     ///
     /// # Errors
-    /// If this side has finished, if there is TLS already, or if the handshake fails, which also ends the connection;
-    /// [`Error::tls_fault`] tells why.
+    /// If this side has finished, if there is TLS already, or if the handshake fails or is late, which also ends the connection;
+    /// [`Error::tls_fault`] tells why it failed.
     ///
     /// # Cancellation
-    /// The handshake goes on when the future is dropped.
+    /// The handshake goes on when the future is dropped; [`Connection::tls`] tells when it is over.
     ///
+    /// # Examples
     /// ```no_run
     /// # async fn serve(mut conn: wharf::Connection, acceptor: wharf::tls::Acceptor) -> wharf::Result<()> {
     /// conn.send(b"220 go ahead\r\n").await?;
@@ -39,13 +42,30 @@ impl Connection {
         Securing::new(link, begun)
     }
 
-    /// Begins TLS in mid-stream, as the client, with a server that has to be `host`.
+    /// Begins TLS in mid-stream, as the client, with a server that has to be `host`: a DNS name, which the server is also told
+    /// (SNI), or an address. A name that the connector has, by
+    /// [`ClientTls::server_name`](crate::tls::ClientTls::server_name), goes before it.
+    ///
+    /// What is unread is taken for TLS, as with [`Connection::accept_tls`]: read the server's answer to the end before, and no further.
+    /// The handshake has no deadline of its own; [`within`](Securing::within) sets one.
     ///
     /// # Errors
-    /// As [`Connection::accept_tls`].
+    /// As [`Connection::accept_tls`]; and if `host` is neither a name nor an address and the connector has none either, which
+    /// leaves the connection as it was.
     ///
     /// # Cancellation
     /// As [`Connection::accept_tls`].
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # async fn ask(mut conn: wharf::Connection, connector: wharf::tls::Connector) -> wharf::Result<()> {
+    /// conn.send(b"STARTTLS\r\n").await?;
+    /// let mut answer = [0; 14];
+    /// conn.recv_exact(&mut answer).await?; // "220 go ahead\r\n"
+    /// conn.connect_tls(&connector, "mail.example.org").within(Duration::from_secs(5)).await
+    /// # }
+    /// ```
     pub fn connect_tls(&mut self, connector: &Connector, host: &str) -> Securing<'_> {
         let begun = self.begin(Session::connect(connector, Some(host)));
         Securing::new(self.link(), begun)
@@ -53,8 +73,13 @@ impl Connection {
 
     /// Ends TLS and not the connection: close_notify follows what was sent, and when the peer has said it too, bytes are plain.
     ///
-    /// What comes before the peer's close_notify can be read meanwhile, by another task that has the reading half; until then nothing can
-    /// be sent. The protocol has to say that TLS ends here: a peer that ends TLS by itself ends the stream.
+    /// What comes before the peer's close_notify is read afterwards, in front of what is plain. If it may be more than
+    /// [`Limits::receive_buffer`](crate::Limits::receive_buffer) holds, it has to be read first: dropping the future and calling again
+    /// does no harm. Until the peer has said close_notify nothing can be sent.
+    ///
+    /// The protocol has to say that TLS ends here: a peer that ends TLS by itself ends the stream. Without TLS nothing happens.
+    ///
+    /// The peer's close_notify has no deadline of its own; [`within`](Leaving::within) sets one.
     ///
     /// # Errors
     /// If the connection ends before.
@@ -93,7 +118,8 @@ impl<'a> Securing<'a> {
         Securing { link, begun }
     }
 
-    /// Ends the wait with an error if TLS does not stand `after` this long. The handshake goes on.
+    /// Ends the wait with an error if TLS does not stand `after` this long. The handshake goes on; who gives it up resets the
+    /// connection.
     pub fn within(self, after: Duration) -> Within<Self> {
         Within::new(self, after)
     }
@@ -139,7 +165,7 @@ pub struct Leaving<'a> {
 }
 
 impl Leaving<'_> {
-    /// Ends the wait with an error if the peer has not said close_notify `after` this long.
+    /// Ends the wait with an error if the peer has not said close_notify `after` this long. This side has said it all the same.
     pub fn within(self, after: Duration) -> Within<Self> {
         Within::new(self, after)
     }

@@ -8,7 +8,8 @@ use std::fmt;
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TlsFault {
-    /// The peer's bytes ended without its close_notify: whatever it was sending may be cut short (RFC 8446, 6.1).
+    /// The peer's bytes ended without its close_notify: whatever it was sending may be cut short (RFC 8446, 6.1). What came before
+    /// can be read.
     Truncated,
     /// The peer's bytes ended in the middle of the handshake.
     HandshakeEnded,
@@ -20,11 +21,11 @@ pub enum TlsFault {
     Parameters,
     /// Both sides have no application protocol in common (ALPN, RFC 7301).
     Protocol,
-    /// No certificate fits the name that the client asked for.
+    /// There is no identity for the name that the client asked for, and such clients are refused.
     UnknownName,
     /// The peer's certificate was refused.
     Certificate(CertificateFault),
-    /// The peer refused: its fatal alert.
+    /// The peer refused, or found fault with what was sent: its fatal alert.
     Alert(TlsAlert),
     /// A record does not bear its authentication: it was changed on the way, or was not meant for this connection.
     BadRecord,
@@ -32,11 +33,12 @@ pub enum TlsFault {
     RecordTooLarge,
     /// The peer broke the rules of the protocol: something malformed, or at the wrong time.
     Misbehaved,
-    /// The peer sent too many records that carry nothing.
+    /// The peer sent more than 32 records in a row that carry no data.
     Flood,
     /// So much was sent that the keys must not be used any more, and TLS 1.2 has no others: 2^24 records of AES-GCM.
     Exhausted,
-    /// There were too many handshakes at once, and this one made no progress.
+    /// There were too many handshakes at once ([`ServerTls::handshakes_max`](crate::tls::ServerTls::handshakes_max)), and this one
+    /// had been under way for a second: it gave way to another.
     Busy,
     /// Something on this side is at fault, such as a certificate that cannot be used.
     Local,

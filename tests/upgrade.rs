@@ -120,9 +120,6 @@ impl Handler for Upgrades {
             "LEAVE" => {
                 conn.send(b"221\n").unwrap();
                 conn.leave_tls();
-                if conn.send(b"plain\n").is_ok() {
-                    assert!(conn.tls().is_none(), "the peer has left before");
-                }
             }
             _ => conn.send(&bytes[..=end]).unwrap(),
         }
@@ -135,11 +132,9 @@ impl Handler for Upgrades {
         Flow::Continue
     }
 
-    fn writable(&mut self, conn: &mut event::Connection<'_>) -> Flow {
-        // A send was refused: before the handshake was over, or before the peer had left.
-        if conn.tls().is_none() {
-            conn.send(b"plain\n").unwrap();
-        }
+    fn unsecured(&mut self, conn: &mut event::Connection<'_>) -> Flow {
+        assert!(conn.tls().is_none());
+        conn.send(b"plain\n").unwrap();
         Flow::Continue
     }
 

@@ -72,6 +72,9 @@ impl Deadlines {
     /// Sets how long a peer may take to send its first byte, while a read from it is awaited: in event style, and with a
     /// handler that reads at once, that is counted from the accept. What is sent to it does not extend this.
     ///
+    /// Under TLS the bytes of the handshake are none: the time begins with the handler, and the handshake has its own
+    /// ([`ServerTls::handshake_within`](crate::tls::ServerTls::handshake_within)).
+    ///
     /// Default: 30 s on servers, off on clients. A server that speaks first and never reads is not concerned.
     #[must_use]
     pub fn first_byte(mut self, after: impl Into<Option<Duration>>) -> Deadlines {
@@ -85,7 +88,8 @@ impl Deadlines {
     ///
     /// The time begins anew when a message was consumed and the beginning of the next one is left, and when the peer had
     /// to wait for this side: its send queue or its receive buffer was full. Bytes that `recv` returns, or that a handler
-    /// consumes, are nobody's beginning: for those there are `within` and `set_deadline`.
+    /// consumes, are nobody's beginning: for those there are `within` and `set_deadline`. Under TLS the beginning of a record is
+    /// one, whatever the style.
     ///
     /// Default: 240 bytes in a second, after a grace of 10 s, on servers; off on clients.
     ///

@@ -161,6 +161,7 @@ impl News {
     const UNBLOCKED: News = News(4);
     const CLOSED: News = News(8);
     const HUNG_UP: News = News(16);
+    const UNSECURED: News = News(32);
 
     fn add(&mut self, news: News) {
         self.0 |= news.0;
@@ -183,6 +184,11 @@ impl News {
     /// Room in the queue, for somebody who was told to wait for it.
     pub(crate) fn unblocked(self) -> bool {
         self.0 & News::UNBLOCKED.0 != 0
+    }
+
+    /// TLS is off the connection, which goes on.
+    pub(crate) fn unsecured(self) -> bool {
+        self.0 & News::UNSECURED.0 != 0
     }
 
     /// The connection is closed, once.

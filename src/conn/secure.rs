@@ -169,6 +169,7 @@ impl Conn {
             self.inbox.push(rest);
         }
         self.tls = None;
+        self.news.add(News::UNSECURED);
         self.news.add(News::READABLE);
         self.news.add(News::WRITABLE);
         self.unblock();

@@ -47,14 +47,15 @@ pub enum ServerEvent<'a> {
         /// What kept it out.
         rule: Rule,
     },
-    /// The TLS handshake of a new connection failed, or was not done in time. No handler has seen it.
+    /// The TLS handshake of a new connection failed, or was not done in time. No handler has seen it, and neither
+    /// [`Opened`](ServerEvent::Opened) nor [`Closed`](ServerEvent::Closed) is told of it.
     #[non_exhaustive]
     HandshakeFailed {
         /// The other end.
         peer: &'a Address,
         /// Why.
         reason: CloseReason,
-        /// In words what exactly was wrong; may be empty.
+        /// In words what exactly was wrong: dates, names, issuers. May be empty.
         detail: &'a str,
     },
     /// A handler panicked; its connection is reset.

@@ -171,6 +171,17 @@ impl Server {
     /// The handler begins when the handshake is over, which has a deadline
     /// ([`ServerTls::handshake_within`](crate::tls::ServerTls::handshake_within)). The acceptor stays in your hands: what it is
     /// told later holds for the connections that come then.
+    ///
+    /// ```no_run
+    /// use wharf::tls::{Acceptor, Identity, ServerTls};
+    /// # use wharf::{Connection, Server};
+    /// # async fn serve(conn: Connection) -> wharf::Result<()> { drop(conn); Ok(()) }
+    ///
+    /// let acceptor = Acceptor::new(ServerTls::new(Identity::from_files("chain.pem", "key.pem")?))?;
+    /// let server = Server::bind("0.0.0.0:7789").tls(&acceptor).start(serve)?;
+    /// # server.stop().wait()?;
+    /// # Ok::<(), wharf::Error>(())
+    /// ```
     #[cfg(feature = "tls")]
     pub fn tls(mut self, acceptor: &Acceptor) -> Server {
         self.acceptor = Some(acceptor.clone());

@@ -19,11 +19,12 @@ pub struct Stats {
     pub sent: u64,
     /// Bytes that were queued on connections that have ended, and never sent.
     pub unsent: u64,
-    /// TLS handshakes that were done, those of resumed sessions among them.
+    /// TLS handshakes that were done, those of resumed sessions and those in mid-stream among them.
     pub handshakes: u64,
     /// TLS handshakes that resumed a session.
     pub resumed: u64,
-    /// Connections whose TLS handshake failed, or was not done in time.
+    /// Connections whose TLS handshake failed, or was not done in time, so that no handler has seen them. One that fails in
+    /// mid-stream is among `closes` only.
     pub handshakes_failed: u64,
     /// Handlers that panicked.
     pub panics: u64,

@@ -295,6 +295,8 @@ mod tests {
             assert_eq!(of_server(made, root.trust()), expected);
             assert_eq!(of_client(Some(made), root.trust()), expected);
         }
+        // Nor is one that has the name of somebody who is.
+        assert_eq!(of_server(&plain, Authority::new("a.example").trust()), expected);
         // Trusted, one is as good as any; but what says it is a CA's is not to be shown.
         let (fault, detail) = of_server(&ca, Trust::from_pem(ca.chain()).expect("a root"));
         assert_eq!(fault, certificate(CertificateFault::WrongUse));

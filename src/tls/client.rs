@@ -118,14 +118,16 @@ impl ClientTls {
     }
 
     /// Sets the name that the server's certificate has to be for: a DNS name, which the server is also told (SNI), or an address.
-    /// Default: the host that is connected to.
+    /// It goes before the host of the address that is connected to, and before the one that
+    /// [`Connection::connect_tls`](crate::Connection::connect_tls) is given. Default: that host.
     #[must_use]
     pub fn server_name(mut self, name: impl Into<String>) -> ClientTls {
         self.server_name = Some(name.into());
         self
     }
 
-    /// Sets the application protocols (ALPN, RFC 7301), the most preferred first. Default: none, and none is agreed on.
+    /// Sets the application protocols (ALPN, RFC 7301), the most preferred first, each of 1 to 255 bytes. A server that does not
+    /// know of ALPN agrees on none and is not refused: [`Info::alpn`](super::Info::alpn) tells. Default: none.
     #[must_use]
     pub fn alpn(self, protocols: impl IntoIterator<Item = impl AsRef<[u8]>>) -> ClientTls {
         let protocols = protocols.into_iter().map(|each| each.as_ref().to_vec()).collect();
@@ -152,8 +154,9 @@ impl ClientTls {
         self.ours("pin_public_key", |ours| ours.pins.push(sha256))
     }
 
-    /// Sets whether sessions are resumed, which spares the server's certificate. They are kept in memory, of up to 256 servers.
-    /// Default: yes.
+    /// Sets whether sessions are resumed, which spares the server's certificate. They are kept in memory, of up to 256 servers,
+    /// for as long as their tickets are good. A server that resumes shows no certificate: what was verified was that of the
+    /// session's beginning, then. Default: yes.
     #[must_use]
     pub fn resumption(self, resumption: bool) -> ClientTls {
         self.ours("resumption", |ours| ours.resumption = resumption)

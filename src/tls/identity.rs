@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
+#[cfg(feature = "self-signed")]
+use std::time::{Duration, UNIX_EPOCH};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use rustls::InconsistentKeys;
@@ -68,8 +70,9 @@ impl Identity {
         Identity::made_of(names.0, chain.as_ref(), names.1, key.as_ref())
     }
 
-    /// Makes a key and a certificate for these names (DNS names and addresses) that has issued itself. Nobody trusts it but who
-    /// is told to, by [`Trust::from_der`](super::Trust::from_der) for example.
+    /// Makes a key and a certificate for these names (DNS names, also behind `*.`, and addresses) that has issued itself. Nobody
+    /// trusts it but who is told to, by [`Trust::from_der`](super::Trust::from_der) for example. It is valid for 397 days, of which
+    /// the first is yesterday.
     ///
     /// ```
     /// use wharf::tls::{Acceptor, ClientTls, Connector, Identity, ServerTls, Trust};
@@ -83,7 +86,7 @@ impl Identity {
     /// ```
     ///
     /// # Errors
-    /// A name is none.
+    /// A name is neither a DNS name nor an address.
     #[cfg(feature = "self-signed")]
     pub fn self_signed(names: impl IntoIterator<Item = impl Into<String>>) -> Result<Identity> {
         let names: Vec<String> = names.into_iter().map(Into::into).collect();
@@ -101,6 +104,11 @@ impl Identity {
         let mut params = rcgen::CertificateParams::new(names).map_err(failed)?;
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(rcgen::DnType::CommonName, first);
+        // From yesterday, for clocks that are behind, and for as long as the strictest clients accept: 397 days.
+        let (epoch, day) = (rcgen::date_time_ymd(1970, 1, 1), Duration::from_secs(24 * 60 * 60));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        params.not_before = epoch + now.saturating_sub(day);
+        params.not_after = epoch + now + 396 * day;
         let key = rcgen::KeyPair::generate().map_err(failed)?;
         let certificate = params.self_signed(&key).map_err(failed)?;
         Identity::from_pem(certificate.pem(), key.serialize_pem())

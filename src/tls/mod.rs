@@ -21,6 +21,38 @@
 //! # server.stop().wait()?;
 //! # Ok::<(), wharf::Error>(())
 //! ```
+//!
+//! # What is the default
+//!
+//! | | Server ([`ServerTls`]) | Client ([`ClientTls`]) |
+//! |---|---|---|
+//! | versions | 1.2 and 1.3 | the same |
+//! | shows | its [`Identity`] | nothing |
+//! | asks for and verifies | nothing of its clients | the server: chain, validity, use, name |
+//! | trusts | nobody | whom the operating system trusts |
+//! | key exchange | X25519 with ML-KEM-768 first, then X25519 and the curves of NIST | the same |
+//! | ciphers | AES-128-GCM first, AES-256-GCM, ChaCha20-Poly1305; the server's order counts | the same |
+//! | revocation | nothing is asked; by the lists of [`Trust`], if it has any | the same |
+//! | resumption | by tickets, good for 12 hours at most | of up to 256 servers, in memory |
+//! | the handshake has | 5 s | its part of the connect (10 s) |
+//! | handshakes at once | 4096 | no bound |
+//! | early data | never | never |
+//!
+//! # What goes wrong
+//!
+//! A file that cannot be used is an [`Error`](crate::Error) when it is loaded, with file, line and cause. What goes wrong with a peer
+//! is a [`TlsFault`](crate::TlsFault), told by [`Error::tls_fault`](crate::Error::tls_fault), as
+//! [`CloseReason::Tls`](crate::CloseReason::Tls), and to those who watch a server by
+//! [`ServerEvent::HandshakeFailed`](crate::ServerEvent::HandshakeFailed). The text of the error says which check failed and what it
+//! saw.
+//!
+//! A peer's end without close_notify is an error ([`TlsFault::Truncated`](crate::TlsFault::Truncated)), behind the bytes before
+//! it.
+//!
+//! # What is counted
+//!
+//! [`Counts`](crate::Counts), the limits of queues and the deadlines are about the bytes on the wire, with what TLS adds: 22
+//! bytes for each record in TLS 1.3, up to 29 in TLS 1.2, and the handshake.
 
 mod classify;
 mod client;

@@ -92,7 +92,7 @@ pub(crate) struct ServerSide {
 }
 
 impl ServerTls {
-    /// Shows this identity, whatever name a client asks for.
+    /// Shows this identity, whatever name a client asks for; all else is at its default, which each option tells.
     pub fn new(identity: Identity) -> ServerTls {
         ServerTls::on(Basis::Ours(Box::new(Ours {
             identity,
@@ -139,8 +139,9 @@ impl ServerTls {
         self.ours("client_certificates", |ours| ours.clients = certificates)
     }
 
-    /// Sets the application protocols (ALPN, RFC 7301), the most preferred first. A client that names protocols and none of these
-    /// is refused; one that names none is not. Default: none, and none is agreed on.
+    /// Sets the application protocols (ALPN, RFC 7301), the most preferred first, each of 1 to 255 bytes. A client that names
+    /// protocols and none of these is refused; one that names none is not. [`Info::alpn`](super::Info::alpn) tells what was agreed on.
+    /// Default: none, and none is agreed on.
     #[must_use]
     pub fn alpn(self, protocols: impl IntoIterator<Item = impl AsRef<[u8]>>) -> ServerTls {
         let protocols = protocols.into_iter().map(|each| each.as_ref().to_vec()).collect();
@@ -156,7 +157,8 @@ impl ServerTls {
     /// Sets whether sessions can be resumed. Default: yes.
     ///
     /// Tickets hold what is needed, encrypted by keys that this acceptor makes and changes every six hours; nothing is kept per
-    /// session. A client gets one ticket on each connection: as many as it has connections, and each is good for one.
+    /// session. A client gets one ticket on each connection, good for up to 12 hours, and the next one when it resumes. In another
+    /// process, and behind another acceptor, it is good for nothing: the handshake is a full one then.
     #[must_use]
     pub fn tickets(self, tickets: bool) -> ServerTls {
         self.ours("tickets", |ours| ours.tickets = tickets)
@@ -170,14 +172,20 @@ impl ServerTls {
         self.ours("key_log", |ours| ours.key_log = Some(path.into()))
     }
 
-    /// Sets how long a handshake may take, as a whole. Default: 5 s.
+    /// Sets how long a handshake may take, as a whole: from the accept, or from the end of a PROXY header, or in mid-stream from
+    /// its beginning. No byte extends it, and waiting for others (see [`ServerTls::handshakes_max`]) is a part of it. When it
+    /// passes, the connection is reset, for [`Deadline::Handshake`](crate::Deadline::Handshake). More than zero; default: 5 s.
     #[must_use]
     pub fn handshake_within(mut self, after: Duration) -> ServerTls {
         self.within = after;
         self
     }
 
-    /// Sets how many handshakes may be in progress at once, in the whole server. Default: 4096.
+    /// Sets how many handshakes of new connections may be in progress at once, in the whole server. At least 1; default: 4096.
+    ///
+    /// Each worker has an equal share, rounded up. Where that is taken, the handshake that began first gives way to a new one if
+    /// it has taken a second or more (it is reset, for [`TlsFault::Busy`](crate::TlsFault::Busy)); otherwise the new one waits, as
+    /// long as its own time lets it. Handshakes that a handler begins in mid-stream are not counted.
     #[must_use]
     pub fn handshakes_max(mut self, handshakes: usize) -> ServerTls {
         self.handshakes_max = handshakes;

@@ -106,7 +106,7 @@ impl Trust {
         Ok(Trust::of(source, vec![der]))
     }
 
-    /// Trusts those as well, and has their lists.
+    /// Trusts those as well, and has their lists. [`Trust::allow_unknown_revocation`] of either holds for both.
     #[must_use]
     pub fn and(mut self, others: Trust) -> Trust {
         self.roots.extend(others.roots);

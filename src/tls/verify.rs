@@ -278,6 +278,14 @@ fn explain(error: rustls::Error, own: &CertificateDer<'_>, roots: &RootCertStore
                 && matches!(other.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
                 && !roots.roots.iter().any(|root| root.subject.as_ref() == certificate.subject())
         }
+        // There is a root of that name, which is not its issuer all the same.
+        #[allow(deprecated)] // the variant without context: it may come from webpki's other versions
+        rustls::Error::InvalidCertificate(
+            CertificateError::BadSignature
+            | CertificateError::UnsupportedSignatureAlgorithm
+            | CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+            | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. },
+        ) => is_self_signed,
         _ => false,
     };
     if !is_unknown {

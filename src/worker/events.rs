@@ -29,6 +29,9 @@ impl Worker {
             conn.await_reading(self.now());
         }
         drop(conn);
+        if news.unsecured() && link.conn.borrow().is_open() {
+            self.call(link, Handler::unsecured);
+        }
         // What came before comes first: a handler that refills its queue at once would never see it otherwise.
         if news.unblocked() || news.readable() {
             self.offer_unread(link);
