@@ -125,18 +125,22 @@ async fn write_interrupted(conn: &mut Connection, rng: &mut fastrand::Rng, total
 
 const TOTAL: usize = 200_000;
 
+fn give_up_reads(world: &mut World, wire: Wire) {
+    let server = world.serve_with(Stream { total: TOTAL, piece: 3000 }, |server| wire.server(server));
+    let (address, seed) = (server.local_addr(), world.seed());
+    world.run(async move {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        // A small buffer, so that the flow stops and goes on.
+        let limits = Limits::default().receive_buffer(10_000);
+        let mut conn = wire.client(address).limits(limits).open().await.unwrap();
+        assert_eq!(read_interrupted(&mut conn, &mut rng).await.unwrap(), TOTAL);
+    });
+    assert_eq!(world.stop(&server).closed(CloseReason::Local), 1);
+}
+
 scenario! {
     fn reads_given_up_at_any_point_lose_nothing(world) {
-        let server = world.serve(Stream { total: TOTAL, piece: 3000 });
-        let (address, seed) = (server.local_addr(), world.seed());
-        world.run(async move {
-            let mut rng = fastrand::Rng::with_seed(seed);
-            // A small buffer, so that the flow stops and goes on.
-            let limits = Limits::default().receive_buffer(10_000);
-            let mut conn = Client::new(address).limits(limits).open().await.unwrap();
-            assert_eq!(read_interrupted(&mut conn, &mut rng).await.unwrap(), TOTAL);
-        });
-        assert_eq!(world.stop(&server).closed(CloseReason::Local), 1);
+        give_up_reads(world, Wire::Plain);
     }
 }
 
@@ -184,22 +188,27 @@ scenario! {
     }
 }
 
+fn give_up_sends(world: &mut World, wire: Wire) {
+    let server = world.serve_with(Checksum, |server| wire.server(server));
+    let (address, seed) = (server.local_addr(), world.seed());
+    world.run(async move {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let limits = Limits::default().send_marks(2000, 6000).send_max(10_000);
+        let mut conn = wire.client(address).limits(limits).open().await.unwrap();
+        write_interrupted(&mut conn, &mut rng, TOTAL).await.unwrap();
+        while interrupted(rng.usize(0..3), conn.finish()).await.transpose().unwrap().is_none() {
+            pause(&mut rng).await;
+        }
+        assert_eq!(recv_all(&mut conn).await.unwrap(), checksum(&pattern(0..TOTAL)));
+    });
+    let stats = world.stop(&server);
+    assert!(wire.is_count_of(stats.received, TOTAL), "{stats:?}");
+    assert_eq!(stats.closed(CloseReason::Peer), 1);
+}
+
 scenario! {
     fn sends_given_up_at_any_point_go_out_whole_or_not_at_all(world) {
-        let server = world.serve(Checksum);
-        let (address, seed) = (server.local_addr(), world.seed());
-        world.run(async move {
-            let mut rng = fastrand::Rng::with_seed(seed);
-            let limits = Limits::default().send_marks(2000, 6000).send_max(10_000);
-            let mut conn = Client::new(address).limits(limits).open().await.unwrap();
-            write_interrupted(&mut conn, &mut rng, TOTAL).await.unwrap();
-            while interrupted(rng.usize(0..3), conn.finish()).await.transpose().unwrap().is_none() {
-                pause(&mut rng).await;
-            }
-            assert_eq!(recv_all(&mut conn).await.unwrap(), checksum(&pattern(0..TOTAL)));
-        });
-        let stats = world.stop(&server);
-        assert_eq!((stats.received, stats.closed(CloseReason::Peer)), (TOTAL as u64, 1));
+        give_up_sends(world, Wire::Plain);
     }
 }
 
@@ -221,41 +230,51 @@ impl Behaviour for Interrupted {
     }
 }
 
+fn give_up_at_both_ends(world: &mut World, wire: Wire) {
+    let limits = Limits::default().receive_buffer(5000).send_marks(2000, 6000).send_max(10_000);
+    let server =
+        world.serve_with(Interrupted(world.seed()), |server| wire.server(server).limits(limits.clone()));
+    let (address, seed) = (server.local_addr(), world.seed());
+    world.run(async move {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut conn = wire.client(address).limits(limits).open().await.unwrap();
+        write_interrupted(&mut conn, &mut rng, TOTAL / 2).await.unwrap();
+        conn.finish().await.unwrap();
+        assert_eq!(read_interrupted(&mut conn, &mut rng).await.unwrap(), TOTAL / 2);
+    });
+    let stats = world.stop(&server);
+    assert!(wire.is_count_of(stats.received, TOTAL / 2), "{stats:?}");
+    assert!(wire.is_count_of(stats.sent, TOTAL / 2), "{stats:?}");
+}
+
 scenario! {
     async fn both_ends_can_give_up_all_the_time(world) {
-        let limits = Limits::default().receive_buffer(5000).send_marks(2000, 6000).send_max(10_000);
-        let server = world.serve_with(Interrupted(world.seed()), |server| server.limits(limits.clone()));
-        let (address, seed) = (server.local_addr(), world.seed());
-        world.run(async move {
-            let mut rng = fastrand::Rng::with_seed(seed);
-            let mut conn = Client::new(address).limits(limits).open().await.unwrap();
-            write_interrupted(&mut conn, &mut rng, TOTAL / 2).await.unwrap();
-            conn.finish().await.unwrap();
-            assert_eq!(read_interrupted(&mut conn, &mut rng).await.unwrap(), TOTAL / 2);
-        });
-        let stats = world.stop(&server);
-        assert_eq!((stats.received, stats.sent), (TOTAL as u64 / 2, TOTAL as u64 / 2));
+        give_up_at_both_ends(world, Wire::Plain);
     }
+}
+
+fn give_up_connects(world: &mut World, wire: Wire) {
+    let server = world.serve_with(Echo, |server| wire.server(server));
+    let address = server.local_addr();
+    world.run(async move {
+        for polls in 0..12 {
+            if let Some(conn) = interrupted(polls % 4, wire.client(address).open().into_future()).await {
+                drop(conn.unwrap());
+            }
+            let tiny = Duration::from_micros(50 * polls as u64);
+            if let Ok(conn) = wire.client(address).open().within(tiny).await {
+                drop(conn);
+            }
+        }
+        let mut conn = wire.client(address).open().await.unwrap();
+        conn.send(b"x").await.unwrap();
+        conn.recv_exact(&mut [0; 1]).await.unwrap();
+    });
 }
 
 scenario! {
     fn connects_given_up_at_any_point_leave_nothing(world) {
-        let server = world.serve(Echo);
-        let address = server.local_addr();
-        world.run(async move {
-            for polls in 0..12 {
-                if let Some(conn) = interrupted(polls % 4, Client::connect(address).into_future()).await {
-                    drop(conn.unwrap());
-                }
-                let tiny = Duration::from_micros(50 * polls as u64);
-                if let Ok(conn) = Client::connect(address).within(tiny).await {
-                    drop(conn);
-                }
-            }
-            let mut conn = Client::connect(address).await.unwrap();
-            conn.send(b"x").await.unwrap();
-            conn.recv_exact(&mut [0; 1]).await.unwrap();
-        });
+        give_up_connects(world, Wire::Plain);
     }
 }
 
@@ -277,5 +296,35 @@ scenario! {
             assert_eq!(conn.closed().await, CloseReason::Local);
         });
         assert_eq!(world.stop(&server).closed(CloseReason::Peer), 1);
+    }
+}
+
+#[cfg(feature = "tls")]
+mod over_tls {
+    use super::*;
+
+    scenario! {
+        fn reads_given_up_lose_nothing(world) {
+            give_up_reads(world, Wire::Tls);
+        }
+    }
+
+    scenario! {
+        fn sends_given_up_go_out_whole_or_not_at_all(world) {
+            give_up_sends(world, Wire::Tls);
+        }
+    }
+
+    scenario! {
+        async fn both_ends_can_give_up(world) {
+            give_up_at_both_ends(world, Wire::Tls);
+        }
+    }
+
+    scenario! {
+        /// Within the handshake, too.
+        fn connects_given_up_leave_nothing(world) {
+            give_up_connects(world, Wire::Tls);
+        }
     }
 }

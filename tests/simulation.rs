@@ -50,9 +50,9 @@ fn serve(
 }
 
 /// Sends messages and reads them back; any byte that comes has to be right, whatever else happens.
-async fn talk(mut rng: fastrand::Rng, tally: Rc<RefCell<Tally>>) -> Result<()> {
+async fn talk(wire: Wire, mut rng: fastrand::Rng, tally: Rc<RefCell<Tally>>) -> Result<()> {
     wharf::sleep(Duration::from_millis(rng.u64(0..500))).await;
-    let mut conn = Client::connect(ADDRESS).within(Duration::from_secs(20)).await?;
+    let mut conn = wire.client(ADDRESS).open().within(Duration::from_secs(20)).await?;
     tally.borrow_mut().connected += 1;
     let (mut sent, mut received) = (0, 0);
     for _ in 0..rng.usize(1..6) {
@@ -89,15 +89,15 @@ async fn take(conn: &mut Connection, offset: usize) -> Result<usize> {
 }
 
 /// One server, so many clients on a few hosts, and an end in order.
-fn run(seed: u64, faults: Faults, style: Style, clients: usize, limits: Limits) -> Run {
+fn run(wire: Wire, seed: u64, faults: Faults, style: Style, clients: usize, limits: Limits) -> Run {
     let mut simulation = Simulation::with_faults(seed, faults);
-    let server = Server::bind(ADDRESS).workers(1 + (seed as usize) % 3).limits(limits);
+    let server = wire.server(Server::bind(ADDRESS).workers(1 + (seed as usize) % 3).limits(limits));
     let server = serve(&mut simulation, server, style, Echo);
     let tally = Rc::new(RefCell::new(Tally::default()));
     let outcomes: Vec<_> = (0..clients)
         .map(|client| {
             let rng = fastrand::Rng::with_seed(seed.wrapping_mul(1000) + client as u64);
-            simulation.client(&format!("10.0.1.{}", client % 7), talk(rng, tally.clone()))
+            simulation.client(&format!("10.0.1.{}", client % 7), talk(wire, rng, tally.clone()))
         })
         .collect();
     simulation.run();
@@ -133,9 +133,9 @@ fn bad() -> Faults {
 #[test]
 fn the_same_seed_gives_the_same_history() {
     for style in [Style::Async, Style::Event] {
-        let first = run(7, bad(), style, 50, Limits::default());
-        let second = run(7, bad(), style, 50, Limits::default());
-        let other = run(8, bad(), style, 50, Limits::default());
+        let first = run(Wire::Plain, 7, bad(), style, 50, Limits::default());
+        let second = run(Wire::Plain, 7, bad(), style, 50, Limits::default());
+        let other = run(Wire::Plain, 8, bad(), style, 50, Limits::default());
         assert_eq!(first, second);
         assert_ne!(first.hash, other.hash);
     }
@@ -163,14 +163,16 @@ fn sweep(name: &str, count: u64, each: impl Fn(u64, Style) -> Run) -> Tally {
 
 #[test]
 fn nothing_fails_on_a_network_that_only_delays_and_splits() {
-    let tally = sweep("harsh", 40, |seed, style| run(seed, Faults::harsh(), style, 8, Limits::default()));
+    let tally = sweep("harsh", 40, |seed, style| {
+        run(Wire::Plain, seed, Faults::harsh(), style, 8, Limits::default())
+    });
     assert_eq!(tally.failed, 0, "{tally:?}");
     assert_eq!(tally.connected % 8, 0, "{tally:?}");
 }
 
 #[test]
 fn two_hundred_bad_networks_leave_nothing_behind() {
-    let tally = sweep("bad", 200, |seed, style| run(seed, bad(), style, 6, Limits::default()));
+    let tally = sweep("bad", 200, |seed, style| run(Wire::Plain, seed, bad(), style, 6, Limits::default()));
     assert!(tally.finished > 0, "{tally:?}");
 }
 
@@ -178,7 +180,8 @@ fn two_hundred_bad_networks_leave_nothing_behind() {
 fn small_bounds_everywhere_change_nothing() {
     let limits = Limits::default().connections(2).receive_buffer(700).send_marks(100, 900).send_max(40_000);
     let faults = Faults::harsh().window(500).resets(0.0005).exhausted_accepts(0.1);
-    let tally = sweep("small", 60, |seed, style| run(seed, faults.clone(), style, 6, limits.clone()));
+    let tally =
+        sweep("small", 60, |seed, style| run(Wire::Plain, seed, faults.clone(), style, 6, limits.clone()));
     assert!(tally.finished > 0, "{tally:?}");
 }
 
@@ -248,19 +251,23 @@ fn a_connect_that_nobody_answers_ends_at_its_deadline() {
     assert_eq!(simulation.open_sockets(), 0, "the attempt leaves nothing");
 }
 
-/// Ends a server at any moment, with any patience, while clients come and go.
 #[test]
 fn a_drain_at_any_moment_ends_in_time_and_leaves_nothing() {
-    for seed in seeds(150) {
+    drain_at_any_moment(Wire::Plain, 150);
+}
+
+/// Ends a server at any moment, with any patience, while clients come and go.
+fn drain_at_any_moment(wire: Wire, count: u64) {
+    for seed in seeds(count) {
         let mut rng = fastrand::Rng::with_seed(seed);
         let style = if rng.bool() { Style::Async } else { Style::Event };
         let mut simulation = Simulation::with_faults(seed, if rng.bool() { bad() } else { Faults::harsh() });
         let limits = Limits::default().connections(rng.usize(1..10));
-        let server = Server::bind(ADDRESS).workers(rng.usize(1..4)).limits(limits);
+        let server = wire.server(Server::bind(ADDRESS).workers(rng.usize(1..4)).limits(limits));
         let server = serve(&mut simulation, server, style, Echo);
         let outcomes: Vec<_> = (0..8)
             .map(|client| {
-                let talk = talk(fastrand::Rng::with_seed(rng.u64(..)), Rc::default());
+                let talk = talk(wire, fastrand::Rng::with_seed(rng.u64(..)), Rc::default());
                 simulation.client(&format!("10.0.1.{client}"), talk)
             })
             .collect();
@@ -285,5 +292,52 @@ fn a_drain_at_any_moment_ends_in_time_and_leaves_nothing() {
             "seed {seed}: a client saw something wrong"
         );
         assert_eq!(simulation.open_sockets(), 0, "seed {seed}");
+    }
+}
+
+#[cfg(feature = "tls")]
+mod over_tls {
+    use super::*;
+
+    /// Keys and nonces are random, but not how long anything is: the certificates' keys are of a kind whose signatures are of
+    /// one length.
+    #[test]
+    fn the_same_seed_gives_the_same_history() {
+        for style in [Style::Async, Style::Event] {
+            let first = run(Wire::Tls, 7, bad(), style, 20, Limits::default());
+            for _ in 0..3 {
+                assert_eq!(run(Wire::Tls, 7, bad(), style, 20, Limits::default()), first);
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_fails_on_a_network_that_only_delays_and_splits() {
+        let tally = sweep("harsh", 20, |seed, style| {
+            run(Wire::Tls, seed, Faults::harsh(), style, 8, Limits::default())
+        });
+        assert_eq!(tally.failed, 0, "{tally:?}");
+        assert_eq!(tally.connected % 8, 0, "{tally:?}");
+    }
+
+    #[test]
+    fn bad_networks_leave_nothing_behind() {
+        let tally = sweep("bad", 100, |seed, style| run(Wire::Tls, seed, bad(), style, 6, Limits::default()));
+        assert!(tally.finished > 0, "{tally:?}");
+    }
+
+    #[test]
+    fn small_bounds_everywhere_change_nothing() {
+        let limits =
+            Limits::default().connections(2).receive_buffer(700).send_marks(100, 900).send_max(40_000);
+        let faults = Faults::harsh().window(500).resets(0.0005).exhausted_accepts(0.1);
+        let tally =
+            sweep("small", 40, |seed, style| run(Wire::Tls, seed, faults.clone(), style, 6, limits.clone()));
+        assert!(tally.finished > 0, "{tally:?}");
+    }
+
+    #[test]
+    fn a_drain_at_any_moment_ends_in_time_and_leaves_nothing() {
+        drain_at_any_moment(Wire::Tls, 80);
     }
 }

@@ -34,12 +34,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use wharf::{Backend, Client, CloseReason, Connection, Limits, Result, Server};
+use wharf::{Backend, CloseReason, Connection, Limits, Result, Server};
 
 use common::*;
 
 /// Operations on each engine, unless `WHARF_STORM` says otherwise.
 const OPERATIONS: u64 = 20_000;
+/// So many times longer than others is a connect awaited that shakes hands: some succeed, and some are given up.
+const HANDSHAKE: u32 = 25;
 const CLIENTS: u64 = 48;
 /// So many of them are held at once; the others wait in the listener's queue, or give up there.
 const CONNECTIONS: usize = 32;
@@ -218,12 +220,22 @@ fn limits() -> Limits {
 }
 
 /// Begins to connect, and may give up.
-async fn connect(tally: &Tally, rng: &mut fastrand::Rng, address: SocketAddr) -> Option<Connection> {
-    let client = Client::new(address).limits(limits());
+async fn connect(
+    wire: Wire,
+    tally: &Tally,
+    rng: &mut fastrand::Rng,
+    address: SocketAddr,
+) -> Option<Connection> {
+    let client = wire.client(address).limits(limits());
+    let patience = moment(rng) * if wire == Wire::Plain { 1 } else { HANDSHAKE };
     let outcome = match rng.u8(0..3) {
         0 => {
             add(&tally.operations);
-            Some(client.open().within(moment(rng)).await)
+            Some(client.open().within(patience).await)
+        }
+        1 if wire != Wire::Plain => {
+            add(&tally.operations);
+            wharf::within(patience, client.open().into_future()).await.ok()
         }
         _ => raced(tally, rng, client.open().into_future()).await,
     };
@@ -245,10 +257,10 @@ async fn connect(tally: &Tally, rng: &mut fastrand::Rng, address: SocketAddr) ->
 }
 
 /// What a client does until there were enough operations.
-async fn client(tally: Arc<Tally>, seed: u64, address: SocketAddr, enough: u64) {
+async fn client(wire: Wire, tally: Arc<Tally>, seed: u64, address: SocketAddr, enough: u64) {
     let mut rng = fastrand::Rng::with_seed(seed);
     while count(&tally.operations) < enough {
-        let Some(mut conn) = connect(&tally, &mut rng, address).await else { continue };
+        let Some(mut conn) = connect(wire, &tally, &mut rng, address).await else { continue };
         match rng.u8(0..8) {
             // Given up while it may wait in the listener's queue.
             0..2 => drop(conn),
@@ -276,7 +288,7 @@ async fn converse(tally: &Tally, rng: &mut fastrand::Rng, conn: &mut Connection,
 }
 
 /// What the server does with a connection.
-async fn serve(tally: Arc<Tally>, mut conn: Connection, address: SocketAddr) -> Result<()> {
+async fn serve(wire: Wire, tally: Arc<Tally>, mut conn: Connection, address: SocketAddr) -> Result<()> {
     add(&tally.handlers);
     let mut rng = fastrand::Rng::with_seed(conn.peer_addr().port().unwrap_or_default().into());
     let mut length = [0; 8];
@@ -287,7 +299,7 @@ async fn serve(tally: Arc<Tally>, mut conn: Connection, address: SocketAddr) -> 
     }
     if rng.u8(0..4) == 0 {
         // A handler is a client as well.
-        drop(connect(&tally, &mut rng, address).await);
+        drop(connect(wire, &tally, &mut rng, address).await);
     }
     let mut side = Side::new(&tally, &mut rng, length);
     side.talk(&mut conn).await?;
@@ -307,8 +319,8 @@ async fn echo(mut conn: Connection, length: usize) -> Result<()> {
 }
 
 /// Much goes both ways at once: there are buffers. And what waited in the listener's queue before it has been accepted.
-async fn transfer(address: SocketAddr) {
-    let (mut read, mut write) = Client::connect(address).await.unwrap().split();
+async fn transfer(wire: Wire, address: SocketAddr) {
+    let (mut read, mut write) = wire.client(address).open().await.unwrap().split();
     let sending = wharf::spawn(async move {
         write.send(&(BULK as u64).to_be_bytes()).await.unwrap();
         for offset in (0..BULK).step_by(64 * 1024) {
@@ -324,25 +336,26 @@ async fn transfer(address: SocketAddr) {
     sending.await.unwrap();
 }
 
-fn storm(backend: Backend, operations: u64) {
+fn storm(wire: Wire, backend: Backend, operations: u64) {
     let began = Instant::now();
     let tally = Arc::new(Tally::default());
     // Its own address is known when it has started, and no connection comes before.
     let address = Arc::new(std::sync::OnceLock::new());
     let limits = limits().connections(CONNECTIONS);
-    let server = Server::bind("127.0.0.1:0").workers(2).backend(backend).limits(limits);
+    let server = wire.server(Server::bind("127.0.0.1:0").workers(2).backend(backend).limits(limits));
     let (books, own) = (tally.clone(), address.clone());
-    let server = server.start(move |conn| serve(books.clone(), conn, *own.wait())).unwrap();
+    let server = server.start(move |conn| serve(wire, books.clone(), conn, *own.wait())).unwrap();
     let address = *address.get_or_init(|| server.local_addr());
 
     let books = tally.clone();
     wharf::run_on(backend, async move {
-        let clients: Vec<_> =
-            (0..CLIENTS).map(|seed| wharf::spawn(client(books.clone(), seed, address, operations))).collect();
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|seed| wharf::spawn(client(wire, books.clone(), seed, address, operations)))
+            .collect();
         for client in clients {
             client.await.unwrap();
         }
-        transfer(address).await;
+        transfer(wire, address).await;
     })
     .unwrap();
 
@@ -355,7 +368,9 @@ fn storm(backend: Backend, operations: u64) {
     let stats = server.drain(Duration::from_secs(10)).wait().unwrap();
     let closed: u64 = stats.closes.iter().map(|(_, count)| count).sum();
     assert_eq!((closed, server.connections()), (stats.accepted, 0), "{stats:?}");
-    assert_eq!(count(&tally.handlers), stats.accepted, "each had a handler");
+    // Who gives up within a handshake has none.
+    let ready = if wire == Wire::Plain { stats.accepted } else { stats.handshakes };
+    assert_eq!(count(&tally.handlers), ready, "each had a handler: {stats:?}");
     assert_eq!(stats.closed(CloseReason::HandlerPanicked), 0, "{stats:?}");
     let (complete, handled) = (count(&tally.complete), count(&tally.handled));
     let most = complete + count(&tally.broken_off);
@@ -367,7 +382,7 @@ fn storm(backend: Backend, operations: u64) {
     let tried = connected + count(&tally.connects_given_up);
     assert!((connected..=tried).contains(&stats.accepted), "{connected} to {tried}: {stats:?}");
     eprintln!(
-        "{backend}: {} operations, {} given up; {connected} connected, {} connects given up, {} accepted; {} conversations \
+        "{backend}, {wire:?}: {} operations, {} given up; {connected} connected, {} connects given up, {} accepted; {} conversations \
          complete; {stats:?}; {:?}",
         count(&tally.operations),
         count(&tally.given_up),
@@ -387,7 +402,9 @@ fn a_storm_of_operations_given_up_loses_nothing() {
     for backend in backends(NAME) {
         let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
         let before = open();
-        storm(backend, operations);
+        storm(Wire::Plain, backend, operations);
+        #[cfg(feature = "tls")]
+        storm(Wire::Tls, backend, operations / 2);
         assert_eq!(open(), before, "{backend}: descriptors");
     }
 }

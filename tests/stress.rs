@@ -14,8 +14,8 @@ use wharf::{Client, CloseReason, ErrorKind, Limits, Result, Server, ServerHandle
 use common::behaviours::*;
 use common::*;
 
-fn start(style: Style, behaviour: impl Behaviour, limits: Limits) -> ServerHandle {
-    let server = Server::bind("127.0.0.1:0").workers(3).limits(limits);
+fn start(wire: Wire, style: Style, behaviour: impl Behaviour, limits: Limits) -> ServerHandle {
+    let server = wire.server(Server::bind("127.0.0.1:0").workers(3).limits(limits));
     let server = match style {
         Style::Async => server.start(move |conn| behaviour.clone().run(conn)),
         Style::Event => server.start_events(move || behaviour.clone().handler()),
@@ -32,8 +32,8 @@ fn end(server: &ServerHandle) -> wharf::Stats {
 }
 
 /// One short visit; what it receives has to be right.
-async fn visit(address: std::net::SocketAddr, number: usize) -> Result<()> {
-    let mut conn = Client::connect(address).within(Duration::from_secs(5)).await?;
+async fn visit(wire: Wire, address: std::net::SocketAddr, number: usize) -> Result<()> {
+    let mut conn = wire.client(address).open().within(Duration::from_secs(5)).await?;
     let size = 1 + number * 37 % 5000;
     for _ in 0..3 {
         conn.send(&pattern(0..size)).await?;
@@ -53,10 +53,20 @@ async fn visit(address: std::net::SocketAddr, number: usize) -> Result<()> {
 
 #[test]
 fn a_server_can_end_at_any_moment_under_load() {
-    let _watchdog = Watchdog::new("a_server_can_end_at_any_moment_under_load");
+    end_under_load("a_server_can_end_at_any_moment_under_load", Wire::Plain);
+}
+
+#[test]
+#[cfg(feature = "tls")]
+fn a_server_with_tls_can_end_at_any_moment_under_load() {
+    end_under_load("a_server_with_tls_can_end_at_any_moment_under_load", Wire::Tls);
+}
+
+fn end_under_load(name: &str, wire: Wire) {
+    let _watchdog = Watchdog::new(name);
     for round in 0..12 {
         let style = if round % 2 == 0 { Style::Async } else { Style::Event };
-        let server = start(style, Echo, Limits::default().connections(1 + round));
+        let server = start(wire, style, Echo, Limits::default().connections(1 + round));
         let address = server.local_addr();
         let visited = Arc::new(AtomicU64::new(0));
         let clients: Vec<_> = (0..3)
@@ -66,7 +76,7 @@ fn a_server_can_end_at_any_moment_under_load() {
                     wharf::run(async move {
                         for number in 0.. {
                             // Once the server has ended every visit fails.
-                            match visit(address, number * 3 + client).await {
+                            match visit(wire, address, number * 3 + client).await {
                                 Ok(()) => visited.fetch_add(1, Ordering::SeqCst),
                                 Err(error) if error.is_refused() => return,
                                 Err(error) => {
@@ -91,16 +101,26 @@ fn a_server_can_end_at_any_moment_under_load() {
 
 #[test]
 fn clients_above_the_limit_are_all_served_in_the_end() {
-    let _watchdog = Watchdog::new("clients_above_the_limit_are_all_served_in_the_end");
+    serve_above_the_limit("clients_above_the_limit_are_all_served_in_the_end", Wire::Plain);
+}
+
+#[test]
+#[cfg(feature = "tls")]
+fn clients_with_tls_above_the_limit_are_all_served_in_the_end() {
+    serve_above_the_limit("clients_with_tls_above_the_limit_are_all_served_in_the_end", Wire::Tls);
+}
+
+fn serve_above_the_limit(name: &str, wire: Wire) {
+    let _watchdog = Watchdog::new(name);
     for limit in 1..4 {
-        let server = start(Style::Event, Echo, Limits::default().connections(limit));
+        let server = start(wire, Style::Event, Echo, Limits::default().connections(limit));
         let address = server.local_addr();
         let clients: Vec<_> = (0..8)
             .map(|client| {
                 thread::spawn(move || {
                     wharf::run(async move {
                         for number in 0..30 {
-                            visit(address, client * 100 + number).await.unwrap();
+                            visit(wire, address, client * 100 + number).await.unwrap();
                         }
                     })
                     .unwrap();
@@ -124,7 +144,8 @@ fn many_threads_send_to_one_connection_and_each_in_its_order() {
     let _watchdog = Watchdog::new("many_threads_send_to_one_connection_and_each_in_its_order");
     for style in [Style::Async, Style::Event] {
         let (behaviour, notes) = Watched::new(Discard);
-        let server = start(style, behaviour, Limits::default().send_marks(1000, 4000).send_max(8000));
+        let server =
+            start(Wire::Plain, style, behaviour, Limits::default().send_marks(1000, 4000).send_max(8000));
         let address = server.local_addr();
         wharf::run(async move {
             let mut conn = Client::connect(address).await.unwrap();
@@ -166,9 +187,9 @@ fn many_threads_send_to_one_connection_and_each_in_its_order() {
 fn handles_can_be_used_when_everything_is_over() {
     let _watchdog = Watchdog::new("handles_can_be_used_when_everything_is_over");
     let (behaviour, notes) = Watched::new(Echo);
-    let server = start(Style::Event, behaviour, Limits::default());
+    let server = start(Wire::Plain, Style::Event, behaviour, Limits::default());
     let address = server.local_addr();
-    wharf::run(async move { visit(address, 3).await.unwrap() }).unwrap();
+    wharf::run(async move { visit(Wire::Plain, address, 3).await.unwrap() }).unwrap();
     server.drain(Duration::from_secs(5));
     end(&server);
     let remote = notes.remotes().remove(0);

@@ -12,7 +12,10 @@ use rcgen::{ExtendedKeyUsagePurpose, SerialNumber, date_time_ymd};
 use wharf::tls::{
     Acceptor, ClientCertificates, ClientTls, Connector, Identity, ServerTls, Verification, Version,
 };
-use wharf::{CertificateFault, Client, CloseReason, Connection, ErrorKind, Server, TlsAlert, TlsFault};
+use wharf::{
+    CertificateFault, Client, CloseReason, Connection, ErrorKind, Limits, Server, SocketOptions, TlsAlert,
+    TlsFault,
+};
 
 use common::behaviours::*;
 use common::tls::*;
@@ -62,6 +65,24 @@ scenario! {
         });
         let stats = world.stop(&server);
         assert_eq!((stats.handshakes, stats.closed(CloseReason::Peer)), (2, 2));
+    }
+}
+
+scenario! {
+    /// Its first part is sealed and offered to the kernel, which does not take all of it, before the rest is queued.
+    fn a_message_as_large_as_the_queue_may_be_goes_out_whole(world) {
+        const LEN: usize = 400_000;
+        let server = world.serve_with(Checksum, secure);
+        let address = server.local_addr();
+        world.run(async move {
+            let limits = Limits::default().send_max(LEN);
+            let sockets = SocketOptions::default().send_buffer(4096);
+            let mut conn = client(address).limits(limits).sockets(sockets).open().await.unwrap();
+            conn.send(&pattern(0..LEN)).await.unwrap();
+            conn.finish().await.unwrap();
+            assert_eq!(recv_all(&mut conn).await.unwrap(), checksum(&pattern(0..LEN)));
+        });
+        assert_eq!(world.stop(&server).unsent, 0);
     }
 }
 

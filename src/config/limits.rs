@@ -129,7 +129,8 @@ impl Limits {
     }
 
     /// Sets the hard bound of the send queue, in bytes: a message up to this size is accepted whole or not at all. It is
-    /// never passed, but by 32 KiB if those counted as sent and the kernel refused them after all. Default: 1 MiB.
+    /// never passed, but by 32 KiB if those counted as sent and the kernel refused them after all, and by what protects the
+    /// bytes where TLS does: at most 29 bytes for each 16 KiB. Default: 1 MiB.
     ///
     /// Received bytes come in pieces of up to 65 KiB: whoever sends such a piece back whole needs a bound above that.
     #[must_use]

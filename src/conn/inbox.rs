@@ -112,6 +112,7 @@ impl Inbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::buffer::PiecePool;
 
     fn inbox(parts: &[&[u8]]) -> Inbox {
         let mut inbox = Inbox::default();
@@ -147,5 +148,20 @@ mod tests {
         }
         assert_eq!(inbox.take().as_deref(), Some(&b"abcd"[..]));
         assert_eq!(inbox.len(), 2);
+    }
+
+    #[test]
+    fn records_that_were_put_together_share_a_buffer() {
+        let (mut inbox, pool) = (Inbox::default(), PiecePool::new());
+        for byte in b"abcdef" {
+            let mut record = pool.lease(30);
+            record.extend_from_slice(&[0, *byte, 0]);
+            let mut chunk = Chunk::joined(record, &pool);
+            chunk.narrow(1..2);
+            inbox.push(chunk);
+        }
+        let held = pool.held();
+        assert_eq!(held, 2 * pool.lease(30).capacity(), "that of all, and the last one's");
+        assert_eq!(inbox.take().as_deref(), Some(&b"abcdef"[..]));
     }
 }

@@ -54,10 +54,10 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::config::{Deadlines, Limits, WhenFull};
-use crate::engine::buffer::{Chunk, Outgoing, PiecePool};
+use crate::engine::buffer::{Chunk, Outgoing, PIECE_SIZE, PiecePool};
 use crate::error::{Bound, CloseReason, Deadline};
 use crate::time::Time;
-use crate::tls::Session;
+use crate::tls::{BUFFERFUL, Session};
 
 use deadline::{Clock, Expired};
 use inbox::Inbox;
@@ -538,11 +538,7 @@ impl Conn {
 
     #[inline]
     pub(crate) fn send(&mut self, bytes: &[u8]) {
-        // What TLS adds to a message that was let in is not held against it.
-        debug_assert!(
-            self.is_sealed() || self.pending() + bytes.len() <= self.send_max(),
-            "the hard bound of the send queue"
-        );
+        debug_assert!(self.is_within_bound(bytes.len()), "the hard bound of the send queue");
         match &mut self.tls {
             None => self.outbox.push(bytes, &self.profile.pieces),
             Some(tls) => tls.write(bytes, self.outbox.tail(), &self.profile.pieces),
@@ -554,12 +550,15 @@ impl Conn {
         if bytes.len() <= COPY_MAX || self.tls.is_some() {
             self.send(&bytes);
         } else {
-            debug_assert!(
-                self.pending() + bytes.len() <= self.send_max(),
-                "the hard bound of the send queue"
-            );
+            debug_assert!(self.is_within_bound(bytes.len()), "the hard bound of the send queue");
             self.outbox.push_owned(bytes, &self.profile.pieces);
         }
+    }
+
+    /// Whether the queue can take so many bytes. The first part of a message may lie there sealed already, and is longer by that.
+    fn is_within_bound(&self, len: usize) -> bool {
+        let sealed = if self.is_sealed() { PIECE_SIZE - BUFFERFUL } else { 0 };
+        self.pending() + len <= self.send_max() + sealed
     }
 
     /// Whether bytes may go past the queue: they would be the first to leave.

@@ -147,14 +147,18 @@ impl Chunk {
     /// Appends all of `bytes` behind what is here if they fit; says whether they did.
     pub(crate) fn append(&mut self, bytes: &[u8]) -> bool {
         let end = self.end as usize;
-        match self.storage.bytes_mut().get_mut(end..end + bytes.len()) {
-            Some(room) => {
-                room.copy_from_slice(bytes);
-                self.end += bytes.len() as u32;
-                true
+        match &mut self.storage {
+            Storage::Joined(data, _) if data.capacity() - end >= bytes.len() => {
+                data.truncate(end);
+                data.extend_from_slice(bytes);
             }
-            None => false,
+            storage => match storage.bytes_mut().get_mut(end..end + bytes.len()) {
+                Some(room) => room.copy_from_slice(bytes),
+                None => return false,
+            },
         }
+        self.end += bytes.len() as u32;
+        true
     }
 }
 

@@ -31,7 +31,7 @@ const USELESS_MAX: u8 = 32;
 const RENEGOTIATIONS_MAX: u8 = 4;
 /// A ticket, with all that goes with it.
 const TICKET_MAX: usize = 64 * 1024;
-/// Another handshake message that comes after the handshake. None of them is of any size.
+/// A wish to shake hands again.
 const MESSAGE_MAX: usize = 16 * 1024;
 /// Records that are kept free for the end when a key is used up.
 const SPARE_RECORDS: u64 = 64;
@@ -94,7 +94,7 @@ struct Established {
     opener: Opener,
     schedule: Option<Schedule>,
     info: Info,
-    /// The beginning of a handshake message.
+    /// The beginning of a handshake message, which the pool counts.
     message: Vec<u8>,
     /// How many records carried nothing, since one did.
     useless: u8,
@@ -479,22 +479,26 @@ impl Session {
             APPLICATION_DATA => Ok(Content::Nothing),
             ALERT => established.alert(content),
             HANDSHAKE => {
-                established.message.extend_from_slice(content);
-                self.messages(queue, pool)?;
+                self.messages(content, queue, pool)?;
                 Ok(Content::Nothing)
             }
             _ => Err(Refused::unexpected("a record of a kind that may not come now")),
         }
     }
 
-    /// Looks at the handshake messages that are whole.
-    fn messages(&mut self, queue: &mut Outgoing, pool: &PiecePool) -> Result<(), Refused> {
+    /// Looks at the handshake messages that are whole, and keeps the beginning of another.
+    fn messages(&mut self, content: &[u8], queue: &mut Outgoing, pool: &PiecePool) -> Result<(), Refused> {
         let State::Established(established) = &mut self.state else { return Ok(()) };
         let mut messages = std::mem::take(&mut established.message);
+        pool.count().shrink(messages.len());
+        messages.extend_from_slice(content);
         let mut at = 0;
         while let Some(&[kind, a, b, c]) = messages[at..].first_chunk() {
             let len = u32::from_be_bytes([0, a, b, c]) as usize;
-            let max = if kind == NEW_SESSION_TICKET { TICKET_MAX } else { MESSAGE_MAX };
+            let State::Established(established) = &self.state else { return Ok(()) };
+            let Some(max) = established.message_max(kind) else {
+                return Err(Refused::unexpected("a handshake message that may not come now"));
+            };
             if len > max {
                 let detail = "a handshake message too large";
                 return Err(Refused::new(DECODE_ERROR, TlsFault::Misbehaved, detail));
@@ -505,6 +509,7 @@ impl Session {
         }
         if let State::Established(established) = &mut self.state {
             established.message = messages.split_off(at);
+            pool.count().grow(established.message.len());
         }
         Ok(())
     }
@@ -567,6 +572,9 @@ impl Session {
         if self.partial.capacity() > 0 {
             pool.give(std::mem::take(&mut self.partial));
         }
+        if let State::Established(established) = &mut self.state {
+            pool.count().shrink(std::mem::take(&mut established.message).len());
+        }
         self.discard();
         self.rest = Vec::new();
     }
@@ -593,6 +601,17 @@ impl Refused {
 }
 
 impl Established {
+    /// How long a handshake message of this kind may be; `None` if it may not come, so that nobody waits for the rest of it.
+    fn message_max(&self, kind: u8) -> Option<usize> {
+        match (kind, self.version, self.is_server) {
+            (KEY_UPDATE, Version::Tls13, _) => Some(1),
+            (NEW_SESSION_TICKET, Version::Tls13, false) => Some(TICKET_MAX),
+            (CLIENT_HELLO, Version::Tls12, true) => Some(MESSAGE_MAX),
+            (HELLO_REQUEST, Version::Tls12, false) => Some(0),
+            _ => None,
+        }
+    }
+
     fn alert(&mut self, content: &[u8]) -> Result<Content, Refused> {
         let &[level, kind] = content else {
             return Err(Refused::new(DECODE_ERROR, TlsFault::Misbehaved, "a malformed alert"));

@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use wharf::event::Handler;
 use wharf::sim::{Faults, Simulation};
-use wharf::{Backend, Connection, Result, Server, ServerHandle, Stats};
+use wharf::{Backend, Client, Connection, Result, Server, ServerHandle, Stats};
 
 /// What a server does with a connection, in both styles.
 pub(crate) trait Behaviour: Clone + Send + Sync + 'static {
@@ -114,6 +114,43 @@ macro_rules! scenario {
 pub(crate) enum Style {
     Async,
     Event,
+}
+
+/// How the bytes of a connection travel.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Wire {
+    Plain,
+    #[cfg(feature = "tls")]
+    Tls,
+}
+
+impl Wire {
+    /// A server that speaks so.
+    pub(crate) fn server(self, server: Server) -> Server {
+        match self {
+            Wire::Plain => server,
+            #[cfg(feature = "tls")]
+            Wire::Tls => server.tls(&tls::acceptor()),
+        }
+    }
+
+    /// A client of the server at `address` that does.
+    pub(crate) fn client(self, address: impl std::fmt::Display) -> Client {
+        match self {
+            Wire::Plain => Client::new(address),
+            #[cfg(feature = "tls")]
+            Wire::Tls => tls::client(address),
+        }
+    }
+
+    /// What is counted on it if so many bytes are sent.
+    pub(crate) fn is_count_of(self, counted: u64, bytes: usize) -> bool {
+        match self {
+            Wire::Plain => counted == bytes as u64,
+            #[cfg(feature = "tls")]
+            Wire::Tls => counted > bytes as u64,
+        }
+    }
 }
 
 /// A network with servers on it.

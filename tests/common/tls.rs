@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, IsCa, KeyIdMethod,
-    KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
+    KeyPair, KeyUsagePurpose, PKCS_ED25519, RevokedCertParams, SerialNumber, date_time_ymd,
 };
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
@@ -28,8 +28,7 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(rcgen::DnType::CommonName, name);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let key = KeyPair::generate().expect("a key");
-        Authority(CertifiedIssuer::self_signed(params, key).expect("a certificate"))
+        Authority(CertifiedIssuer::self_signed(params, key()).expect("a certificate"))
     }
 
     /// Its certificate, in PEM.
@@ -44,7 +43,7 @@ impl Authority {
 
     /// A certificate and its key, in PEM, for `name`, changed as `change` says.
     pub(crate) fn issue(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> (String, String) {
-        self.issue_for(&KeyPair::generate().expect("a key"), name, change)
+        self.issue_for(&key(), name, change)
     }
 
     /// The same for a key that is there.
@@ -100,6 +99,11 @@ impl Authority {
             .with_root_certificates(roots)
             .with_no_client_auth()
     }
+}
+
+/// A key whose signatures are all of one length, so that with a seed a simulation has the same history in every run.
+fn key() -> KeyPair {
+    KeyPair::generate_for(&PKCS_ED25519).expect("a key")
 }
 
 /// The two versions, each alone, as rustls names them.

@@ -385,7 +385,7 @@ fn who_breaks_the_rules_gets_the_right_alert() {
         end.sent()
     }
     let alert = |kind| Some(TlsFault::Alert(TlsAlert(kind)));
-    for pair in [Pair::tls13(), Pair::tls12()] {
+    for (pair, may_come) in [(Pair::tls13(), KEY_UPDATE), (Pair::tls12(), CLIENT_HELLO)] {
         let forged = told(&pair, |client| {
             client.say(b"hello");
             let mut bytes = client.sent();
@@ -405,12 +405,12 @@ fn who_breaks_the_rules_gets_the_right_alert() {
         assert_eq!(repeated, (Some(TlsFault::BadRecord), alert(BAD_RECORD_MAC)));
         let malformed = told(&pair, |client| record(client, ALERT, &[1]));
         assert_eq!(malformed, (Some(TlsFault::Misbehaved), alert(DECODE_ERROR)));
-        let unknown = told(&pair, |client| record(client, HANDSHAKE, &[99, 0, 0, 0]));
+        let unknown = told(&pair, |client| record(client, HANDSHAKE, &[99, 0, 1, 0]));
         assert_eq!(unknown, (Some(TlsFault::Misbehaved), alert(UNEXPECTED_MESSAGE)));
-        let huge = told(&pair, |client| record(client, HANDSHAKE, &[24, 1, 0, 1]));
+        let huge = told(&pair, |client| record(client, HANDSHAKE, &[may_come, 1, 0, 1]));
         assert_eq!(huge, (Some(TlsFault::Misbehaved), alert(DECODE_ERROR)));
         let between = told(&pair, |client| {
-            let mut bytes = record(client, HANDSHAKE, &[24, 0, 0]);
+            let mut bytes = record(client, HANDSHAKE, &[may_come, 0, 0]);
             client.say(b"data");
             bytes.extend(client.sent());
             bytes
@@ -530,6 +530,25 @@ fn an_idle_session_holds_no_buffer() {
         pool.shed();
         assert_eq!(pool.held(), 0);
     }
+}
+
+#[test]
+fn a_message_that_was_begun_counts() {
+    let (mut client, mut server) = stand(&Pair::tls12());
+    let begun = [&[CLIENT_HELLO, 0, 0x3f, 0xff][..], &[0; 10_000]].concat();
+    client.session.control(HANDSHAKE, &begun, &mut client.queue, &client.pool);
+    exchange(&mut client, &mut server, usize::MAX);
+    server.pool.shed();
+    assert_eq!(server.pool.held(), begun.len());
+    client.session.control(HANDSHAKE, &[0; 0x3fff - 10_000], &mut client.queue, &client.pool);
+    exchange(&mut client, &mut server, usize::MAX);
+    server.pool.shed();
+    assert_eq!((server.pool.held(), server.fault()), (0, None));
+    client.session.control(HANDSHAKE, &begun, &mut client.queue, &client.pool);
+    exchange(&mut client, &mut server, usize::MAX);
+    server.session.release(&server.pool);
+    server.pool.shed();
+    assert_eq!(server.pool.held(), 0);
 }
 
 proptest! {
