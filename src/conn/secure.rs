@@ -182,6 +182,11 @@ impl Conn {
             self.inbox.push(rest);
         }
         self.tls = None;
+        if self.reading == Reading::Open {
+            // The peer may have said it first, and that was not the end then.
+            self.hung_up = false;
+            self.first_end = None;
+        }
         self.news.add(News::UNSECURED);
         self.news.add(News::READABLE);
         self.news.add(News::WRITABLE);

@@ -745,8 +745,11 @@ impl Session {
 
     /// Says close_notify, and that the connection goes on without TLS.
     pub(crate) fn leave(&mut self, queue: &mut Outgoing, pool: &PiecePool) {
-        self.leaves = true;
-        self.end(queue, pool);
+        // What has ended to end the stream does not go on.
+        if !self.has_ended {
+            self.leaves = true;
+            self.end(queue, pool);
+        }
     }
 
     /// What was in the queue is not sent.

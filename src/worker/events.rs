@@ -30,6 +30,9 @@ impl Worker {
         }
         drop(conn);
         if news.unsecured() && link.conn.borrow().is_open() {
+            // An end that was told was that of TLS.
+            link.end_told.set(false);
+            link.hangup_told.set(false);
             self.call(link, Handler::unsecured);
         }
         // What came before comes first: a handler that refills its queue at once would never see it otherwise.

@@ -23,7 +23,7 @@ use crate::address::Address;
 use crate::conn::{Action, Conn, News, Room, Unsealed};
 use crate::engine::buffer::Chunk;
 use crate::engine::{Engine, Submitted, Token};
-use crate::error::{CloseReason, Deadline, Rule};
+use crate::error::{CloseReason, Rule};
 use crate::event::Handler;
 use crate::proxy::Proxied;
 use crate::remote::RemoteState;
@@ -108,6 +108,8 @@ pub(crate) struct Rare {
     /// What has to come before the handler begins.
     pub(super) preface: RefCell<Option<Box<Preface>>>,
     pub(super) proxied: OnceCell<Box<Proxied>>,
+    /// Its handler begins behind a TLS handshake.
+    pub(super) awaits_tls: Cell<bool>,
 }
 
 /// Whether anybody wants to know what has arrived.
@@ -566,7 +568,7 @@ impl Worker {
             let (id, peer) = (link.id(), &link.peer());
             if link.is_watched.get() {
                 admission.server().tell(&ServerEvent::Closed { id, peer, reason, counts });
-            } else if link.conn.borrow().is_sealed() || reason == CloseReason::Timeout(Deadline::Handshake) {
+            } else if link.used_rare().is_some_and(|rare| rare.awaits_tls.get()) {
                 let conn = link.conn.borrow();
                 let detail = conn.tls_failure().map_or("", |failure| &failure.detail);
                 admission.server().count_failed_handshake();

@@ -16,6 +16,7 @@ impl Worker {
     /// Has TLS stand on a new connection before `begin` puts a handler on it.
     pub(crate) fn await_tls(self: &Rc<Self>, link: &Rc<Link>, acceptor: &Acceptor, begin: Begin) {
         self.await_preface(link, acceptor.current().within, Deadline::Handshake, Some(begin));
+        link.rare().awaits_tls.set(true);
         if self.handshakes.anybody_waits() || !self.shake_hands(link, acceptor) {
             self.handshakes.wait(link.token);
         }
@@ -25,8 +26,10 @@ impl Worker {
     fn shake_hands(self: &Rc<Self>, link: &Rc<Link>, acceptor: &Acceptor) -> bool {
         let max = self.handshakes_max(acceptor);
         let mut turn = self.handshakes.ask(link.token, max, self.now());
-        if let Turn::Instead(slow) = turn {
-            self.give_way(slow);
+        // Several, if there are fewer places than there were.
+        while let Turn::Instead(slow) = turn
+            && self.give_way(slow)
+        {
             turn = self.handshakes.ask(link.token, max, self.now());
         }
         let place = match turn {
@@ -75,11 +78,12 @@ impl Worker {
         }
     }
 
-    fn give_way(self: &Rc<Self>, slow: Token) {
-        if let Some(link) = self.slots.get(slow) {
-            self.drop_preface(&link);
-            link.command(|conn| conn.reset(CloseReason::Tls(TlsFault::Busy)));
-        }
+    /// Has a handshake give its place up; says whether there is such a one.
+    fn give_way(self: &Rc<Self>, slow: Token) -> bool {
+        let Some(link) = self.slots.get(slow) else { return false };
+        self.drop_preface(&link);
+        link.command(|conn| conn.reset(CloseReason::Tls(TlsFault::Busy)));
+        true
     }
 
     /// Begins the handshakes of those who wait, as far as there are places.

@@ -7,6 +7,7 @@ use std::thread;
 use wharf::tls::Versions;
 use wharf::{Client, CloseReason, TlsAlert, TlsFault};
 
+use super::papers::ecdsa_tls;
 use super::program::LIMIT;
 use super::site::{Site, client, on_each};
 use crate::common::tls::*;
@@ -57,7 +58,7 @@ const PROTOCOL_VERSION: TlsAlert = TlsAlert(70);
 #[test]
 fn clients_below_tls_1_2_are_told_that_there_is_no_such_version() {
     on_each(|backend| {
-        let site = Site::echo(backend, server_tls());
+        let site = Site::echo(backend, ecdsa_tls());
         for version in [[3, 0], [3, 1], [3, 2]] {
             assert_eq!(alert(&says(&site, &client_hello(version, None))), PROTOCOL_VERSION, "{version:?}");
             assert_eq!(site.refused(), CloseReason::Tls(TlsFault::Version));
@@ -67,7 +68,7 @@ fn clients_below_tls_1_2_are_told_that_there_is_no_such_version() {
         assert_eq!(alert(&says(&site, &client_hello([3, 3], Some(&versions)))), PROTOCOL_VERSION);
         assert_eq!(site.refused(), CloseReason::Tls(TlsFault::Version));
 
-        let site = Site::echo(backend, server_tls().versions(Versions::Tls13));
+        let site = Site::echo(backend, ecdsa_tls().versions(Versions::Tls13));
         let hello = client_hello([3, 3], Some(&SIGNATURE_ALGORITHMS));
         assert_eq!(alert(&says(&site, &hello)), PROTOCOL_VERSION);
         assert_eq!(site.refused(), CloseReason::Tls(TlsFault::Version));
@@ -78,7 +79,7 @@ fn clients_below_tls_1_2_are_told_that_there_is_no_such_version() {
 #[test]
 fn a_client_with_the_hello_of_ssl_2_is_sent_away() {
     on_each(|backend| {
-        let site = Site::echo(backend, server_tls());
+        let site = Site::echo(backend, ecdsa_tls());
         let body = [&[1, 3, 1, 0, 3, 0, 0, 0, 16, 0, 0, 0x2F][..], &[7; 16]].concat();
         let hello = [&[0x80, u8::try_from(body.len()).unwrap()], &body[..]].concat();
         assert_eq!(alert(&says(&site, &hello)), UNEXPECTED_MESSAGE);

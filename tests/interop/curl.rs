@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use wharf::tls::{ClientCertificates, ServerTls, Version};
 use wharf::{Backend, CertificateFault, CloseReason, Connection, Result, TlsAlert, TlsFault};
 
-use super::papers::Papers;
+use super::papers::{Papers, ecdsa_tls};
 use super::program::{Outcome, Program, command, is_here};
 use super::site::{Site, on_each};
 use crate::common::tls::*;
@@ -52,7 +52,7 @@ fn curl_fetches_and_sends_by_both_versions() {
         return;
     }
     on_each(|backend| {
-        let (papers, site) = (Papers::new(), site(backend, server_tls().alpn(["http/1.1", "http/1.0"])));
+        let (papers, site) = (Papers::new(), site(backend, ecdsa_tls().alpn(["http/1.1", "http/1.0"])));
         let file = papers.write("body", pattern(0..3_000_000));
         for (option, version) in [("1.2", Version::Tls12), ("1.3", Version::Tls13)] {
             let outcome = https(&site, &papers, &["--tls-max", option]);
@@ -91,7 +91,7 @@ fn curl_has_to_show_a_certificate_that_is_trusted() {
     }
     on_each(|backend| {
         let papers = Papers::new();
-        let tls = server_tls().client_certificates(ClientCertificates::required(AUTHORITY.trust()));
+        let tls = ecdsa_tls().client_certificates(ClientCertificates::required(AUTHORITY.trust()));
         let site = site(backend, tls);
         let ((known, known_key), (stranger, stranger_key)) = (papers.client(), papers.stranger());
         for version in ["1.2", "1.3"] {
@@ -119,7 +119,7 @@ fn a_curl_that_speaks_plain_http_is_sent_away_at_once() {
         return;
     }
     on_each(|backend| {
-        let site = site(backend, server_tls());
+        let site = site(backend, ecdsa_tls());
         let began = Instant::now();
         let outcome = Program::run(&mut curl(&site, "http", &[]));
         // 1: the answer is no HTTP, but an alert.

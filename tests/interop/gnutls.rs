@@ -3,7 +3,7 @@
 use wharf::tls::{ClientCertificates, ClientTls, Connector, Identity, ServerTls, Version};
 use wharf::{CertificateFault, Client, CloseReason, Connection, Error, TlsAlert, TlsFault};
 
-use super::papers::{Pair, Papers, rsa_tls};
+use super::papers::{Pair, Papers, ecdsa_tls, rsa_tls};
 use super::program::{Program, command, is_here};
 use super::site::{Site, client, on_each};
 use crate::common::Style;
@@ -55,7 +55,7 @@ fn each_cipher_suite_of_both_versions_is_spoken_with_gnutls_cli() {
     }
     on_each(|backend| {
         let papers = Papers::new();
-        let sites = [Site::echo(backend, server_tls()), Site::echo(backend, rsa_tls())];
+        let sites = [Site::echo(backend, ecdsa_tls()), Site::echo(backend, rsa_tls())];
         for (theirs, ours) in super::SUITES {
             let (cipher, priority) = priority(theirs);
             let site = &sites[usize::from(theirs.contains("RSA"))];
@@ -76,7 +76,7 @@ fn gnutls_cli_renews_its_keys_again_and_again() {
     }
     on_each(|backend| {
         for style in [Style::Async, Style::Event] {
-            let (papers, site) = (Papers::new(), Site::echo_in(style, backend, server_tls()));
+            let (papers, site) = (Papers::new(), Site::echo_in(style, backend, ecdsa_tls()));
             let mut program = standing(&papers, &site, &["--inline-commands", "--priority", VERSIONS[1].0]);
             for round in 0..5 {
                 program.say("^rekey^\n");
@@ -98,7 +98,7 @@ fn gnutls_cli_resumes_its_sessions() {
     }
     on_each(|backend| {
         for (priority, version) in VERSIONS {
-            let (papers, site) = (Papers::new(), Site::echo(backend, server_tls()));
+            let (papers, site) = (Papers::new(), Site::echo(backend, ecdsa_tls()));
             let mut program = standing(&papers, &site, &["--inline-commands", "--priority", priority]);
             assert!(!site.agreed().is_resumed());
             program.say("^resume^\n");
@@ -118,7 +118,7 @@ fn gnutls_cli_may_not_renegotiate() {
         return;
     }
     on_each(|backend| {
-        let (papers, site) = (Papers::new(), Site::echo(backend, server_tls()));
+        let (papers, site) = (Papers::new(), Site::echo(backend, ecdsa_tls()));
         let mut other = standing(&papers, &site, &["--priority", VERSIONS[0].0]);
         let mut program = standing(&papers, &site, &["--inline-commands", "--priority", VERSIONS[0].0]);
         program.say("^renegotiate^\n");
@@ -138,7 +138,7 @@ fn gnutls_cli_has_to_show_a_certificate_that_is_trusted() {
     }
     on_each(|backend| {
         let papers = Papers::new();
-        let tls = server_tls().client_certificates(ClientCertificates::required(AUTHORITY.trust()));
+        let tls = ecdsa_tls().client_certificates(ClientCertificates::required(AUTHORITY.trust()));
         let site = Site::echo(backend, tls);
         let ((known, known_key), (stranger, stranger_key)) = (papers.client(), papers.stranger());
         for (priority, _) in VERSIONS {
@@ -165,7 +165,7 @@ fn gnutls_cli_agrees_on_a_protocol_and_refuses_who_is_nobody() {
         return;
     }
     on_each(|backend| {
-        let (papers, site) = (Papers::new(), Site::echo(backend, server_tls().alpn(["echo/2"])));
+        let (papers, site) = (Papers::new(), Site::echo(backend, ecdsa_tls().alpn(["echo/2"])));
         let program = standing(&papers, &site, &["--alpn", "echo/1", "--alpn", "echo/2"]);
         assert_eq!(site.agreed().alpn(), Some(&b"echo/2"[..]));
         left(program);
@@ -187,7 +187,7 @@ fn a_gnutls_cli_that_is_killed_has_not_ended_but_broken_off() {
         return;
     }
     on_each(|backend| {
-        let (papers, site) = (Papers::new(), Site::echo(backend, server_tls()));
+        let (papers, site) = (Papers::new(), Site::echo(backend, ecdsa_tls()));
         for (priority, _) in VERSIONS {
             standing(&papers, &site, &["--priority", priority]).kill();
             assert_eq!(site.ended(), CloseReason::Tls(TlsFault::Truncated));

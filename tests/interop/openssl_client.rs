@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use wharf::tls::{ClientCertificates, Identity, ServerTls, Verification, Version};
 use wharf::{CertificateFault, CloseReason, TlsAlert, TlsFault};
 
-use super::papers::{Pair, Papers, rsa_tls};
+use super::papers::{Pair, Papers, ecdsa_tls, rsa_tls};
 use super::program::{Program, command, is_here};
 use super::site::{Site, client, on_each};
 use crate::common::tls::*;
@@ -51,7 +51,7 @@ fn each_cipher_suite_of_both_versions_is_spoken_with_s_client() {
     }
     on_each(|backend| {
         let papers = Papers::new();
-        let sites = [Site::echo(backend, server_tls()), Site::echo(backend, rsa_tls())];
+        let sites = [Site::echo(backend, ecdsa_tls()), Site::echo(backend, rsa_tls())];
         for (theirs, ours) in super::SUITES {
             let site = &sites[usize::from(theirs.contains("RSA"))];
             let options = if theirs.starts_with("TLS_") {
@@ -75,7 +75,7 @@ fn s_client_is_asked_to_say_hello_again_with_another_group() {
         return;
     }
     on_each(|backend| {
-        let (papers, site) = (Papers::new(), Site::echo(backend, server_tls()));
+        let (papers, site) = (Papers::new(), Site::echo(backend, ecdsa_tls()));
         for group in ["X25519", "P-256", "P-384"] {
             let groups = format!("P-521:{group}");
             let program = standing(&papers, &site, &["-tls1_3", "-groups", &groups, "-msg"]);
@@ -98,7 +98,7 @@ fn megabytes_come_back_to_s_client_as_they_were() {
     on_each(|backend| {
         let papers = Papers::new();
         for style in [Style::Async, Style::Event] {
-            let site = Site::echo_in(style, backend, server_tls());
+            let site = Site::echo_in(style, backend, ecdsa_tls());
             let ways: [&[&str]; 4] = [
                 &["-tls1_2"],
                 &["-tls1_3"],
@@ -128,7 +128,7 @@ fn s_client_resumes_its_sessions() {
         return;
     }
     on_each(|backend| {
-        let (papers, site) = (Papers::new(), Site::echo(backend, server_tls()));
+        let (papers, site) = (Papers::new(), Site::echo(backend, ecdsa_tls()));
         for (option, version) in VERSIONS {
             let file = papers.path(option);
             for (direction, is_resumed) in [("-sess_out", false), ("-sess_in", true)] {
@@ -157,7 +157,7 @@ fn s_client_cannot_resume_where_there_are_no_tickets() {
         return;
     }
     on_each(|backend| {
-        let (papers, site) = (Papers::new(), Site::echo(backend, server_tls().tickets(false)));
+        let (papers, site) = (Papers::new(), Site::echo(backend, ecdsa_tls().tickets(false)));
         let program = Program::start(&mut s_client(&papers, &site, &["-tls1_2", "-reconnect"]));
         for _ in 0..6 {
             assert!(!site.agreed().is_resumed());
@@ -177,7 +177,7 @@ fn s_client_has_to_show_a_certificate_that_is_trusted() {
     }
     on_each(|backend| {
         let papers = Papers::new();
-        let tls = server_tls().client_certificates(ClientCertificates::required(AUTHORITY.trust()));
+        let tls = ecdsa_tls().client_certificates(ClientCertificates::required(AUTHORITY.trust()));
         let site = Site::echo(backend, tls);
         let (known, stranger) = (papers.client(), papers.stranger());
         for (option, _) in VERSIONS {
@@ -211,7 +211,7 @@ fn s_client_agrees_on_a_protocol_or_is_told_that_there_is_none() {
         return;
     }
     on_each(|backend| {
-        let (papers, site) = (Papers::new(), Site::echo(backend, server_tls().alpn(["echo/2", "echo/1"])));
+        let (papers, site) = (Papers::new(), Site::echo(backend, ecdsa_tls().alpn(["echo/2", "echo/1"])));
         for (option, _) in VERSIONS {
             let program = standing(&papers, &site, &[option, "-alpn", "chat,echo/1,echo/2"]);
             assert_eq!(site.agreed().alpn(), Some(&b"echo/2"[..]));
@@ -233,7 +233,7 @@ fn s_client_renews_its_keys_again_and_again() {
     }
     on_each(|backend| {
         for style in [Style::Async, Style::Event] {
-            let (papers, site) = (Papers::new(), Site::echo_in(style, backend, server_tls()));
+            let (papers, site) = (Papers::new(), Site::echo_in(style, backend, ecdsa_tls()));
             let mut program = standing(&papers, &site, &["-tls1_3", "-msg"]);
             for (round, letter) in ["k", "K", "k", "k", "K", "K"].into_iter().enumerate() {
                 program.say(format!("{letter}\n"));
@@ -259,7 +259,7 @@ fn s_client_may_not_renegotiate() {
         return;
     }
     on_each(|backend| {
-        let (papers, site) = (Papers::new(), Site::echo(backend, server_tls()));
+        let (papers, site) = (Papers::new(), Site::echo(backend, ecdsa_tls()));
         let mut other = standing(&papers, &site, &["-tls1_2"]);
         let mut program = standing(&papers, &site, &["-tls1_2", "-msg"]);
         program.say("R\n");
@@ -282,10 +282,10 @@ fn an_s_client_that_is_killed_has_not_ended_but_broken_off() {
         let papers = Papers::new();
         for (option, _) in VERSIONS {
             for style in [Style::Async, Style::Event] {
-                let site = Site::echo_in(style, backend, server_tls());
+                let site = Site::echo_in(style, backend, ecdsa_tls());
                 standing(&papers, &site, &[option]).kill();
                 assert_eq!(site.ended(), CloseReason::Tls(TlsFault::Truncated));
-                let site = Site::echo_in(style, backend, server_tls().tolerate_truncation());
+                let site = Site::echo_in(style, backend, ecdsa_tls().tolerate_truncation());
                 standing(&papers, &site, &[option]).kill();
                 assert_eq!(site.ended(), CloseReason::Peer);
             }
@@ -301,7 +301,7 @@ fn an_s_client_that_stops_within_the_handshake_is_given_up() {
     }
     on_each(|backend| {
         let within = Duration::from_millis(300);
-        let (papers, site) = (Papers::new(), Site::echo(backend, server_tls().handshake_within(within)));
+        let (papers, site) = (Papers::new(), Site::echo(backend, ecdsa_tls().handshake_within(within)));
         let began = Instant::now();
         let silent = std::net::TcpStream::connect(site.address()).unwrap();
         assert_eq!(site.refused(), CloseReason::Timeout(wharf::Deadline::Handshake));
@@ -319,7 +319,7 @@ fn s_client_sees_the_end_that_wharf_says() {
     }
     on_each(|backend| {
         let papers = Papers::new();
-        let site = Site::serve(backend, server_tls(), |mut conn| async move {
+        let site = Site::serve(backend, ecdsa_tls(), |mut conn| async move {
             conn.recv(&mut [0; 8]).await?;
             conn.send(b"last words\n").await
         });

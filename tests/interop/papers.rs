@@ -46,7 +46,7 @@ impl Papers {
 
     /// A pair of `authority`'s for `name`.
     pub(crate) fn pair(&self, authority: &Authority, name: &str) -> Pair {
-        let (chain, key) = authority.issue(name, |_| {});
+        let (chain, key) = authority.issue_for(&ecdsa_key(), name, |_| {});
         (self.write(&format!("{name}.pem"), chain), self.write(&format!("{name}.key"), key))
     }
 
@@ -76,6 +76,16 @@ impl Drop for Papers {
     fn drop(&mut self) {
         drop(std::fs::remove_dir_all(&self.0));
     }
+}
+
+/// The server's side with the certificate that most have.
+pub(crate) fn ecdsa_tls() -> ServerTls {
+    let (chain, key) = AUTHORITY.issue_for(&ecdsa_key(), NAME, |_| {});
+    ServerTls::new(Identity::from_pem(chain, key).unwrap())
+}
+
+fn ecdsa_key() -> rcgen::KeyPair {
+    rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap()
 }
 
 /// The server's side with an RSA certificate: the other half of TLS 1.2's suites.

@@ -3,7 +3,7 @@
 use wharf::tls::{Acceptor, ClientTls, Connector};
 use wharf::{Backend, Client, CloseReason, Connection, Error, Result, TlsFault};
 
-use super::papers::Papers;
+use super::papers::{Papers, ecdsa_tls};
 use super::program::{Program, command, is_here};
 use super::site::{Site, client, on_each};
 use crate::common::tls::*;
@@ -55,7 +55,7 @@ async fn answered(conn: &mut Connection, word: &[u8]) {
 fn python_gets_megabytes_back_and_both_say_close_notify() {
     on_each_with_each(|backend, version| {
         for style in [Style::Async, Style::Event] {
-            let (papers, site) = (Papers::new(), Site::echo_in(style, backend, server_tls()));
+            let (papers, site) = (Papers::new(), Site::echo_in(style, backend, ecdsa_tls()));
             assert_eq!(does("bulk", &site, version, &papers), "unwrapped\n");
             assert_eq!(site.ended(), CloseReason::Peer);
         }
@@ -65,7 +65,7 @@ fn python_gets_megabytes_back_and_both_say_close_notify() {
 #[test]
 fn python_resumes_its_sessions() {
     on_each_with_each(|backend, version| {
-        let (papers, site) = (Papers::new(), Site::echo(backend, server_tls()));
+        let (papers, site) = (Papers::new(), Site::echo(backend, ecdsa_tls()));
         assert_eq!(does("resume", &site, version, &papers), "reused False True True\n");
         for is_resumed in [false, true, true] {
             assert_eq!(site.agreed().is_resumed(), is_resumed);
@@ -78,7 +78,7 @@ fn python_resumes_its_sessions() {
 fn python_that_has_ended_its_direction_gets_its_answer() {
     on_each_with_each(|backend, version| {
         let papers = Papers::new();
-        let site = Site::serve(backend, server_tls(), |mut conn| async move {
+        let site = Site::serve(backend, ecdsa_tls(), |mut conn| async move {
             let all = recv_all(&mut conn).await?;
             conn.send(&all).await
         });
@@ -91,7 +91,7 @@ fn python_that_has_ended_its_direction_gets_its_answer() {
 fn python_goes_on_when_wharf_has_ended_its_direction() {
     on_each_with_each(|backend, version| {
         let papers = Papers::new();
-        let site = Site::serve(backend, server_tls(), |mut conn| async move {
+        let site = Site::serve(backend, ecdsa_tls(), |mut conn| async move {
             conn.send(b"that is all").await?;
             conn.finish().await?;
             assert_eq!(recv_all(&mut conn).await?, b"but I am not through\n");
@@ -105,10 +105,10 @@ fn python_goes_on_when_wharf_has_ended_its_direction() {
 #[test]
 fn python_that_goes_without_a_word_has_broken_off() {
     on_each_with_each(|backend, version| {
-        let (papers, site) = (Papers::new(), Site::echo(backend, server_tls()));
+        let (papers, site) = (Papers::new(), Site::echo(backend, ecdsa_tls()));
         does("cut", &site, version, &papers);
         assert_eq!(site.ended(), CloseReason::Tls(TlsFault::Truncated));
-        let site = Site::echo(backend, server_tls().tolerate_truncation());
+        let site = Site::echo(backend, ecdsa_tls().tolerate_truncation());
         does("cut", &site, version, &papers);
         assert_eq!(site.ended(), CloseReason::Peer);
     });
@@ -117,7 +117,7 @@ fn python_that_goes_without_a_word_has_broken_off() {
 #[test]
 fn python_begins_tls_in_mid_stream_and_ends_it() {
     on_each_with_each(|backend, version| {
-        let (papers, acceptor) = (Papers::new(), Acceptor::new(server_tls()).unwrap());
+        let (papers, acceptor) = (Papers::new(), Acceptor::new(ecdsa_tls()).unwrap());
         let site = Site::plain(backend, move |mut conn| {
             let acceptor = acceptor.clone();
             async move {
