@@ -744,3 +744,62 @@ scenario! {
         assert_eq!(world.stop(&server).closed(ended), 1);
     }
 }
+
+/// Echoes; when its peer has ended TLS, it does so too, and goes on without.
+#[derive(Clone)]
+struct Follows;
+
+impl Behaviour for Follows {
+    type Handler = Follows;
+
+    async fn run(self, mut conn: Connection) -> Result<()> {
+        let mut buf = [0; 64];
+        loop {
+            match conn.recv(&mut buf).await? {
+                0 if conn.tls().is_some() => conn.leave_tls().await?,
+                0 => return Ok(()),
+                n => conn.send(&buf[..n]).await?,
+            }
+        }
+    }
+
+    fn handler(self) -> Follows {
+        self
+    }
+}
+
+impl Handler for Follows {
+    fn received(&mut self, conn: &mut event::Connection<'_>, bytes: &[u8]) -> Flow {
+        conn.send(bytes).unwrap();
+        Flow::Continue
+    }
+
+    fn ended(&mut self, conn: &mut event::Connection<'_>) -> Flow {
+        if conn.tls().is_none() {
+            return Flow::Close;
+        }
+        conn.leave_tls();
+        Flow::Continue
+    }
+}
+
+scenario! {
+    /// And its end is told once more, when it comes.
+    fn who_follows_a_peer_out_of_tls_goes_on_with_it(world) {
+        let server = world.serve_with(Follows, |server| server.tls(&acceptor()));
+        let address = server.local_addr();
+        world.run(async move {
+            let mut conn = client(address).open().await.unwrap();
+            let mut echo = [0; 5];
+            for by_tls in [true, false] {
+                assert_eq!(conn.tls().is_some(), by_tls);
+                conn.send(b"hello").await.unwrap();
+                conn.recv_exact(&mut echo).await.unwrap();
+                conn.leave_tls().await.unwrap();
+            }
+            conn.finish().await.unwrap();
+            assert_eq!(recv_all(&mut conn).await.unwrap(), b"");
+        });
+        assert_eq!(world.stop(&server).closed(CloseReason::Peer), 1);
+    }
+}

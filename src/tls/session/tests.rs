@@ -590,3 +590,13 @@ proptest! {
         prop_assert!(client.heard == said[1]);
     }
 }
+
+#[test]
+fn what_has_ended_the_stream_is_not_taken_for_a_leave() {
+    let (mut client, mut server) = stand(&Pair::tls13());
+    client.end();
+    client.session.leave(&mut client.queue, &client.pool);
+    server.end();
+    exchange(&mut client, &mut server, usize::MAX);
+    assert!(client.session.peer_has_ended() && !client.session.has_been_left());
+}
