@@ -65,6 +65,10 @@ impl Session {
         match *self {}
     }
 
+    pub(crate) fn is_leaving(&self) -> bool {
+        match *self {}
+    }
+
     pub(crate) fn can_write(&self) -> bool {
         match *self {}
     }
