@@ -126,12 +126,12 @@ fn check_fields(protocol: &[u8], fields: &[u8], is_whole: bool) -> Result<(), Pr
         _ if fields.first().is_none_or(|byte| *byte == b' ') => return Ok(()),
         _ => return Err(ProxyFault::Line),
     };
-    let mut each = fields.split(|byte| *byte == b' ');
+    let each = fields.split(|byte| *byte == b' ');
     if !fields.iter().all(legal) || each.clone().count() > 4 || (is_whole && each.clone().count() < 4) {
         return Err(ProxyFault::Line);
     }
-    // "Heading zeroes are not permitted"; in the addresses the library sees to that.
-    if each.any(|field| field.len() > 1 && field[0] == b'0' && field.iter().all(u8::is_ascii_digit)) {
+    // "Heading zeroes are not permitted"; in the addresses, of which what has come may look like a number, the library sees to that.
+    if each.skip(2).any(|field| field.len() > 1 && field[0] == b'0' && field.iter().all(u8::is_ascii_digit)) {
         return Err(ProxyFault::Address);
     }
     Ok(())
@@ -266,6 +266,15 @@ mod tests {
     fn tlv(kind: u8, value: &[u8]) -> Vec<u8> {
         let length = u16::try_from(value.len()).expect("a short value").to_be_bytes();
         [&[kind], length.as_slice(), value].concat()
+    }
+
+    #[test]
+    fn the_beginning_of_an_address_is_no_number_with_heading_zeros() {
+        let header = b"PROXY TCP6 0064:ff9b::1 2001:db8::1 40000 443\r\n";
+        check(header);
+        assert!(read(header).expect("in order").is_some());
+        check(b"PROXY TCP6 016666A666666");
+        assert_eq!(read(b"PROXY TCP4 192.0.2.7 198.51.100.1 040"), Err(ProxyFault::Address));
     }
 
     const V4: [u8; 12] = [192, 0, 2, 7, 198, 51, 100, 1, 0x9C, 0x40, 0x01, 0xBB];
