@@ -131,7 +131,9 @@ fn check_fields(protocol: &[u8], fields: &[u8], is_whole: bool) -> Result<(), Pr
         return Err(ProxyFault::Line);
     }
     // "Heading zeroes are not permitted"; in the addresses, of which what has come may look like a number, the library sees to that.
-    if each.skip(2).any(|field| field.len() > 1 && field[0] == b'0' && field.iter().all(u8::is_ascii_digit)) {
+    let is_port =
+        |field: &[u8]| field.iter().all(u8::is_ascii_digit) && !(field.len() > 1 && field[0] == b'0');
+    if !each.skip(2).all(is_port) {
         return Err(ProxyFault::Address);
     }
     Ok(())
@@ -274,6 +276,8 @@ mod tests {
         check(header);
         assert!(read(header).expect("in order").is_some());
         check(b"PROXY TCP6 016666A666666");
+        check(b"PROXY TCP6   01182454 5e24");
+        check(b"PROXY TCP6   01182454 15e24");
         assert_eq!(read(b"PROXY TCP4 192.0.2.7 198.51.100.1 040"), Err(ProxyFault::Address));
     }
 
