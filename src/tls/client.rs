@@ -2,14 +2,15 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;
 
 use super::identity::Identity;
+use super::in_force::InForce;
 use super::key_log::KeyLogFile;
 use super::options::{self, Versions};
 use super::trust::Trust;
@@ -60,13 +61,7 @@ struct Ours {
 /// What is in force can be changed while it is used, by [`Connector::reload`] and [`Connector::replace`]: handshakes that begin
 /// afterwards are made with the new, connections that there are go on.
 #[derive(Clone)]
-pub struct Connector(Arc<Shared>);
-
-struct Shared {
-    current: RwLock<Arc<ClientSide>>,
-    /// What is in force came of this. Held while something else is put in force.
-    description: Mutex<Description>,
-}
+pub struct Connector(Arc<InForce<ClientSide, Description>>);
 
 struct Description {
     tls: ClientTls,
@@ -299,9 +294,7 @@ impl Connector {
     /// # Errors
     /// An option has a value that cannot be, the system trusts nobody, or the file of keys cannot be opened.
     pub fn new(tls: ClientTls) -> Result<Connector> {
-        let (side, description) = tls.build()?;
-        let (current, description) = (RwLock::new(Arc::new(side)), Mutex::new(description));
-        Ok(Connector(Arc::new(Shared { current, description })))
+        Ok(Connector(Arc::new(InForce::new(tls.build()?))))
     }
 
     /// Puts another description in force, for handshakes that begin from now on. Sessions from before are not resumed.
@@ -309,8 +302,7 @@ impl Connector {
     /// # Errors
     /// As [`Connector::new`]. Then all stays as it was.
     pub fn replace(&self, tls: ClientTls) -> Result<()> {
-        let mut description = self.0.description.lock().unwrap_or_else(PoisonError::into_inner);
-        self.put_in_force(tls, &mut description)
+        self.0.change(|_| tls.build().map(Some)).map(drop)
     }
 
     /// Reads all files again, and the system's roots if they are trusted, and puts what they are now in force for handshakes that
@@ -319,18 +311,18 @@ impl Connector {
     /// # Errors
     /// A file cannot be used: it is named. Then all stays as it was.
     pub fn reload(&self) -> Result<bool> {
-        let mut description = self.0.description.lock().unwrap_or_else(PoisonError::into_inner);
-        let again = description.tls.read_again()?;
-        if description.tls.has_same_content(&again) {
-            return Ok(false);
-        }
-        self.put_in_force(again, &mut description)?;
-        Ok(true)
+        self.0.change(|description| {
+            let again = description.tls.read_again()?;
+            if description.tls.has_same_content(&again) {
+                return Ok(None);
+            }
+            again.build().map(Some)
+        })
     }
 
     /// The files that [`Connector::reload`] reads, each once, without those of the system.
     pub fn files(&self) -> Vec<PathBuf> {
-        let description = self.0.description.lock().unwrap_or_else(PoisonError::into_inner);
+        let description = self.0.description();
         let Basis::Ours(ours) = &description.tls.basis else { return Vec::new() };
         let trust = ours.trust.iter().flat_map(Trust::files);
         options::each_once(ours.identity.iter().flat_map(Identity::files).chain(trust))
@@ -338,14 +330,7 @@ impl Connector {
 
     /// What is in force now.
     pub(crate) fn current(&self) -> Arc<ClientSide> {
-        self.0.current.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn put_in_force(&self, tls: ClientTls, description: &mut Description) -> Result<()> {
-        let (side, made) = tls.build()?;
-        *description = made;
-        *self.0.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(side);
-        Ok(())
+        self.0.current()
     }
 }
 
@@ -372,7 +357,7 @@ impl fmt::Debug for ClientTls {
 
 impl fmt::Debug for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let description = self.0.description.lock().unwrap_or_else(PoisonError::into_inner);
+        let description = self.0.description();
         f.debug_tuple("Connector").field(&description.tls).finish()
     }
 }
@@ -501,9 +486,7 @@ mod tests {
         let not_pinned = TlsFault::Certificate(CertificateFault::NotPinned);
         assert_eq!(fault(handshake(&pinned, &acceptor, "a.example")), not_pinned);
 
-        let counts = |connector: &Connector| {
-            connector.0.description.lock().expect("nobody panics")._unverified.is_some()
-        };
+        let counts = |connector: &Connector| connector.0.description()._unverified.is_some();
         assert!(counts(&first));
         first.clone().replace(ClientTls::new().trust(Authority::new("Root").trust())).expect("in order");
         assert!(!counts(&first) && first.current().verification == Verification::Verified);

@@ -61,8 +61,10 @@ mod handshake;
 #[cfg(fuzzing)]
 pub(crate) mod harness;
 mod identity;
+mod in_force;
 mod info;
 mod key_log;
+mod names;
 mod options;
 mod pem;
 mod record;

@@ -1,18 +1,18 @@
 //! TLS of a server: the description ([`ServerTls`]) and what accepts with it ([`Acceptor`]).
 
-use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::crypto::aws_lc_rs::Ticketer;
-use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
+use rustls::server::{NoServerSessionStorage, ProducesTickets};
 
 use super::handshake::NoteName;
 use super::identity::Identity;
+use super::in_force::InForce;
 use super::key_log::KeyLogFile;
+use super::names::Names;
 use super::options::{self, Versions};
 use super::trust::{ClientCertificates, Trust};
 use super::{Verification, provider, verify};
@@ -64,13 +64,7 @@ struct Ours {
 /// What is in force can be changed while servers use it, by [`Acceptor::reload`] and [`Acceptor::replace`]: handshakes that begin
 /// afterwards are made with the new, connections that there are go on.
 #[derive(Clone)]
-pub struct Acceptor(Arc<Shared>);
-
-struct Shared {
-    current: RwLock<Arc<ServerSide>>,
-    /// What is in force came of this. Held while something else is put in force.
-    description: Mutex<Description>,
-}
+pub struct Acceptor(Arc<InForce<ServerSide, Description>>);
 
 struct Description {
     tls: ServerTls,
@@ -290,7 +284,11 @@ impl Ours {
             .with_protocol_versions(self.versions.of_rustls())
             .map_err(options::unusable)?
             .with_client_cert_verifier(verify::of_clients(&self.clients)?)
-            .with_cert_resolver(Arc::new(Names::of(self)?));
+            .with_cert_resolver(Arc::new(Names::new(
+                &self.identity,
+                &self.others,
+                self.refuses_unknown_names,
+            )?));
         config.alpn_protocols.clone_from(&self.alpn);
         // Clients on their defaults prefer what is dearer, and mean nothing by it.
         config.ignore_client_order = true;
@@ -318,6 +316,14 @@ impl Ours {
     }
 }
 
+impl Description {
+    /// What holds when this is replaced.
+    fn followed_by(&self, tls: ServerTls) -> Result<(ServerSide, Description)> {
+        let tickets = self.tickets.clone().filter(|_| self.tls.may_share_tickets(&tls));
+        tls.build(tickets)
+    }
+}
+
 type Made = (rustls::ServerConfig, Option<Arc<dyn ProducesTickets>>);
 
 impl Acceptor {
@@ -326,9 +332,7 @@ impl Acceptor {
     /// # Errors
     /// An option has a value that cannot be, or the file of keys cannot be opened.
     pub fn new(tls: ServerTls) -> Result<Acceptor> {
-        let (side, description) = tls.build(None)?;
-        let (current, description) = (RwLock::new(Arc::new(side)), Mutex::new(description));
-        Ok(Acceptor(Arc::new(Shared { current, description })))
+        Ok(Acceptor(Arc::new(InForce::new(tls.build(None)?))))
     }
 
     /// Puts another description in force, for handshakes that begin from now on. Sessions from before can be resumed, unless the
@@ -337,8 +341,7 @@ impl Acceptor {
     /// # Errors
     /// As [`Acceptor::new`]. Then all stays as it was.
     pub fn replace(&self, tls: ServerTls) -> Result<()> {
-        let mut description = self.0.description.lock().unwrap_or_else(PoisonError::into_inner);
-        self.put_in_force(tls, &mut description)
+        self.0.change(|description| description.followed_by(tls).map(Some)).map(drop)
     }
 
     /// Reads all files again, and puts what they are now in force for handshakes that begin from now on. Tells whether anything
@@ -347,18 +350,18 @@ impl Acceptor {
     /// # Errors
     /// A file cannot be used: it is named. Then all stays as it was.
     pub fn reload(&self) -> Result<bool> {
-        let mut description = self.0.description.lock().unwrap_or_else(PoisonError::into_inner);
-        let again = description.tls.read_again()?;
-        if description.tls.has_same_content(&again) {
-            return Ok(false);
-        }
-        self.put_in_force(again, &mut description)?;
-        Ok(true)
+        self.0.change(|description| {
+            let again = description.tls.read_again()?;
+            if description.tls.has_same_content(&again) {
+                return Ok(None);
+            }
+            description.followed_by(again).map(Some)
+        })
     }
 
     /// The files that [`Acceptor::reload`] reads, each once.
     pub fn files(&self) -> Vec<PathBuf> {
-        let description = self.0.description.lock().unwrap_or_else(PoisonError::into_inner);
+        let description = self.0.description();
         let Basis::Ours(ours) = &description.tls.basis else { return Vec::new() };
         let trust = ours.clients.trust().into_iter().flat_map(Trust::files);
         options::each_once(ours.identities().flat_map(Identity::files).chain(trust))
@@ -366,7 +369,7 @@ impl Acceptor {
 
     /// The identities in force, the first one first; none if a configuration of rustls is.
     pub fn identities(&self) -> Vec<Identity> {
-        let description = self.0.description.lock().unwrap_or_else(PoisonError::into_inner);
+        let description = self.0.description();
         match &description.tls.basis {
             Basis::Ours(ours) => ours.identities().cloned().collect(),
             Basis::Rustls(_) => Vec::new(),
@@ -375,15 +378,7 @@ impl Acceptor {
 
     /// What is in force now.
     pub(crate) fn current(&self) -> Arc<ServerSide> {
-        self.0.current.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn put_in_force(&self, tls: ServerTls, description: &mut Description) -> Result<()> {
-        let tickets = description.tickets.clone().filter(|_| description.tls.may_share_tickets(&tls));
-        let (side, made) = tls.build(tickets)?;
-        *description = made;
-        *self.0.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(side);
-        Ok(())
+        self.0.current()
     }
 }
 
@@ -411,63 +406,8 @@ impl fmt::Debug for ServerTls {
 
 impl fmt::Debug for Acceptor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let description = self.0.description.lock().unwrap_or_else(PoisonError::into_inner);
+        let description = self.0.description();
         f.debug_tuple("Acceptor").field(&description.tls).finish()
-    }
-}
-
-/// Which identity is for which name.
-struct Names {
-    default: Identity,
-    default_certified: Arc<CertifiedKey>,
-    exact: HashMap<String, Arc<CertifiedKey>>,
-    /// By what is behind `*.`.
-    stars: HashMap<String, Arc<CertifiedKey>>,
-    refuses_unknown: bool,
-}
-
-impl Names {
-    fn of(ours: &Ours) -> Result<Names> {
-        let (mut exact, mut stars) = (HashMap::new(), HashMap::new());
-        for (name, identity) in &ours.others {
-            let lower = name.to_ascii_lowercase();
-            let lower = lower.strip_suffix('.').unwrap_or(&lower);
-            let (names, rest) = match lower.strip_prefix("*.") {
-                Some(rest) => (&mut stars, rest),
-                None => (&mut exact, lower),
-            };
-            if !options::is_dns_name(rest) {
-                let problem = format!("`{name}` is neither a DNS name nor one behind `*.`");
-                return Err(Error::option("identity_for", problem));
-            }
-            if names.insert(rest.to_owned(), identity.certified()).is_some() {
-                return Err(Error::option("identity_for", format!("`{name}` has two identities")));
-            }
-        }
-        let (default, refuses_unknown) = (ours.identity.clone(), ours.refuses_unknown_names);
-        Ok(Names { default_certified: default.certified(), default, exact, stars, refuses_unknown })
-    }
-
-    fn find(&self, name: Option<&str>) -> Option<Arc<CertifiedKey>> {
-        let Some(name) = name else { return Some(self.default_certified.clone()) };
-        let name = name.to_ascii_lowercase();
-        let by_star = || name.split_once('.').and_then(|(_, rest)| self.stars.get(rest));
-        if let Some(found) = self.exact.get(&name).or_else(by_star) {
-            return Some(found.clone());
-        }
-        (!self.refuses_unknown || self.default.is_for(&name)).then(|| self.default_certified.clone())
-    }
-}
-
-impl ResolvesServerCert for Names {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.find(hello.server_name())
-    }
-}
-
-impl fmt::Debug for Names {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Names").field("exact", &self.exact.keys()).field("stars", &self.stars.keys()).finish()
     }
 }
 
@@ -533,7 +473,9 @@ mod tests {
             ServerTls::new(first).identity_for("*.STAR.example", star).identity_for("own.Star.example", own);
         let shown = |tls: &ServerTls, name| {
             let Basis::Ours(ours) = &tls.basis else { panic!("it is ours") };
-            let found = Names::of(ours).expect("names").find(name)?;
+            let found = Names::new(&ours.identity, &ours.others, ours.refuses_unknown_names)
+                .expect("names")
+                .find(name)?;
             ours.identities()
                 .find(|each| Arc::ptr_eq(&each.certified(), &found))
                 .map(|each| each.names()[0].clone())
