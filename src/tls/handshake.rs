@@ -15,8 +15,8 @@ use rustls::{CommonState, ExtractedSecrets, HandshakeKind, ProtocolVersion};
 
 use super::classify::classify;
 use super::info::Agreed;
+use super::numbers::*;
 use super::record::{self, Opener, Sealer};
-use super::session::{DECODE_ERROR, PROTOCOL_VERSION, UNEXPECTED_MESSAGE};
 use super::{ClientSide, Info, ServerSide, Verification, Version, verify};
 use crate::tls_fault::TlsFault;
 
@@ -106,7 +106,7 @@ impl Handshake {
                 Err(error) => Progress::Failed(TlsFault::Local, error.to_string()),
             },
             Err(error) if self.is_too_old(&error) => {
-                send(&[record::ALERT, 3, 3, 0, 2, 2, PROTOCOL_VERSION]);
+                send(&[ALERT, 3, 3, 0, 2, FATAL, PROTOCOL_VERSION]);
                 Progress::Failed(TlsFault::Version, String::new())
             }
             Err(error) => {
@@ -139,7 +139,7 @@ impl Handshake {
                 return Ok(true);
             }
             if self.shown > SHOWN_MAX {
-                send(&[record::ALERT, 3, 3, 0, 2, 2, DECODE_ERROR]);
+                send(&[ALERT, 3, 3, 0, 2, FATAL, DECODE_ERROR]);
                 return Err(rustls::InvalidMessage::HandshakePayloadTooLarge.into());
             }
             match record::length(&self.received[self.shown..], Version::Tls12) {
@@ -154,7 +154,7 @@ impl Handshake {
                     }
                     // rustls waits for five bytes before it looks at the first, and its alert is for a record that cannot be
                     // read; this one is of a kind that there is not (RFC 8446, 5.1).
-                    send(&[record::ALERT, 3, 3, 0, 2, 2, UNEXPECTED_MESSAGE]);
+                    send(&[ALERT, 3, 3, 0, 2, FATAL, UNEXPECTED_MESSAGE]);
                     return Err(rustls::InvalidMessage::InvalidContentType.into());
                 }
             }
@@ -350,7 +350,7 @@ mod tests {
         let (server, flight) = waiting(advance(accept(&acceptor), &hello));
         let (progress, last_words) = advance(client, &flight);
         assert_eq!(failed(&progress), TlsFault::Certificate(CertificateFault::UnknownIssuer));
-        let alerts = last_words.iter().filter(|record| record[0] != record::CHANGE_CIPHER_SPEC).count();
+        let alerts = last_words.iter().filter(|record| record[0] != CHANGE_CIPHER_SPEC).count();
         assert_eq!(alerts, 1, "{last_words:?}");
         let (progress, _) = advance(server, &last_words.concat());
         assert!(matches!(failed(&progress), TlsFault::Alert(alert) if alert.0 == 48));

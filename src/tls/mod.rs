@@ -65,6 +65,7 @@ mod in_force;
 mod info;
 mod key_log;
 mod names;
+mod numbers;
 mod options;
 mod pem;
 mod record;

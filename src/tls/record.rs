@@ -18,6 +18,7 @@ use aws_lc_rs::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
 use rustls::ConnectionTrafficSecrets;
 
 use super::Version;
+use super::numbers::{APPLICATION_DATA, CHANGE_CIPHER_SPEC};
 
 pub(super) const HEADER: usize = 5;
 /// The most that may be protected in one record (RFC 8446, 5.1).
@@ -38,11 +39,6 @@ const AAD_12: usize = 13;
 
 /// After so many records a key of AES-GCM is replaced. The limit is 2^24.5 (RFC 8446, 5.5).
 const GCM_RECORDS_MAX: u64 = 1 << 24;
-
-pub(super) const CHANGE_CIPHER_SPEC: u8 = 20;
-pub(super) const ALERT: u8 = 21;
-pub(super) const HANDSHAKE: u8 = 22;
-pub(super) const APPLICATION_DATA: u8 = 23;
 
 /// What is wrong with a record.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]

@@ -14,7 +14,8 @@ use std::fmt;
 use std::rc::Rc;
 
 use super::handshake::{Done, Handshake, Progress, Schedule};
-use super::record::{self, ALERT, APPLICATION_DATA, Bad, HANDSHAKE, OVERHEAD_MAX, Opener, Sealer};
+use super::numbers::*;
+use super::record::{self, Bad, OVERHEAD_MAX, Opener, Sealer};
 use super::{Acceptor, Connector, Info, Version, options};
 use crate::engine::buffer::{Chunk, Outgoing, PIECE_SIZE, PiecePool};
 use crate::tls_fault::{TlsAlert, TlsFault};
@@ -35,25 +36,6 @@ const TICKET_MAX: usize = 64 * 1024;
 const MESSAGE_MAX: usize = 16 * 1024;
 /// Records that are kept free for the end when a key is used up.
 const SPARE_RECORDS: u64 = 64;
-
-/// Alerts, RFC 8446, 6.
-const CLOSE_NOTIFY: u8 = 0;
-pub(super) const UNEXPECTED_MESSAGE: u8 = 10;
-const BAD_RECORD_MAC: u8 = 20;
-const RECORD_OVERFLOW: u8 = 22;
-pub(super) const DECODE_ERROR: u8 = 50;
-pub(super) const PROTOCOL_VERSION: u8 = 70;
-const INTERNAL_ERROR: u8 = 80;
-const USER_CANCELED: u8 = 90;
-const NO_RENEGOTIATION: u8 = 100;
-const WARNING: u8 = 1;
-const FATAL: u8 = 2;
-
-/// Handshake messages, RFC 8446, 4 and RFC 5246, 7.4.
-const HELLO_REQUEST: u8 = 0;
-pub(super) const CLIENT_HELLO: u8 = 1;
-const NEW_SESSION_TICKET: u8 = 4;
-const KEY_UPDATE: u8 = 24;
 
 /// TLS on one connection.
 pub(crate) struct Session {
