@@ -1,32 +1,38 @@
 //! Clients: from an address to a connection, with one deadline for all of it.
 
+mod connect;
+mod http_connect;
+mod lazy;
+mod open;
+mod proxy;
+mod race;
+mod socks5;
+mod state;
+
 use std::fmt;
-use std::future::poll_fn;
-use std::io::ErrorKind;
-use std::net::SocketAddr;
-use std::pin::Pin;
-use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::address::Address;
 use crate::config::{Deadlines, Limits, SocketOptions};
-use crate::conn::{Conn, Profile};
-use crate::connection::Connection;
-use crate::endpoint::{Endpoint, Host};
-use crate::error::{Cause, CloseReason, Error, Operation, Result};
-use crate::resolve;
-use crate::runtime;
+use crate::error::{Error, Result};
 #[cfg(feature = "tls")]
-use crate::tls::{Connector, Session};
-use crate::worker::Worker;
+use crate::tls::Connector;
+
+pub use connect::{Connect, Connecting};
+pub use lazy::Lazy;
+pub use proxy::Proxy;
+use race::{ATTEMPT_DELAY, ATTEMPT_DELAY_MIN};
+pub use state::ConnectState;
 
 /// The whole of a connect by default: name, addresses, handshake.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
-/// Between two tries to connect to a Unix socket whose backlog is full.
-const FULL_RETRY: Duration = Duration::from_millis(5);
 
-/// Whom to connect to, and within which bounds. Connects as often as asked; a clone has the same target.
+/// Whom to connect to, by which way, and within which bounds. Connects as often as asked; a clone has the same target.
+///
+/// Addresses are `host:port`, `1.2.3.4:port`, `[v6]:port`, `[v6%scope]:port`, `unix:/path` or `unix:@name`, where `unix:@name` is a name in
+/// the abstract namespace of Linux (unix(7)). A scope is a number or, on Linux, the name of a network device.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -45,14 +51,16 @@ pub struct Client {
     deadlines: Deadlines,
     sockets: SocketOptions,
     within: Duration,
+    attempt_delay: Duration,
+    source: Option<String>,
+    resolver: Option<Resolver>,
+    proxy: Option<Proxy>,
     #[cfg(feature = "tls")]
     connector: Option<Connector>,
 }
 
 impl Client {
-    /// Connects to `address` (`host:port`, `1.2.3.4:port`, `[v6]:port`, `unix:/path`, `unix:@name`) with default options.
-    ///
-    /// `unix:@name` is a name in the abstract namespace of Linux (unix(7)).
+    /// Connects to `address` with default options.
     ///
     /// # Errors
     /// See [`Client::open`].
@@ -68,6 +76,10 @@ impl Client {
             deadlines: Deadlines::for_clients(),
             sockets: SocketOptions::default(),
             within: CONNECT_WITHIN,
+            attempt_delay: ATTEMPT_DELAY,
+            source: None,
+            resolver: None,
+            proxy: None,
             #[cfg(feature = "tls")]
             connector: None,
         }
@@ -118,208 +130,140 @@ impl Client {
         self
     }
 
-    /// Sets the deadline of a connect as a whole: looking up the name, and trying its addresses, with a TLS handshake if there is
-    /// to be one. Default: 10 s.
+    /// Sets the deadline of a connect as a whole: looking up the name, trying its addresses, a proxy's answer, a TLS handshake. Default:
+    /// 10 s.
     #[must_use]
     pub fn connect_within(mut self, after: Duration) -> Client {
         self.within = after;
         self
     }
 
-    /// Connects. The addresses of a name are tried in turn, each with an equal share of the time that is left; one at which TLS
-    /// fails is given up like one that refuses.
+    /// Sets how long the attempt at one address of a name goes unanswered before the next address is tried beside it. Default: 250 ms, as
+    /// RFC 8305 recommends; 10 ms are the least.
+    ///
+    /// Short delays find an address that answers sooner, and begin more connections that nobody needs. With
+    /// [`Duration::MAX`] only one address is tried at a time.
+    #[must_use]
+    pub fn attempt_delay(mut self, delay: Duration) -> Client {
+        self.attempt_delay = delay;
+        self
+    }
+
+    /// Sets the local address of its connections: `1.2.3.4` or `::1` for a port that the system picks, or with a port, as in
+    /// `1.2.3.4:5000`, `[::1]:5000`, `0.0.0.0:5000`. Default: the system picks both.
+    ///
+    /// Only addresses of the same family are tried. With a port of one's own there is one connection to a server at a time: another one
+    /// fails ([`AddrNotAvailable`](io::ErrorKind::AddrNotAvailable)), and for a minute after one that this side closed first it may too.
+    /// Without one there may be as many to each server as there are ports.
+    ///
+    /// ```
+    /// # let server = wharf::Server::bind("127.0.0.1:0").start(|_: wharf::Connection| async { Ok(()) })?;
+    /// # let address = server.local_addr();
+    /// let conn = wharf::run(async move { wharf::Client::new(address).bind("127.0.0.2").open().await })??;
+    /// assert_eq!(conn.local_addr().unwrap().ip(), Some([127, 0, 0, 2].into()));
+    /// # drop(conn);
+    /// # server.stop().wait()?;
+    /// # Ok::<(), wharf::Error>(())
+    /// ```
+    #[must_use]
+    pub fn bind(mut self, address: impl fmt::Display) -> Client {
+        self.source = Some(address.to_string());
+        self
+    }
+
+    /// Sets who looks names up: from a name to its addresses, the best one first. Default: the system (getaddrinfo(3)).
+    ///
+    /// It may block: it is called on one of at most eight threads that are there for look-ups alone. A connect that waits for it ends at
+    /// its deadline whatever it does, but the thread is not free before it returns. Of what it finds the first 16 are tried. A panic in
+    /// it fails the look-up. In a [simulation](crate::sim) it is called on the spot.
+    ///
+    /// ```
+    /// use std::io;
+    /// use wharf::Client;
+    ///
+    /// let client = Client::new("database.internal:5432").resolver(|name| match name {
+    ///     "database.internal" => Ok(vec![[10, 0, 0, 7].into(), [10, 0, 0, 8].into()]),
+    ///     _ => Err(io::Error::new(io::ErrorKind::NotFound, "not one of ours")),
+    /// });
+    /// # drop(client);
+    /// ```
+    #[must_use]
+    pub fn resolver(
+        mut self,
+        resolver: impl Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync + 'static,
+    ) -> Client {
+        self.resolver = Some(Resolver(Arc::new(resolver)));
+        self
+    }
+
+    /// Has a proxy connect to the target. Default: none; `None` turns one off. The environment (`ALL_PROXY`) is not looked at.
+    ///
+    /// The proxy looks the target's name up; this side looks up the proxy's, and tries its addresses. TLS is spoken with the target,
+    /// through the proxy. [`Connection::peer_addr`](crate::Connection::peer_addr) is the proxy.
+    ///
+    /// ```no_run
+    /// use wharf::{Client, Proxy};
+    ///
+    /// let client = Client::new("example.org:443").proxy(Proxy::parse("socks5://127.0.0.1:1080")?);
+    /// # drop(client);
+    /// # Ok::<(), wharf::Error>(())
+    /// ```
+    #[must_use]
+    pub fn proxy(mut self, proxy: impl Into<Option<Proxy>>) -> Client {
+        self.proxy = proxy.into();
+        self
+    }
+
+    /// Connects.
+    ///
+    /// The addresses of a name race (RFC 8305): the families take turns, the one that was resolved first begins, and the next address
+    /// is tried when the one before fails, or has not answered for [`Client::attempt_delay`]. The first with which a connection stands is
+    /// taken, and the others are given up. If then the proxy refuses or TLS fails there, or one of them takes more than its share of the
+    /// time that is left, that address has failed too, and the race goes on.
     ///
     /// # Errors
-    /// If the address cannot be read or resolved, an option makes no sense, the last address that was tried refuses or
-    /// cannot be reached or TLS fails there ([`Error::tls_fault`] tells why), or the deadline passes.
+    /// If the address cannot be read or resolved ([`Error::is_unresolved`]), an option makes no sense, all addresses refuse, cannot be
+    /// reached, or TLS fails there ([`Error::tls_fault`] tells why), or the deadline passes. The error names each address that was
+    /// tried; see [`Error::io_kind`] for what it is when they differ.
     ///
     /// # Cancellation
-    /// Cancel safe: dropping the future gives the attempt up, and no socket is left.
+    /// Cancel safe: dropping the future gives all attempts up, and no socket is left.
     ///
     /// # Panics
     /// When polled outside a handler and outside [`run`](crate::run).
     pub fn open(&self) -> Connect {
-        Connect { client: self.clone() }
+        Connect::new(self.clone())
     }
-}
 
-/// The future of [`Client::connect`] and [`Client::open`].
-#[must_use = "futures do nothing unless awaited"]
-pub struct Connect {
-    client: Client,
-}
-
-impl Connect {
-    /// Replaces the deadline of the connect as a whole.
-    pub fn within(mut self, after: Duration) -> Connect {
-        self.client.within = after;
-        self
+    /// A connection to the same target that is made at its first use, and made again at the first use after it has ended.
+    pub fn lazy(&self) -> Lazy {
+        Lazy::new(self.clone())
     }
-}
 
-impl IntoFuture for Connect {
-    type Output = Result<Connection>;
-    type IntoFuture = Connecting;
-
-    fn into_future(self) -> Connecting {
-        let client = self.client;
-        Connecting {
-            future: Box::pin(async move {
-                let after = client.within;
-                runtime::within(after, open(&client)).await.map_err(|_| {
-                    Error::new(Operation::Connect, Cause::TimedOut { after }).at(&client.address)
-                })?
-            }),
+    fn validate(&self) -> Result<()> {
+        self.limits.validate()?;
+        self.deadlines.validate()?;
+        self.sockets.validate()?;
+        if self.attempt_delay < ATTEMPT_DELAY_MIN {
+            return Err(Error::option("attempt_delay", "must be at least 10 ms"));
         }
+        Ok(())
     }
 }
 
-impl fmt::Debug for Connect {
+/// Reads `data` as the answers of proxies; for the fuzz target.
+#[cfg(fuzzing)]
+pub(crate) fn check_proxies(data: &[u8]) {
+    socks5::check(data);
+    http_connect::check(data);
+}
+
+/// Who looks names up in the place of the system.
+#[derive(Clone)]
+struct Resolver(Arc<crate::resolve::Lookup>);
+
+impl fmt::Debug for Resolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connect").field("address", &self.client.address).finish_non_exhaustive()
-    }
-}
-
-/// A connect under way.
-#[must_use = "futures do nothing unless awaited"]
-pub struct Connecting {
-    future: Pin<Box<dyn Future<Output = Result<Connection>>>>,
-}
-
-impl Future for Connecting {
-    type Output = Result<Connection>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Connection>> {
-        self.future.as_mut().poll(cx)
-    }
-}
-
-impl fmt::Debug for Connecting {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Connecting")
-    }
-}
-
-async fn open(client: &Client) -> Result<Connection> {
-    client.limits.validate()?;
-    client.deadlines.validate()?;
-    client.sockets.validate()?;
-    let endpoint = Endpoint::parse(Operation::Connect, &client.address)?;
-    let worker = runtime::current("a connect");
-    let began = worker.now();
-    let candidates = candidates(&worker, &endpoint)
-        .await
-        .map_err(|cause| Error::new(Operation::Connect, cause).at(&client.address))?;
-    let profile = worker.profile(&client.limits, &client.deadlines);
-    let mut failure = Error::new(Operation::Connect, Cause::Misuse("the name has no addresses"));
-    for (tried, peer) in candidates.iter().enumerate() {
-        let left = client.within.saturating_sub(worker.now().since(began));
-        let share = left / u32::try_from(candidates.len() - tried).unwrap_or(u32::MAX);
-        let attempt = async {
-            let conn = attempt(&worker, peer, &profile, &client.sockets).await?;
-            secure(client, &endpoint, conn).await
-        };
-        failure = match runtime::within(share, attempt).await {
-            Ok(Ok(conn)) => return Ok(conn),
-            Ok(Err(cause)) => Error::new(Operation::Connect, cause),
-            Err(_) => Error::new(Operation::Connect, Cause::TimedOut { after: share }),
-        };
-        failure = match endpoint.host {
-            Host::Name(_) => failure.at(format_args!("{} ({peer})", client.address)),
-            _ => failure.at(peer),
-        };
-    }
-    Err(failure)
-}
-
-async fn candidates(worker: &Rc<Worker>, endpoint: &Endpoint) -> Result<Vec<Address>, Cause> {
-    let name = match &endpoint.host {
-        Host::Unix(name) => return Ok(vec![Address::Unix(name.clone())]),
-        Host::Ip(_) | Host::Scoped(_) => {
-            return Ok(endpoint.literal().into_iter().map(Address::Ip).collect());
-        }
-        Host::Name(name) => name,
-    };
-    let simulated = worker.engine.borrow().resolve(name);
-    match simulated {
-        None => Ok(resolve::lookup(name, endpoint.port).await?.into_iter().map(Address::Ip).collect()),
-        Some(found) => {
-            let at_port = |ip| Address::Ip(SocketAddr::new(ip, endpoint.port));
-            let addresses: Vec<_> = found.into_iter().map(at_port).collect();
-            if addresses.is_empty() {
-                let problem = format!("cannot resolve {name}: name or service not known");
-                return Err(Cause::NotFound { problem });
-            }
-            Ok(addresses)
-        }
-    }
-}
-
-/// Has TLS stand on a connection, if the client wants that.
-#[cfg(feature = "tls")]
-async fn secure(client: &Client, endpoint: &Endpoint, mut conn: Connection) -> Result<Connection, Cause> {
-    if let Some(connector) = &client.connector {
-        let host = endpoint.server_name();
-        conn.handshake(Session::connect(connector, host.as_deref())).await?;
-    }
-    Ok(conn)
-}
-
-#[cfg(not(feature = "tls"))]
-async fn secure(_: &Client, _: &Endpoint, conn: Connection) -> Result<Connection, Cause> {
-    Ok(conn)
-}
-
-/// Connects to one address. Dropped before it is done, it takes the socket with it.
-async fn attempt(
-    worker: &Rc<Worker>,
-    peer: &Address,
-    profile: &Rc<Profile>,
-    options: &SocketOptions,
-) -> Result<Connection, Cause> {
-    loop {
-        match attempt_once(worker, peer, profile, options).await {
-            // A full backlog, which over TCP makes a client wait; a Unix socket says so instead (connect(2), EAGAIN).
-            Err(Cause::Os(error)) if error.kind() == ErrorKind::WouldBlock => {
-                runtime::sleep(FULL_RETRY).await;
-            }
-            other => return other,
-        }
-    }
-}
-
-async fn attempt_once(
-    worker: &Rc<Worker>,
-    peer: &Address,
-    profile: &Rc<Profile>,
-    options: &SocketOptions,
-) -> Result<Connection, Cause> {
-    let link = worker.connect(peer, profile, options).map_err(Cause::Os)?;
-    // Dropping the connection closes the link, also when this future is dropped.
-    let conn = Connection::new(link.clone());
-    poll_fn(|cx| {
-        if link.conn.borrow().is_connecting() {
-            link.rare().writer.register(&worker.tasks, cx);
-            return Poll::Pending;
-        }
-        Poll::Ready(())
-    })
-    .await;
-    if let Some(reason) = link.conn.borrow().reason() {
-        return Err(refusal(reason));
-    }
-    if worker.engine.borrow().local_addr(link.token).is_ok_and(|local| local == *peer) {
-        // The kernel may pick the port that is connected to as the local one, and the two are then one socket.
-        link.command(|conn: &mut Conn| conn.reset(CloseReason::LocalReset));
-        return Err(refusal(CloseReason::Network(ErrorKind::ConnectionRefused)));
-    }
-    Ok(conn)
-}
-
-fn refusal(reason: CloseReason) -> Cause {
-    match reason {
-        CloseReason::Network(kind) => Cause::Os(kind.into()),
-        CloseReason::PeerReset => Cause::Os(ErrorKind::ConnectionReset.into()),
-        reason => Cause::Closed(reason),
+        f.write_str("Resolver")
     }
 }
