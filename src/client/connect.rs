@@ -146,15 +146,14 @@ impl Progress {
     /// Why there is no connection, now that every address was tried.
     pub(super) fn unreached(&self) -> Cause {
         let mut attempts = self.attempts.take();
-        let cause = match attempts.pop() {
-            Some(Attempt { failure: Some(failure), .. }) if attempts.is_empty() => return failure,
+        match attempts.pop() {
+            Some(Attempt { failure: Some(failure), .. }) if attempts.is_empty() => failure,
             Some(last) => {
                 attempts.push(last);
                 Cause::Unreached { attempts }
             }
             None => Cause::Misuse("the name has no addresses"),
-        };
-        cause
+        }
     }
 
     /// Why there is no connection, now that the time is over.
