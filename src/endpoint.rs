@@ -1,6 +1,6 @@
 //! Endpoints: the host and port that a user writes, or the name of a Unix socket.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::path::Path;
 
 use crate::address::UnixName;
@@ -24,7 +24,7 @@ pub(crate) enum Host {
 }
 
 impl Endpoint {
-    /// Reads `host:port`, `1.2.3.4:port`, `[v6]:port`, `unix:/path` or `unix:@name`.
+    /// Reads `host:port`, `1.2.3.4:port`, `[v6]:port`, `[v6%scope]:port`, `unix:/path` or `unix:@name`.
     pub(crate) fn parse(operation: Operation, text: &str) -> Result<Endpoint> {
         let problem = |problem: String| Error::new(operation, Cause::Address { problem }).at(text);
         if let Ok(address) = text.parse::<SocketAddr>() {
@@ -42,6 +42,9 @@ impl Endpoint {
         let port = port
             .parse::<u16>()
             .map_err(|_| problem(format!("`{port}` is not a port number (0 to 65535)")))?;
+        if let Some(scoped) = scoped(host, port) {
+            return Ok(Endpoint { host: Host::Scoped(scoped.map_err(problem)?), port });
+        }
         if host.contains(':') || host.starts_with('[') {
             return Err(problem(format!("`{host}` is not an IPv6 address; write [ADDRESS]:PORT")));
         }
@@ -71,6 +74,41 @@ impl Endpoint {
             Host::Name(_) | Host::Unix(_) => None,
         }
     }
+}
+
+/// Reads a local address for a client: `1.2.3.4`, `::1` or `fe80::1%eth0` for a port that the system picks, or any of them with a port.
+pub(crate) fn local(text: &str) -> Result<SocketAddr> {
+    let with_port = text.parse::<SocketAddr>().ok().or_else(|| {
+        let ip = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+        let whole = if ip.contains(':') { format!("[{ip}]:0") } else { format!("{ip}:0") };
+        let endpoint = |text: &str| Endpoint::parse(Operation::Connect, text).ok()?.literal();
+        endpoint(text).or_else(|| endpoint(&whole))
+    });
+    with_port.ok_or_else(|| {
+        Error::option(
+            "bind",
+            format!("is `{text}`; it must be ADDRESS, ADDRESS:PORT or [ADDRESS]:PORT, of this machine"),
+        )
+    })
+}
+
+/// Reads `[ADDRESS%SCOPE]` where the scope is the name of a network device; `None` if it is nothing of the kind.
+fn scoped(host: &str, port: u16) -> Option<Result<SocketAddr, String>> {
+    let (address, device) = host.strip_prefix('[')?.strip_suffix(']')?.split_once('%')?;
+    let address = address.parse().ok()?;
+    let scope = device_index(device).ok_or_else(|| format!("there is no network device `{device}`"));
+    Some(scope.map(|scope| SocketAddr::from(SocketAddrV6::new(address, port, 0, scope))))
+}
+
+#[cfg(target_os = "linux")]
+fn device_index(name: &str) -> Option<u32> {
+    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::DGRAM, None).ok()?;
+    rustix::net::netdevice::name_to_index(&socket, name).ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn device_index(_: &str) -> Option<u32> {
+    None
 }
 
 /// Reads what comes behind `unix:`.
@@ -112,6 +150,38 @@ mod tests {
         assert_eq!(parse("[::1]:80").unwrap().literal(), Some("[::1]:80".parse().unwrap()));
         let named = parse("example.test:7788").unwrap();
         assert_eq!((named.host, named.port), (Host::Name(String::from("example.test")), 7788));
+    }
+
+    #[test]
+    fn a_scope_is_a_number_or_on_linux_a_device() {
+        let scope = |text: &str| match parse(text).expect(text).literal() {
+            Some(SocketAddr::V6(address)) => address.scope_id(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(scope("[fe80::1%7]:80"), 7);
+        let message = parse("[fe80::1%no-such0]:80").unwrap_err().to_string();
+        assert!(message.ends_with("there is no network device `no-such0`"), "{message}");
+        if cfg!(target_os = "linux") {
+            assert_eq!(scope("[fe80::1%lo]:80"), 1, "it is the first in every network namespace");
+        }
+    }
+
+    #[test]
+    fn a_local_address_has_a_port_or_none() {
+        for (text, address) in [
+            ("127.0.0.1", "127.0.0.1:0"),
+            ("0.0.0.0:5000", "0.0.0.0:5000"),
+            ("::1", "[::1]:0"),
+            ("[::1]", "[::1]:0"),
+            ("[::1]:5000", "[::1]:5000"),
+            ("fe80::1%3", "[fe80::1%3]:0"),
+        ] {
+            assert_eq!(local(text).expect(text), address.parse().expect("an address"), "{text}");
+        }
+        for text in ["", "localhost", "localhost:80", "127.0.0.1:", "unix:/a", "1.2.3.4:70000", "[::1"] {
+            let message = local(text).expect_err(text).to_string();
+            assert!(message.starts_with("start: option `bind` is `"), "{message}");
+        }
     }
 
     #[test]

@@ -5,8 +5,10 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::address::Address;
 use crate::tls_fault::TlsFault;
 
 /// A result whose error is Wharf's own.
@@ -14,8 +16,10 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Any failure of an operation: what was done, to whom, and the cause.
 ///
-/// Prints as one line, for example `receive from 10.0.0.7:443: connection reset by peer`.
-pub struct Error(Box<Inner>);
+/// Prints as one line, for example `receive from 10.0.0.7:443: connection reset by peer`. A clone is the same error, for whoever else
+/// waits for what has failed.
+#[derive(Clone)]
+pub struct Error(Arc<Inner>);
 
 struct Inner {
     operation: Operation,
@@ -101,6 +105,22 @@ pub(crate) enum Cause {
     NotFound {
         problem: String,
     },
+    /// None of several addresses led to a connection: what became of each, in the order in which they were tried.
+    Unreached {
+        attempts: Vec<Attempt>,
+    },
+    /// A connect was not over in time. What was being done, if that was not the waiting for the only address; and what has become of
+    /// the addresses, if there are several.
+    Late {
+        after: Duration,
+        doing: Option<String>,
+        attempts: Vec<Attempt>,
+    },
+    /// A proxy did not connect us.
+    Tunnel {
+        kind: io::ErrorKind,
+        problem: String,
+    },
     Misuse(&'static str),
     /// What was loaded is not what it has to be.
     #[cfg(feature = "tls")]
@@ -115,9 +135,16 @@ pub(crate) enum Cause {
     Other(Box<dyn StdError + Send + Sync>),
 }
 
+/// What became of the attempt at one address; `None` if it has not answered.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    pub(crate) address: Address,
+    pub(crate) failure: Option<Cause>,
+}
+
 impl Error {
     pub(crate) fn new(operation: Operation, cause: Cause) -> Error {
-        Error(Box::new(Inner { operation, target: None, cause }))
+        Error(Arc::new(Inner { operation, target: None, cause }))
     }
 
     pub(crate) fn os(operation: Operation, error: io::Error) -> Error {
@@ -129,13 +156,19 @@ impl Error {
     }
 
     pub(crate) fn at(mut self, target: impl fmt::Display) -> Error {
-        self.0.target = Some(target.to_string());
+        let inner = Arc::get_mut(&mut self.0);
+        debug_assert!(inner.is_some(), "an error has its address before anybody else has the error");
+        if let Some(inner) = inner {
+            inner.target = Some(target.to_string());
+        }
         self
     }
 
-    #[cfg(feature = "tls")]
     pub(crate) fn into_cause(self) -> Cause {
-        self.0.cause
+        match Arc::try_unwrap(self.0) {
+            Ok(inner) => inner.cause,
+            Err(shared) => Cause::Other(Box::new(Error(shared))),
+        }
     }
 
     /// An error of the handler's own, to be returned from it.
@@ -151,12 +184,15 @@ impl Error {
 
     /// Who can act on this error.
     pub fn kind(&self) -> ErrorKind {
-        match &self.0.cause {
+        match self.cause() {
             Cause::Os(error) if is_network(error.kind()) => ErrorKind::Peer,
             Cause::Os(error) if error.kind() == io::ErrorKind::TimedOut => ErrorKind::Timeout,
             Cause::Os(_) => ErrorKind::System,
-            Cause::TimedOut { .. } => ErrorKind::Timeout,
-            Cause::Ended { .. } => ErrorKind::Peer,
+            Cause::TimedOut { .. } | Cause::Late { .. } => ErrorKind::Timeout,
+            Cause::Ended { .. } | Cause::Unreached { .. } => ErrorKind::Peer,
+            // Who the proxy takes us for is ours to say.
+            Cause::Tunnel { kind: io::ErrorKind::PermissionDenied, .. } => ErrorKind::Caller,
+            Cause::Tunnel { .. } => ErrorKind::Peer,
             Cause::NotFound { .. } => ErrorKind::System,
             Cause::Tls { fault: TlsFault::Local, .. } => ErrorKind::Caller,
             Cause::Tls { .. } => ErrorKind::Peer,
@@ -183,6 +219,11 @@ impl Error {
     /// Whether a deadline passed: of the operation, or of the connection.
     pub fn is_timeout(&self) -> bool {
         self.kind() == ErrorKind::Timeout
+    }
+
+    /// Whether a name could not be resolved: it has no address, or whoever knows could not be asked.
+    pub fn is_unresolved(&self) -> bool {
+        matches!(self.0.cause, Cause::NotFound { .. })
     }
 
     /// Whether the peer refused the connection (nobody listens there).
@@ -219,32 +260,80 @@ impl Error {
 
     /// Why the connection had ended, if this error is due to that.
     pub fn close_reason(&self) -> Option<CloseReason> {
-        match self.0.cause {
-            Cause::Closed(reason) | Cause::Undelivered { reason, .. } => Some(reason),
+        match self.cause() {
+            Cause::Closed(reason) | Cause::Undelivered { reason, .. } => Some(*reason),
             _ => None,
         }
     }
 
     /// What went wrong with TLS, if that is the cause, or the reason for which the connection had ended.
     pub fn tls_fault(&self) -> Option<TlsFault> {
-        match (&self.0.cause, self.close_reason()) {
+        match (self.cause(), self.close_reason()) {
             (Cause::Tls { fault, .. }, _) => Some(*fault),
             (_, Some(CloseReason::Tls(fault))) => Some(fault),
             _ => None,
         }
     }
 
-    /// The kind of the operating system's error, if one is the cause.
+    /// The kind of the operating system's error, if one is the cause; or what a proxy said, in those terms.
+    ///
+    /// Of a connect to a name with several addresses it is that of the one that came furthest: one that refuses is further than one that
+    /// does not answer, and that than one to which there is no way.
     pub fn io_kind(&self) -> Option<io::ErrorKind> {
-        if let Cause::Os(error) = &self.0.cause {
-            return Some(error.kind());
+        self.cause().io_kind()
+    }
+
+    /// The cause that decides what this error is.
+    fn cause(&self) -> &Cause {
+        match &self.0.cause {
+            Cause::Unreached { attempts } => {
+                let failures = attempts.iter().filter_map(|attempt| attempt.failure.as_ref());
+                failures.max_by_key(|failure| failure.distance()).unwrap_or(&self.0.cause)
+            }
+            cause => cause,
         }
-        match self.close_reason()? {
-            CloseReason::Network(kind) => Some(kind),
-            CloseReason::PeerReset => Some(io::ErrorKind::ConnectionReset),
+    }
+}
+
+impl Cause {
+    fn io_kind(&self) -> Option<io::ErrorKind> {
+        match self {
+            Cause::Os(error) => Some(error.kind()),
+            Cause::Tunnel { kind, .. } => Some(*kind),
+            Cause::Closed(reason) | Cause::Undelivered { reason, .. } => match reason {
+                CloseReason::Network(kind) => Some(*kind),
+                CloseReason::PeerReset => Some(io::ErrorKind::ConnectionReset),
+                _ => None,
+            },
             _ => None,
         }
     }
+
+    /// How far a connect has come that failed for this cause: somebody spoke, somebody answered, nobody did, there is no way.
+    fn distance(&self) -> u8 {
+        match self {
+            Cause::Tls { .. } | Cause::Tunnel { .. } => 4,
+            Cause::Os(_) | Cause::Closed(_) => match self.io_kind() {
+                Some(io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset) => 3,
+                Some(io::ErrorKind::TimedOut) => 2,
+                _ => 1,
+            },
+            Cause::TimedOut { .. } => 2,
+            _ => 1,
+        }
+    }
+}
+
+/// Tells of each address what became of it, one after the other.
+fn list(f: &mut fmt::Formatter<'_>, attempts: &[Attempt]) -> fmt::Result {
+    for (index, Attempt { address, failure }) in attempts.iter().enumerate() {
+        let gap = if index == 0 { "" } else { "; " };
+        match failure {
+            Some(failure) => write!(f, "{gap}{address}: {failure}")?,
+            None => write!(f, "{gap}{address}: no answer")?,
+        }
+    }
+    Ok(())
 }
 
 impl fmt::Display for Error {
@@ -265,7 +354,7 @@ impl fmt::Debug for Error {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        match &self.0.cause {
+        match self.cause() {
             Cause::Os(error) => Some(error),
             Cause::Other(error) => Some(&**error),
             _ => None,
@@ -353,7 +442,20 @@ impl fmt::Display for Cause {
             }
             Cause::Option { name, problem } => write!(f, "option `{name}` {problem}"),
             Cause::Variable { name, problem } => write!(f, "environment variable `{name}`: {problem}"),
-            Cause::Address { problem } | Cause::NotFound { problem } => f.write_str(problem),
+            Cause::Address { problem } | Cause::NotFound { problem } | Cause::Tunnel { problem, .. } => {
+                f.write_str(problem)
+            }
+            Cause::Unreached { attempts } => list(f, attempts),
+            Cause::Late { after, doing, attempts } => {
+                write!(f, "timed out after {after:?}")?;
+                if let Some(doing) = doing {
+                    write!(f, ", {doing}")?;
+                }
+                if !attempts.is_empty() {
+                    f.write_str("; ")?;
+                }
+                list(f, attempts)
+            }
             Cause::TooLarge { bytes, bound, option } => {
                 write!(f, "{bytes} bytes are more than `{option}` allows ({bound})")
             }
@@ -631,6 +733,52 @@ mod tests {
         let error = Error::option("workers", "must be at least 1");
         assert_eq!(error.to_string(), "start: option `workers` must be at least 1");
         assert_eq!(error.kind(), ErrorKind::Caller);
+    }
+
+    fn unreached(kinds: &[Option<io::ErrorKind>]) -> Vec<Attempt> {
+        let attempt = |(index, kind): (usize, &Option<io::ErrorKind>)| Attempt {
+            address: Address::Ip(([10, 0, 0, index as u8], 80).into()),
+            failure: kind.map(|kind| Cause::Os(kind.into())),
+        };
+        kinds.iter().enumerate().map(attempt).collect()
+    }
+
+    #[test]
+    fn of_several_addresses_each_is_told_and_the_one_that_came_furthest_says_what_the_error_is() {
+        use io::ErrorKind::{ConnectionRefused, NetworkUnreachable, TimedOut};
+        let attempts = unreached(&[Some(TimedOut), Some(ConnectionRefused), Some(NetworkUnreachable)]);
+        let error = Error::new(Operation::Connect, Cause::Unreached { attempts }).at("a.test:80");
+        assert_eq!(
+            error.to_string(),
+            "connect to a.test:80: 10.0.0.0:80: timed out; 10.0.0.1:80: connection refused; 10.0.0.2:80: network unreachable"
+        );
+        assert!(error.is_refused() && error.kind() == ErrorKind::Peer);
+        let attempts = unreached(&[Some(NetworkUnreachable), Some(TimedOut)]);
+        assert!(Error::new(Operation::Connect, Cause::Unreached { attempts }).is_timeout());
+    }
+
+    #[test]
+    fn a_late_connect_tells_what_it_was_doing_and_what_it_had_heard() {
+        let attempts = unreached(&[Some(io::ErrorKind::ConnectionRefused), None]);
+        let after = Duration::from_secs(3);
+        let late = Error::new(Operation::Connect, Cause::Late { after, doing: None, attempts });
+        assert_eq!(
+            late.to_string(),
+            "connect: timed out after 3s; 10.0.0.0:80: connection refused; 10.0.0.1:80: no answer"
+        );
+        let doing = Some(String::from("looking up the name"));
+        let late = Error::new(Operation::Connect, Cause::Late { after, doing, attempts: Vec::new() });
+        assert_eq!(late.to_string(), "connect: timed out after 3s, looking up the name");
+        assert!(late.is_timeout() && late.io_kind().is_none());
+    }
+
+    #[test]
+    fn a_clone_is_the_same_error() {
+        let error = Error::os(Operation::Receive, io::ErrorKind::ConnectionReset.into()).at("10.0.0.7:443");
+        let clone = error.clone();
+        assert_eq!(clone.to_string(), error.to_string());
+        assert!(matches!(error.into_cause(), Cause::Other(_)), "the other one keeps its own");
+        assert_eq!(clone.io_kind(), Some(io::ErrorKind::ConnectionReset));
     }
 
     #[test]

@@ -173,6 +173,11 @@ pub mod fuzzing {
         crate::tls::harness::drive(data);
     }
 
+    /// Reads `data` as what a client's proxy answers.
+    pub fn client_proxy(data: &[u8]) {
+        crate::client::check_proxies(data);
+    }
+
     /// Reads `data` as the beginning of a connection that comes through a proxy.
     pub fn proxy(data: &[u8]) {
         crate::proxy::check(data);
@@ -180,7 +185,7 @@ pub mod fuzzing {
 }
 
 pub use address::{Address, UnixName};
-pub use client::{Client, Connect, Connecting};
+pub use client::{Client, Connect, ConnectState, Connecting, Lazy, Proxy};
 pub use config::{
     AcceptRate, Access, Backend, Deadlines, Handover, Limits, OverLimit, ProxyProtocol, ReceiveRate,
     SocketOptions, WhenFull,

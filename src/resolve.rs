@@ -1,20 +1,23 @@
 //! Name look-ups beside the workers: the operating system's resolver blocks, so a few threads of its own wait for it.
 //!
-//! At most [`THREADS_MAX`] look-ups run at once, whatever hangs; the others queue. A thread with nothing to do ends.
+//! At most [`THREADS_MAX`] look-ups run at once, whatever hangs; of the others [`QUEUED_MAX`] queue. A thread with nothing to do ends.
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
-use crate::error::Cause;
+use crate::error::{Cause, plain};
 
 /// More addresses than this of one name are not tried.
 pub(crate) const ADDRESSES_MAX: usize = 16;
 const THREADS_MAX: usize = 8;
+/// More that wait are not a queue any more: every thread hangs.
+const QUEUED_MAX: usize = 4096;
 const KEEP_IDLE: Duration = Duration::from_secs(10);
 
 static RESOLVER: Resolver = Resolver {
@@ -33,9 +36,14 @@ struct State {
     idle: usize,
 }
 
+/// Finds the addresses of a name, the best one first. May block.
+pub(crate) type Lookup = dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync;
+
 struct Job {
     name: String,
     port: u16,
+    /// In the place of the system.
+    by: Option<Arc<Lookup>>,
     answer: Arc<Mutex<Answer>>,
 }
 
@@ -45,10 +53,11 @@ struct Answer {
     waker: Option<Waker>,
 }
 
-/// Looks `name` up. Dropping the future gives the answer up; a look-up that nobody awaits any more is not begun.
-pub(crate) async fn lookup(name: &str, port: u16) -> Result<Vec<SocketAddr>, Cause> {
+/// Looks `name` up, by somebody else than the system if one is given. Dropping the future gives the answer up; a look-up that nobody
+/// awaits any more is not begun.
+pub(crate) async fn lookup(name: &str, port: u16, by: Option<Arc<Lookup>>) -> Result<Vec<SocketAddr>, Cause> {
     let answer = Arc::new(Mutex::new(Answer::default()));
-    let job = Job { name: name.to_owned(), port, answer: answer.clone() };
+    let job = Job { name: name.to_owned(), port, by, answer: answer.clone() };
     RESOLVER.submit(job).map_err(Cause::Os)?;
     std::future::poll_fn(|cx| {
         let mut answer = lock(&answer);
@@ -66,6 +75,14 @@ pub(crate) async fn lookup(name: &str, port: u16) -> Result<Vec<SocketAddr>, Cau
 impl Resolver {
     fn submit(&'static self, job: Job) -> io::Result<()> {
         let mut state = lock(&self.state);
+        if state.jobs.len() >= QUEUED_MAX {
+            state.jobs.retain(Job::is_awaited);
+        }
+        if state.jobs.len() >= QUEUED_MAX {
+            return Err(io::Error::other(format!(
+                "{QUEUED_MAX} look-ups of names wait already, and none is answered"
+            )));
+        }
         state.jobs.push_back(job);
         if state.idle >= state.jobs.len() || state.threads >= THREADS_MAX {
             self.filled.notify_one();
@@ -89,11 +106,13 @@ impl Resolver {
 
     fn work(&self) {
         while let Some(job) = self.next_job() {
-            // Its future is gone if nobody else holds the place for the answer.
-            if Arc::strong_count(&job.answer) == 1 {
+            if !job.is_awaited() {
                 continue;
             }
-            job.answer(resolve(&job.name, job.port));
+            job.answer(match &job.by {
+                Some(by) => ask(&**by, &job.name, job.port),
+                None => resolve(&job.name, job.port),
+            });
         }
     }
 
@@ -118,6 +137,11 @@ impl Resolver {
 }
 
 impl Job {
+    /// Its future is gone if nobody else holds the place for the answer.
+    fn is_awaited(&self) -> bool {
+        Arc::strong_count(&self.answer) > 1
+    }
+
     /// Leaves the result where its future looks for it.
     fn answer(&self, result: Result<Vec<SocketAddr>, Cause>) {
         let mut answer = lock(&self.answer);
@@ -142,6 +166,24 @@ pub(crate) fn resolve(name: &str, port: u16) -> Result<Vec<SocketAddr>, Cause> {
         let problem = text.trim_start_matches("failed to lookup address information: ");
         Cause::NotFound { problem: format!("cannot resolve {name}: {problem}") }
     })?;
+    distinct(name, found)
+}
+
+/// Asks somebody else than the operating system. May block as well.
+pub(crate) fn ask(by: &Lookup, name: &str, port: u16) -> Result<Vec<SocketAddr>, Cause> {
+    let found = catch_unwind(AssertUnwindSafe(|| by(name)))
+        .unwrap_or_else(|_| Err(io::Error::other("the resolver panicked")))
+        .map_err(|error| Cause::NotFound { problem: format!("cannot resolve {name}: {}", plain(&error)) })?;
+    self::found(name, port, found)
+}
+
+/// What a name leads to, if these are its addresses.
+pub(crate) fn found(name: &str, port: u16, addresses: Vec<IpAddr>) -> Result<Vec<SocketAddr>, Cause> {
+    distinct(name, addresses.into_iter().map(|ip| SocketAddr::new(ip, port)))
+}
+
+/// Each of them once, and not too many.
+fn distinct(name: &str, found: impl Iterator<Item = SocketAddr>) -> Result<Vec<SocketAddr>, Cause> {
     let mut addresses = Vec::new();
     for address in found {
         if !addresses.contains(&address) && addresses.len() < ADDRESSES_MAX {
@@ -149,7 +191,7 @@ pub(crate) fn resolve(name: &str, port: u16) -> Result<Vec<SocketAddr>, Cause> {
         }
     }
     if addresses.is_empty() {
-        return Err(Cause::NotFound { problem: format!("{name} has no addresses") });
+        return Err(Cause::NotFound { problem: format!("cannot resolve {name}: it has no addresses") });
     }
     Ok(addresses)
 }
@@ -160,13 +202,34 @@ mod tests {
 
     #[test]
     fn a_name_is_looked_up_beside_the_worker() {
-        let addresses = crate::run(async { lookup("localhost", 80).await }).unwrap().unwrap();
+        let addresses = crate::run(async { lookup("localhost", 80, None).await }).unwrap().unwrap();
         assert!(addresses.iter().all(|address| address.ip().is_loopback() && address.port() == 80));
     }
 
     #[test]
     fn a_name_that_does_not_exist_is_an_error_that_names_it() {
-        let error = crate::run(async { lookup("no-such-host.invalid", 80).await }).unwrap().unwrap_err();
+        let error =
+            crate::run(async { lookup("no-such-host.invalid", 80, None).await }).unwrap().unwrap_err();
         assert!(error.to_string().starts_with("cannot resolve no-such-host.invalid: "), "{error}");
+    }
+
+    #[test]
+    fn a_resolver_that_panics_fails_its_look_up_and_no_other() {
+        let panics: Arc<Lookup> = Arc::new(|_| panic!("on purpose"));
+        let counts: Arc<Lookup> = Arc::new(|name| Ok(vec![[10, 0, 0, name.len() as u8].into(); 100]));
+        let (panicked, counted) = crate::run(async move {
+            (lookup("a.test", 80, Some(panics)).await, lookup("a.test", 80, Some(counts)).await)
+        })
+        .unwrap();
+        assert_eq!(panicked.unwrap_err().to_string(), "cannot resolve a.test: the resolver panicked");
+        assert_eq!(counted.unwrap(), ["10.0.0.6:80".parse().unwrap()], "each address once");
+    }
+
+    #[test]
+    fn of_many_addresses_the_first_are_kept() {
+        let many = (0..=255).map(|last| [10, 0, 0, last].into()).collect();
+        let found = found("a.test", 80, many).unwrap();
+        assert_eq!(found.len(), ADDRESSES_MAX);
+        assert_eq!(found[0], "10.0.0.0:80".parse().unwrap());
     }
 }

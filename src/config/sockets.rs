@@ -1,5 +1,6 @@
 //! What the kernel is told about sockets: [`SocketOptions`].
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
@@ -42,6 +43,8 @@ pub struct SocketOptions {
     pub(crate) mark: Option<u32>,
     pub(crate) dscp: Option<u8>,
     pub(crate) fast_open: Option<u32>,
+    /// The local address of a socket that is to be connected: what [`Client::bind`](crate::Client::bind) sets, on a copy.
+    pub(crate) source: Option<SocketAddr>,
 }
 
 impl Default for SocketOptions {
@@ -62,6 +65,7 @@ impl Default for SocketOptions {
             mark: None,
             dscp: None,
             fast_open: None,
+            source: None,
         }
     }
 }

@@ -76,6 +76,8 @@ pub(crate) mod buffer;
 mod capability;
 #[cfg(target_os = "linux")]
 pub(crate) mod fast_open;
+#[cfg(target_os = "linux")]
+pub(crate) mod late_port;
 mod listening;
 #[cfg_attr(target_os = "linux", path = "outq.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "no_outq.rs")]
@@ -370,8 +372,8 @@ impl Engine {
             Engine::Readiness(engine) => engine.connect(token, peer, options),
             #[cfg(target_os = "linux")]
             Engine::Uring(engine) => engine.connect(token, peer, options),
-            // A simulated socket has no options.
-            Engine::Simulated(engine) => engine.connect(token, peer),
+            // A simulated socket has no other options.
+            Engine::Simulated(engine) => engine.connect(token, peer, options.source),
         }
     }
 

@@ -60,6 +60,9 @@ fn accept_raw(listener: &SockRef<'_>) -> io::Result<(socket2::Socket, SockAddr)>
 pub(super) fn for_peer(peer: &Address, options: &SocketOptions) -> io::Result<(OwnedFd, SockAddr)> {
     let address = sock_addr(peer)?;
     let socket = sockets::unconnected(address.domain(), options)?;
+    if let Some(source) = options.source {
+        sockets::bind_source(&socket, source)?;
+    }
     Ok((socket.into(), address))
 }
 

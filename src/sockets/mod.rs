@@ -13,7 +13,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::config::SocketOptions;
 #[cfg(target_os = "linux")]
-use crate::engine::fast_open;
+use crate::engine::{fast_open, late_port};
 use crate::error::plain;
 
 pub(crate) use unix::{is_socket, listen_unix};
@@ -44,6 +44,18 @@ pub(crate) fn unconnected(domain: Domain, options: &SocketOptions) -> io::Result
     let socket = new(domain)?;
     apply(&SockRef::from(&socket), domain, options)?;
     Ok(socket)
+}
+
+/// Gives a socket that is to be connected its local address.
+pub(crate) fn bind_source(socket: &Socket, source: SocketAddr) -> io::Result<()> {
+    if source.port() == 0 {
+        #[cfg(target_os = "linux")]
+        late_port::pick_port_late(socket.as_fd())?;
+    } else {
+        // So that the port can be that of connections to other servers too, and of one to this that is in TIME_WAIT (socket(7)).
+        socket.set_reuse_address(true)?;
+    }
+    set("bind", socket.bind(&source.into()))
 }
 
 fn new(domain: Domain) -> io::Result<Socket> {

@@ -165,18 +165,33 @@ impl State {
         }
     }
 
+    /// Whether there is a connection of these two addresses already.
+    pub(super) fn is_connected(&self, local: SocketAddr, peer: SocketAddr) -> bool {
+        self.connections.values().any(|Connection { ends: [a, b] }| a.address == local && b.address == peer)
+    }
+
     // Commands of the engines.
 
-    /// Begins to connect from `host`.
-    pub(super) fn connect(&mut self, host: IpAddr, peer: SocketAddr) -> Result<EndId, Errno> {
+    /// Begins to connect from `host`, which has one address: if one is wanted, it has to be that, or any.
+    pub(super) fn connect(
+        &mut self,
+        host: IpAddr,
+        peer: SocketAddr,
+        source: Option<SocketAddr>,
+    ) -> Result<EndId, Errno> {
         if host.is_ipv4() != peer.is_ipv4() {
             return Err(Errno::NETUNREACH);
         }
-        self.claim_descriptor(host)?;
-        let Some(port) = self.claim_free_port(host) else {
-            self.release_descriptor(host);
+        if source.is_some_and(|source| !source.ip().is_unspecified() && source.ip() != host) {
             return Err(Errno::ADDRNOTAVAIL);
+        }
+        self.claim_descriptor(host)?;
+        let wanted = source.map_or(0, |source| source.port());
+        let port = match wanted {
+            0 => self.claim_free_port(host).ok_or(Errno::ADDRNOTAVAIL),
+            port => self.claim_source_port(SocketAddr::new(host, port), peer).map(|()| port),
         };
+        let port = port.inspect_err(|_| self.release_descriptor(host))?;
         let connection = self.fresh_id();
         let ends = [End::new(SocketAddr::new(host, port)), End::new(peer)];
         self.connections.insert(connection, Connection { ends });

@@ -20,7 +20,7 @@ mod trace;
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use rustix::io::Errno;
@@ -145,12 +145,17 @@ impl Simulated {
         Ok(())
     }
 
-    pub(crate) fn connect(&mut self, token: Token, peer: &Address) -> io::Result<()> {
+    pub(crate) fn connect(
+        &mut self,
+        token: Token,
+        peer: &Address,
+        source: Option<SocketAddr>,
+    ) -> io::Result<()> {
         let Some(peer) = peer.socket() else {
             let problem = "a simulated network has no Unix sockets";
             return Err(io::Error::new(io::ErrorKind::Unsupported, problem));
         };
-        let end = self.network.state().connect(self.address, peer)?;
+        let end = self.network.state().connect(self.address, peer, source)?;
         self.occupy(Slot { connecting: true, ..Slot::new(token, end) });
         Ok(())
     }

@@ -408,9 +408,26 @@ impl State {
         free
     }
 
+    /// Takes the port for a connection to `peer`, though connections to others may have it too. A listener may not.
+    pub(super) fn claim_source_port(&mut self, address: SocketAddr, peer: SocketAddr) -> Result<(), Errno> {
+        let listens = |listener: &Listener| {
+            listener.address.port() == address.port() && covers(listener.address.ip(), address.ip())
+        };
+        if self.listeners.values().any(listens) {
+            return Err(Errno::ADDRINUSE);
+        }
+        if self.is_connected(address, peer) {
+            return Err(Errno::ADDRNOTAVAIL);
+        }
+        self.ports.entry(address.port()).or_default().push(address.ip());
+        Ok(())
+    }
+
     pub(super) fn release_port(&mut self, address: SocketAddr) {
-        if let Some(users) = self.ports.get_mut(&address.port()) {
-            users.retain(|&user| user != address.ip());
+        if let Some(users) = self.ports.get_mut(&address.port())
+            && let Some(place) = users.iter().position(|&user| user == address.ip())
+        {
+            users.remove(place);
         }
     }
 

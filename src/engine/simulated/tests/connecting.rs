@@ -6,7 +6,7 @@ use super::*;
 fn connecting_where_nobody_listens_is_refused_after_a_round_trip() {
     let network = Network::new(1, Faults::none());
     let mut client = network.host(CLIENT);
-    client.connect(token(0), &SocketAddr::new(SERVER, 80).into()).expect("there are ports");
+    client.connect(token(0), &SocketAddr::new(SERVER, 80).into(), None).expect("there are ports");
     let seen = settle(&network, [&mut client]);
     assert_eq!(connect_results(&seen), [Some(Errno::CONNREFUSED.raw_os_error())]);
     assert_eq!(network.now(), Time::ZERO.after(Duration::from_micros(100)));
@@ -21,7 +21,7 @@ fn ports_and_descriptors_of_closed_connections_are_used_again() {
     let mut client = network.host(CLIENT);
     for generation in 0..20_000 {
         let token = Token { index: 0, generation };
-        client.connect(token, &SocketAddr::new(SERVER, 80).into()).expect("both came back");
+        client.connect(token, &SocketAddr::new(SERVER, 80).into(), None).expect("both came back");
         client.close(token, false);
         assert!(matches!(turn(&mut client)[..], [(_, Completion::Closed { .. })]));
     }
@@ -32,7 +32,7 @@ fn refusals_can_be_asked_for() {
     let network = Network::new(1, Faults::none().refusals(1.0));
     let (mut server, mut client) = (network.host(SERVER), network.host(CLIENT));
     let address = listen(&network, &mut server);
-    client.connect(token(0), &address.into()).expect("there are ports");
+    client.connect(token(0), &address.into(), None).expect("there are ports");
     let seen = settle(&network, [&mut client, &mut server]);
     assert_eq!(connect_results(&seen), [Some(Errno::CONNREFUSED.raw_os_error())]);
 }
@@ -46,7 +46,7 @@ fn a_black_hole_never_answers() {
         }
         let (mut server, mut client) = (network.host(SERVER), network.host(CLIENT));
         let address = listen(&network, &mut server);
-        client.connect(token(0), &address.into()).expect("there are ports");
+        client.connect(token(0), &address.into(), None).expect("there are ports");
         assert!(settle(&network, [&mut client, &mut server]).is_empty());
         client.close(token(0), false);
         settle(&network, [&mut client, &mut server]);
@@ -60,8 +60,8 @@ fn a_full_backlog_makes_the_client_try_again() {
     let (mut server, mut client) = (network.host(SERVER), network.host(CLIENT));
     let address = listen(&network, &mut server);
     server.pause_accept(LISTENER);
-    client.connect(token(0), &address.into()).expect("there are ports");
-    client.connect(token(1), &address.into()).expect("there are ports");
+    client.connect(token(0), &address.into(), None).expect("there are ports");
+    client.connect(token(1), &address.into(), None).expect("there are ports");
     network.advance(Time::ZERO.after(Duration::from_millis(10)));
     assert_eq!(connect_results(&turn(&mut client)), [None]);
     server.resume_accept(LISTENER);
@@ -75,7 +75,7 @@ fn a_client_gives_up_on_a_backlog_that_stays_full() {
     let network = Network::new(1, Faults::none().backlog(0));
     let (mut server, mut client) = (network.host(SERVER), network.host(CLIENT));
     let address = listen(&network, &mut server);
-    client.connect(token(0), &address.into()).expect("there are ports");
+    client.connect(token(0), &address.into(), None).expect("there are ports");
     let seen = settle(&network, [&mut client, &mut server]);
     assert_eq!(connect_results(&seen), [Some(Errno::TIMEDOUT.raw_os_error())]);
     assert!(network.now() < Time::ZERO.after(Duration::from_secs(64)));
@@ -86,7 +86,7 @@ fn a_socket_can_move_to_another_worker_of_its_host() {
     let network = Network::new(1, Faults::default());
     let mut pair = Pair::new(&network);
     let mut other = network.host(SERVER);
-    pair.client.connect(token(1), &pair.address.into()).expect("there are ports");
+    pair.client.connect(token(1), &pair.address.into(), None).expect("there are ports");
     let seen = settle(&network, [&mut pair.client, &mut pair.server]);
     let socket = Socket::Simulated(Box::new(endpoints(seen).endpoints.remove(0)));
     other.open(token(0), socket).expect("it was accepted");
@@ -103,9 +103,9 @@ fn without_descriptors_accept_fails_and_the_connection_stays_queued() {
     let mut server = network.host(SERVER);
     let (mut first, mut second) = (network.host(CLIENT), network.host(other));
     let address = listen(&network, &mut server);
-    first.connect(token(0), &address.into()).expect("there are ports");
-    second.connect(token(0), &address.into()).expect("there are ports");
-    let error = first.connect(token(1), &address.into()).expect_err("the client has one descriptor");
+    first.connect(token(0), &address.into(), None).expect("there are ports");
+    second.connect(token(0), &address.into(), None).expect("there are ports");
+    let error = first.connect(token(1), &address.into(), None).expect_err("the client has one descriptor");
     assert_eq!(error.raw_os_error(), Some(Errno::MFILE.raw_os_error()));
 
     let seen = settle(&network, [&mut first, &mut second, &mut server]);
@@ -126,7 +126,7 @@ fn an_accept_can_be_aborted() {
     let network = Network::new(1, Faults::none().aborted_accepts(1.0));
     let (mut server, mut client) = (network.host(SERVER), network.host(CLIENT));
     let address = listen(&network, &mut server);
-    client.connect(token(0), &address.into()).expect("there are ports");
+    client.connect(token(0), &address.into(), None).expect("there are ports");
     let accepted = endpoints(settle(&network, [&mut client, &mut server]));
     assert_eq!(accepted.failed, [Errno::CONNABORTED.raw_os_error()]);
     assert_eq!(network.open_sockets(), 2, "the client and the listener");
@@ -162,7 +162,7 @@ fn an_unspecified_address_listens_on_every_host() {
         let (mut server, mut client) = (network.host(SERVER), network.host(CLIENT));
         let listening = network.listen(address.parse().expect("an address")).expect("free");
         server.listen(LISTENER, Listener::Simulated(listening)).expect("it is simulated");
-        client.connect(token(0), &SocketAddr::new(SERVER, 80).into()).expect("there are ports");
+        client.connect(token(0), &SocketAddr::new(SERVER, 80).into(), None).expect("there are ports");
         let mut accepted = endpoints(settle(&network, [&mut client, &mut server]));
         let socket = Socket::Simulated(Box::new(accepted.endpoints.remove(0)));
         server.open(token(0), socket).expect("it was accepted");
@@ -176,8 +176,8 @@ fn a_socket_dropped_on_its_way_to_a_worker_is_closed() {
     let network = Network::new(1, Faults::none());
     let (mut server, mut client) = (network.host(SERVER), network.host(CLIENT));
     let address = listen(&network, &mut server);
-    client.connect(token(0), &address.into()).expect("there are ports");
-    client.connect(token(1), &address.into()).expect("there are ports");
+    client.connect(token(0), &address.into(), None).expect("there are ports");
+    client.connect(token(1), &address.into(), None).expect("there are ports");
     let mut accepted = endpoints(settle(&network, [&mut client, &mut server])).endpoints;
     client.receive(token(0));
     client.receive(token(1));
@@ -196,10 +196,10 @@ fn closing_a_listener_resets_what_it_has_queued() {
     let (mut server, mut client) = (network.host(SERVER), network.host(CLIENT));
     let address = listen(&network, &mut server);
     server.pause_accept(LISTENER);
-    client.connect(token(0), &address.into()).expect("there are ports");
+    client.connect(token(0), &address.into(), None).expect("there are ports");
     settle(&network, [&mut client, &mut server]);
     drop(server.unlisten(LISTENER));
-    client.connect(token(1), &address.into()).expect("there are ports");
+    client.connect(token(1), &address.into(), None).expect("there are ports");
     let seen = settle(&network, [&mut client, &mut server]);
     assert_eq!(failures(&seen), [(0, Errno::CONNRESET.raw_os_error())]);
     assert_eq!(connect_results(&seen), [Some(Errno::CONNREFUSED.raw_os_error())]);
@@ -212,7 +212,7 @@ fn who_waits_can_be_accepted_at_once_while_paused_and_refused() {
     let address = listen(&network, &mut server);
     server.pause_accept(LISTENER);
     for index in 0..2 {
-        client.connect(token(index), &address.into()).expect("there are ports");
+        client.connect(token(index), &address.into(), None).expect("there are ports");
         client.receive(token(index));
     }
     settle(&network, [&mut client, &mut server]);
@@ -235,11 +235,11 @@ fn a_listener_that_is_given_back_keeps_who_waits_and_serves_another_engine() {
     let mut second = network.host(SERVER);
     let address = listen(&network, &mut first);
     first.pause_accept(LISTENER);
-    client.connect(token(0), &address.into()).expect("there are ports");
+    client.connect(token(0), &address.into(), None).expect("there are ports");
     settle(&network, [&mut client, &mut first]);
     let listener = first.unlisten(LISTENER).expect("it was there");
     assert!(first.unlisten(LISTENER).is_none(), "only once");
-    client.connect(token(1), &address.into()).expect("there are ports");
+    client.connect(token(1), &address.into(), None).expect("there are ports");
     let seen = settle(&network, [&mut client, &mut first]);
     assert!(endpoints(seen).endpoints.is_empty(), "nothing is accepted any more");
     second.listen(ListenerId(0), listener).expect("it is simulated");

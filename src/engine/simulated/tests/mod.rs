@@ -87,7 +87,7 @@ fn one_turn_keeps_to_its_budgets() {
 
     pair.server.pause_accept(LISTENER);
     for index in 1..=ACCEPT_BUDGET as u32 + 1 {
-        pair.client.connect(token(index), &pair.address.into()).expect("there are ports");
+        pair.client.connect(token(index), &pair.address.into(), None).expect("there are ports");
     }
     settle(&network, [&mut pair.client, &mut pair.server]);
     pair.server.resume_accept(LISTENER);
@@ -245,7 +245,7 @@ impl Pair {
     fn new(network: &Network) -> Pair {
         let (mut server, mut client) = (network.host(SERVER), network.host(CLIENT));
         let address = listen(network, &mut server);
-        client.connect(token(0), &address.into()).expect("there are ports");
+        client.connect(token(0), &address.into(), None).expect("there are ports");
         let accepted = endpoints(settle(network, [&mut client, &mut server]));
         let [endpoint] = <[Endpoint; 1]>::try_from(accepted.endpoints).expect("one connection");
         server.open(token(0), Socket::Simulated(Box::new(endpoint))).expect("it was accepted");
@@ -308,7 +308,7 @@ impl Echo {
         let network = Network::new(seed, faults);
         let (mut server, mut client) = (network.host(SERVER), network.host(CLIENT));
         let address = listen(&network, &mut server);
-        client.connect(token(0), &address.into()).expect("there are ports");
+        client.connect(token(0), &address.into(), None).expect("there are ports");
         let mut sides = [Side { waiting: pattern(len), ..Side::default() }, Side::default()];
         let mut received = Vec::new();
         drive(&network, &mut [&mut client, &mut server], |number, engine, completion| {

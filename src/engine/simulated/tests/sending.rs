@@ -152,7 +152,7 @@ fn a_connection_that_broke_before_it_was_opened_says_so() {
     let network = Network::new(1, Faults::none());
     let (mut server, mut client) = (network.host(SERVER), network.host(CLIENT));
     let address = listen(&network, &mut server);
-    client.connect(token(0), &address.into()).expect("there are ports");
+    client.connect(token(0), &address.into(), None).expect("there are ports");
     let mut accepted = endpoints(settle(&network, [&mut client, &mut server]));
     client.close(token(0), true);
     settle(&network, [&mut client, &mut server]);
