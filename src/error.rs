@@ -274,20 +274,43 @@ impl StdError for Error {
 }
 
 impl From<io::Error> for Error {
-    /// Wraps an input/output error of the handler's own (a file, say).
+    /// Wraps an input/output error of the handler's own (a file, say). One that an error of Wharf was made into becomes that again.
     fn from(error: io::Error) -> Error {
-        Error::os(Operation::Handle, error)
+        error.downcast().unwrap_or_else(|error| Error::os(Operation::Handle, error))
     }
 }
 
 impl From<Error> for io::Error {
+    /// The nearest kind of input/output error, with the error within: `io::Error::downcast` gives it back.
     fn from(error: Error) -> io::Error {
-        let kind = match error.kind() {
-            ErrorKind::Timeout => io::ErrorKind::TimedOut,
-            ErrorKind::Peer if error.is_ended() => io::ErrorKind::UnexpectedEof,
-            _ => error.io_kind().unwrap_or(io::ErrorKind::Other),
-        };
-        io::Error::new(kind, error)
+        io::Error::new(error.nearest_io_kind(), error)
+    }
+}
+
+impl Error {
+    /// What code that knows only `io::Error` makes most of.
+    fn nearest_io_kind(&self) -> io::ErrorKind {
+        if self.is_timeout() {
+            return io::ErrorKind::TimedOut;
+        }
+        if let Some(kind) = self.io_kind() {
+            return kind;
+        }
+        let sends = matches!(self.0.operation, Operation::Send | Operation::Flush | Operation::Finish);
+        match (&self.0.cause, self.tls_fault()) {
+            (Cause::Ended { .. }, _) | (_, Some(TlsFault::Truncated | TlsFault::HandshakeEnded)) => {
+                io::ErrorKind::UnexpectedEof
+            }
+            (_, Some(_)) => io::ErrorKind::InvalidData,
+            // What a system says to a write behind its own end, or the peer's.
+            (Cause::Closed(CloseReason::Local | CloseReason::Peer), _) if sends => io::ErrorKind::BrokenPipe,
+            (Cause::Closed(_), _) => io::ErrorKind::ConnectionAborted,
+            (Cause::Option { .. } | Cause::Address { .. } | Cause::TooLarge { .. }, _) => {
+                io::ErrorKind::InvalidInput
+            }
+            (Cause::NotFound { .. }, _) => io::ErrorKind::NotFound,
+            _ => io::ErrorKind::Other,
+        }
     }
 }
 
