@@ -650,6 +650,30 @@ mod tests {
     }
 
     #[test]
+    fn an_error_that_goes_through_io_comes_back() {
+        let late = Error::new(Operation::Receive, Cause::TimedOut { after: Duration::from_secs(1) });
+        let through = io::Error::from(late);
+        assert_eq!(through.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(Error::from(through).to_string(), "receive: timed out after 1s");
+        let file = Error::from(io::Error::from(io::ErrorKind::NotFound));
+        assert_eq!(file.operation(), "handle");
+    }
+
+    #[test]
+    fn an_error_has_the_io_kind_that_says_most() {
+        let kind = |operation, cause| io::Error::from(Error::new(operation, cause)).kind();
+        let closed = |operation, reason| kind(operation, Cause::Closed(reason));
+        assert_eq!(closed(Operation::Send, CloseReason::Peer), io::ErrorKind::BrokenPipe);
+        assert_eq!(closed(Operation::Receive, CloseReason::Local), io::ErrorKind::ConnectionAborted);
+        assert_eq!(closed(Operation::Receive, CloseReason::PeerReset), io::ErrorKind::ConnectionReset);
+        assert_eq!(closed(Operation::Send, CloseReason::Shutdown), io::ErrorKind::ConnectionAborted);
+        let truncated = CloseReason::Tls(TlsFault::Truncated);
+        assert_eq!(closed(Operation::Receive, truncated), io::ErrorKind::UnexpectedEof);
+        let ended = Cause::Ended { received: 1, wanted: 2 };
+        assert_eq!(kind(Operation::Receive, ended), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
     fn a_bad_option_is_named() {
         let error = Error::option("workers", "must be at least 1");
         assert_eq!(error.to_string(), "start: option `workers` must be at least 1");
