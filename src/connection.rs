@@ -12,10 +12,10 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::address::Address;
-use crate::config::WhenFull;
-use crate::conn::{Conn, Counts, Hangup, Readable, Room};
+use crate::conn::{Conn, Counts, Hangup};
 use crate::engine::buffer::Chunk;
 use crate::error::{Cause, CloseReason, Error, Operation, Result};
+use crate::poll::{self, closed};
 use crate::proxy::Proxied;
 use crate::remote::Remote;
 use crate::runtime::{Late, Sleep, Within, sleep};
@@ -53,6 +53,11 @@ pub struct Connection {
 /// What both the whole connection and a half of it can do.
 macro_rules! common_methods {
     () => {
+        #[allow(dead_code, reason = "for features, each of which needs it of other types")]
+        pub(crate) fn link(&self) -> &Rc<Link> {
+            &self.link
+        }
+
         /// The address of the other end; behind a proxy that tells it, the one that the proxy tells.
         pub fn peer_addr(&self) -> Address {
             self.link.peer()
@@ -288,10 +293,6 @@ macro_rules! write_methods {
 impl Connection {
     pub(crate) fn new(link: Rc<Link>) -> Connection {
         Connection { link }
-    }
-
-    pub(crate) fn link(&self) -> &Rc<Link> {
-        &self.link
     }
 
     common_methods!();
@@ -575,36 +576,9 @@ impl<'a> Reader<'a> {
 
     /// Takes what is there with `take`; `None` after the peer's end.
     fn poll<T>(&mut self, cx: &Context<'_>, take: impl FnOnce(&mut Conn) -> T) -> Poll<Result<Option<T>>> {
-        let link = self.link;
-        let mut conn = link.conn.borrow_mut();
-        match conn.readable() {
-            Ok(Readable::Bytes(_)) => {
-                self.waiting = false;
-                let taken = take(&mut conn);
-                conn.stop_awaiting();
-                if conn.is_paused() {
-                    drop(conn);
-                    link.mark_dirty();
-                }
-                Poll::Ready(Ok(Some(taken)))
-            }
-            Ok(Readable::Ended) => Poll::Ready(Ok(None)),
-            Ok(Readable::NotYet) => {
-                self.waiting = true;
-                conn.await_reading(link.worker.now());
-                if self.begun > 0 {
-                    conn.await_rest(self.begun, link.worker.now());
-                }
-                let urgent = conn.take_urgent_deadline();
-                drop(conn);
-                link.reader.register(&link.worker.tasks, cx);
-                if let Some(at) = urgent {
-                    link.worker.retime(link, at);
-                }
-                Poll::Pending
-            }
-            Err(reason) => Poll::Ready(Err(closed(link, Operation::Receive, reason))),
-        }
+        let polled = poll::read(self.link, cx, self.begun, take);
+        self.waiting = polled.is_pending();
+        polled
     }
 }
 
@@ -631,7 +605,7 @@ impl Future for Send<'_> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
         let this = self.get_mut();
-        poll_write(this.link, cx, &mut this.bytes, |conn, bytes, n| {
+        poll::write(this.link, cx, &mut this.bytes, |conn, bytes, n| {
             let (now, later) = bytes.split_at(n);
             this.link.send(conn, now);
             *bytes = later;
@@ -654,55 +628,11 @@ impl Future for SendOwned<'_> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
         let this = self.get_mut();
-        poll_write(this.link, cx, &mut this.bytes, |conn, bytes, n| {
+        poll::write(this.link, cx, &mut this.bytes, |conn, bytes, n| {
             let now = bytes.split_to(n);
             this.link.send_owned(conn, now);
             bytes.len()
         })
-    }
-}
-
-/// Sends `bytes` with `send`, which is told how many and returns how many are left: all at once, unless they are more
-/// than the queue may ever hold.
-fn poll_write<B: AsRef<[u8]>>(
-    link: &Rc<Link>,
-    cx: &Context<'_>,
-    bytes: &mut B,
-    mut send: impl FnMut(&mut Conn, &mut B, usize) -> usize,
-) -> Poll<Result<()>> {
-    let mut conn = link.conn.borrow_mut();
-    loop {
-        let len = bytes.as_ref().len();
-        let waits = conn.when_full() == WhenFull::Wait;
-        let part = if waits && len > conn.send_max() { conn.send_high() } else { len };
-        match conn.room_or_end(part) {
-            Ok(Room::Yes) => {
-                let left = send(&mut conn, bytes, part);
-                if left == 0 {
-                    link.sent(&conn);
-                    return Poll::Ready(Ok(()));
-                }
-            }
-            Ok(room) if !waits => {
-                let cause = match room {
-                    Room::Never => Cause::TooLarge { bytes: len, bound: conn.send_max(), option: "send_max" },
-                    _ => Cause::Full { queued: conn.pending(), option: "send_marks" },
-                };
-                return Poll::Ready(Err(Error::new(Operation::Send, cause).at(link.peer())));
-            }
-            Ok(_) => {
-                drop(conn);
-                link.rare().writer.register(&link.worker.tasks, cx);
-                link.mark_dirty();
-                return Poll::Pending;
-            }
-            Err(reason) => {
-                // It may be a part of this message that found the connection broken.
-                drop(conn);
-                link.mark_dirty();
-                return Poll::Ready(Err(closed(link, Operation::Send, reason)));
-            }
-        }
     }
 }
 
@@ -718,16 +648,7 @@ impl Future for Flush<'_> {
     type Output = Result<()>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        let mut conn = self.link.conn.borrow_mut();
-        if conn.is_flushed() {
-            return Poll::Ready(Ok(()));
-        }
-        if let Some(reason) = conn.final_reason() {
-            return Poll::Ready(Err(closed(self.link, self.operation, reason)));
-        }
-        conn.await_flush();
-        self.link.rare().writer.register(&self.link.worker.tasks, cx);
-        Poll::Pending
+        poll::flush(self.link, cx, self.operation)
     }
 }
 
@@ -911,8 +832,4 @@ impl fmt::Debug for HangingUp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HangingUp").field("peer", &self.link.peer()).finish_non_exhaustive()
     }
-}
-
-fn closed(link: &Link, operation: Operation, reason: CloseReason) -> Error {
-    Error::new(operation, Cause::Closed(reason)).at(link.peer())
 }

@@ -363,20 +363,43 @@ impl StdError for Error {
 }
 
 impl From<io::Error> for Error {
-    /// Wraps an input/output error of the handler's own (a file, say).
+    /// Wraps an input/output error of the handler's own (a file, say). One that an error of Wharf was made into becomes that again.
     fn from(error: io::Error) -> Error {
-        Error::os(Operation::Handle, error)
+        error.downcast().unwrap_or_else(|error| Error::os(Operation::Handle, error))
     }
 }
 
 impl From<Error> for io::Error {
+    /// The nearest kind of input/output error, with the error within: `io::Error::downcast` gives it back.
     fn from(error: Error) -> io::Error {
-        let kind = match error.kind() {
-            ErrorKind::Timeout => io::ErrorKind::TimedOut,
-            ErrorKind::Peer if error.is_ended() => io::ErrorKind::UnexpectedEof,
-            _ => error.io_kind().unwrap_or(io::ErrorKind::Other),
-        };
-        io::Error::new(kind, error)
+        io::Error::new(error.nearest_io_kind(), error)
+    }
+}
+
+impl Error {
+    /// What code that knows only `io::Error` makes most of.
+    fn nearest_io_kind(&self) -> io::ErrorKind {
+        if self.is_timeout() {
+            return io::ErrorKind::TimedOut;
+        }
+        if let Some(kind) = self.io_kind() {
+            return kind;
+        }
+        let sends = matches!(self.0.operation, Operation::Send | Operation::Flush | Operation::Finish);
+        match (&self.0.cause, self.tls_fault()) {
+            (Cause::Ended { .. }, _) | (_, Some(TlsFault::Truncated | TlsFault::HandshakeEnded)) => {
+                io::ErrorKind::UnexpectedEof
+            }
+            (_, Some(_)) => io::ErrorKind::InvalidData,
+            // What a system says to a write behind its own end, or the peer's.
+            (Cause::Closed(CloseReason::Local | CloseReason::Peer), _) if sends => io::ErrorKind::BrokenPipe,
+            (Cause::Closed(_), _) => io::ErrorKind::ConnectionAborted,
+            (Cause::Option { .. } | Cause::Address { .. } | Cause::TooLarge { .. }, _) => {
+                io::ErrorKind::InvalidInput
+            }
+            (Cause::NotFound { .. }, _) => io::ErrorKind::NotFound,
+            _ => io::ErrorKind::Other,
+        }
     }
 }
 
@@ -726,6 +749,30 @@ mod tests {
         let error = Error::os(Operation::Receive, reset).at("10.0.0.7:443");
         assert_eq!(error.to_string(), "receive from 10.0.0.7:443: connection reset by peer");
         assert_eq!(error.kind(), ErrorKind::Peer);
+    }
+
+    #[test]
+    fn an_error_that_goes_through_io_comes_back() {
+        let late = Error::new(Operation::Receive, Cause::TimedOut { after: Duration::from_secs(1) });
+        let through = io::Error::from(late);
+        assert_eq!(through.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(Error::from(through).to_string(), "receive: timed out after 1s");
+        let file = Error::from(io::Error::from(io::ErrorKind::NotFound));
+        assert_eq!(file.operation(), "handle");
+    }
+
+    #[test]
+    fn an_error_has_the_io_kind_that_says_most() {
+        let kind = |operation, cause| io::Error::from(Error::new(operation, cause)).kind();
+        let closed = |operation, reason| kind(operation, Cause::Closed(reason));
+        assert_eq!(closed(Operation::Send, CloseReason::Peer), io::ErrorKind::BrokenPipe);
+        assert_eq!(closed(Operation::Receive, CloseReason::Local), io::ErrorKind::ConnectionAborted);
+        assert_eq!(closed(Operation::Receive, CloseReason::PeerReset), io::ErrorKind::ConnectionReset);
+        assert_eq!(closed(Operation::Send, CloseReason::Shutdown), io::ErrorKind::ConnectionAborted);
+        let truncated = CloseReason::Tls(TlsFault::Truncated);
+        assert_eq!(closed(Operation::Receive, truncated), io::ErrorKind::UnexpectedEof);
+        let ended = Cause::Ended { received: 1, wanted: 2 };
+        assert_eq!(kind(Operation::Receive, ended), io::ErrorKind::UnexpectedEof);
     }
 
     #[test]

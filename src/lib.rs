@@ -92,6 +92,9 @@
 //! |---|---|---|
 //! | `tls` | on | [`tls`], by rustls and aws-lc-rs; needs a C compiler |
 //! | `self-signed` | off | [`tls::Identity::self_signed`], for tests and trials; turns `tls` on |
+//! | `tokio` | off | tokio's io traits for connections, and its runtime's context on workers: [`tokio`], [`Server::tokio`] |
+//! | `futures-io` | off | the io traits of futures-io for connections |
+//! | `hyper` | off | hyper 1.x on connections, with a timer and an executor: [`hyper`] |
 //! | `tracing` | off | lifecycle events to the program's `tracing` subscriber, and once why io_uring is not used |
 //!
 //! [`TlsFault`], [`TlsAlert`] and [`CertificateFault`] are there without `tls` too, so that a match on reasons is the same everywhere.
@@ -110,6 +113,8 @@ mod trace;
 
 mod address;
 mod client;
+#[cfg(any(feature = "futures-io", feature = "hyper", feature = "tokio"))]
+mod compat;
 mod config;
 mod conn;
 mod connection;
@@ -118,6 +123,7 @@ mod engine;
 mod error;
 pub mod event;
 mod network;
+mod poll;
 pub mod probe;
 mod proxy;
 mod remote;
@@ -186,6 +192,10 @@ pub mod fuzzing {
 
 pub use address::{Address, UnixName};
 pub use client::{Client, Connect, ConnectState, Connecting, Lazy, Proxy};
+#[cfg(feature = "hyper")]
+pub use compat::hyper;
+#[cfg(feature = "tokio")]
+pub use compat::tokio;
 pub use config::{
     AcceptRate, Access, Backend, Deadlines, Handover, Limits, OverLimit, ProxyProtocol, ReceiveRate,
     SocketOptions, WhenFull,

@@ -1,5 +1,6 @@
 //! What Wharf costs, beside its peers: `all` and `compare` measure echo servers, `tasks` the waking of tasks, `c10k` holds
-//! ten thousand connections open, `tls` measures servers that do TLS, `hostile` asks what peers that mean harm cost the others. README.md tells the method.
+//! ten thousand connections open, `tls` measures servers that do TLS, `hostile` asks what peers that mean harm cost the others,
+//! `http` puts hyper on Wharf and on tokio. README.md tells the method.
 
 mod c10k;
 mod churn;
@@ -7,6 +8,8 @@ mod client;
 mod compare;
 #[cfg(feature = "wharf")]
 mod hostile;
+#[cfg(feature = "http")]
+mod http;
 mod measure;
 #[cfg(feature = "wharf")]
 mod own_tasks;
@@ -44,6 +47,9 @@ enum Command {
     /// What a good client of Wharf notices of a thousand hostile ones.
     #[cfg(feature = "wharf")]
     Hostile(hostile::Hostile),
+    /// hyper on Wharf beside hyper on tokio, driven by wrk.
+    #[cfg(feature = "http")]
+    Http(http::Http),
     /// Names the peers.
     Peers,
     /// One peer as a server, until it is killed.
@@ -53,6 +59,10 @@ enum Command {
     #[cfg(feature = "wharf")]
     #[command(hide = true)]
     ServeOwn(hostile::ServeOwn),
+    /// hyper as the server of `http`, until it is killed.
+    #[cfg(feature = "http")]
+    #[command(hide = true)]
+    ServeHttp(http::ServeHttp),
 }
 
 fn main() -> ExitCode {
@@ -77,6 +87,10 @@ fn run(command: &Command) -> Result<()> {
         Command::Hostile(options) => hostile::run(options),
         #[cfg(feature = "wharf")]
         Command::ServeOwn(options) => hostile::serve(options),
+        #[cfg(feature = "http")]
+        Command::Http(options) => http::run(options),
+        #[cfg(feature = "http")]
+        Command::ServeHttp(options) => http::serve(options),
         Command::Serve(options) => server_process::serve(options),
         Command::Peers => {
             for peer in peers::PEERS {

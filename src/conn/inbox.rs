@@ -63,20 +63,29 @@ impl Inbox {
 
     /// Moves bytes into `buf`, as many as are here and fit.
     pub(crate) fn read(&mut self, buf: &mut [u8]) -> usize {
-        let Some(queue) = &mut self.queue else { return 0 };
         let mut filled = 0;
+        self.read_with(buf.len(), |bytes| {
+            buf[filled..filled + bytes.len()].copy_from_slice(bytes);
+            filled += bytes.len();
+        })
+    }
+
+    /// Moves bytes to `put`, at most `room`; returns how many.
+    pub(crate) fn read_with(&mut self, room: usize, mut put: impl FnMut(&[u8])) -> usize {
+        let Some(queue) = &mut self.queue else { return 0 };
+        let mut taken = 0;
         while let Some(head) = &mut queue.head {
-            let n = head.len().min(buf.len() - filled);
-            buf[filled..filled + n].copy_from_slice(&head[..n]);
-            filled += n;
+            let n = head.len().min(room - taken);
+            put(&head[..n]);
+            taken += n;
             if n < head.len() {
                 head.advance(n);
                 break;
             }
             queue.pop();
         }
-        self.len -= filled;
-        filled
+        self.len -= taken;
+        taken
     }
 
     /// Takes the first chunk as it is.

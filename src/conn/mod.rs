@@ -430,6 +430,13 @@ impl Conn {
         self.inbox.read(buf)
     }
 
+    /// Reads at most `room` bytes to `put`.
+    #[allow(dead_code, reason = "for the traits of others, which are features")]
+    pub(crate) fn read_with(&mut self, room: usize, put: impl FnMut(&[u8])) -> usize {
+        self.clock.message_over();
+        self.inbox.read_with(room, put)
+    }
+
     /// Reads the next part of a message, of which `buf` is what is missing.
     pub(crate) fn read_part(&mut self, buf: &mut [u8]) -> usize {
         let was_full = self.is_full();

@@ -95,6 +95,8 @@ pub struct Server {
     notifies: bool,
     hooks: Hooks,
     watchdog: Watchdog,
+    #[cfg(feature = "tokio")]
+    tokio: Option<::tokio::runtime::Handle>,
 }
 
 /// Whether a server has a watchdog, and how patient it is.
@@ -149,6 +151,8 @@ impl Server {
             notifies: false,
             hooks: Hooks::default(),
             watchdog: Watchdog::Unless(WATCHDOG),
+            #[cfg(feature = "tokio")]
+            tokio: None,
         }
     }
 
@@ -235,6 +239,31 @@ impl Server {
     /// Sets the number of worker threads. Default: one for each processor.
     pub fn workers(mut self, workers: usize) -> Server {
         self.workers = Some(workers);
+        self
+    }
+
+    /// Has every worker thread in the context of a tokio runtime for as long as it serves, so that handlers can use what lives on
+    /// tokio: its timers and sockets, `tokio::spawn`, database and HTTP clients. Default: none.
+    ///
+    /// The runtime stays the caller's, who keeps it until the server has ended. It has to be driven by threads of its own, as a
+    /// multi-threaded one is; these turn its sockets and timers, and wake the worker.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use wharf::{Connection, Server};
+    ///
+    /// let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    /// let server = Server::bind("127.0.0.1:0").tokio(runtime.handle().clone());
+    /// let server = server.start(|mut conn: Connection| async move {
+    ///     tokio::time::sleep(Duration::from_millis(5)).await;
+    ///     conn.send(b"good morning").await
+    /// })?;
+    /// # server.stop().wait()?;
+    /// # Ok::<(), wharf::Error>(())
+    /// ```
+    #[cfg(feature = "tokio")]
+    pub fn tokio(mut self, handle: ::tokio::runtime::Handle) -> Server {
+        self.tokio = Some(handle);
         self
     }
 
@@ -477,6 +506,13 @@ impl Server {
         let plan = self.plan()?;
         if self.handover.is_some() {
             return Err(Error::option("handover", "is not there on a simulated network"));
+        }
+        #[cfg(feature = "tokio")]
+        if self.tokio.is_some() {
+            return Err(Error::option(
+                "tokio",
+                "is not there on a simulated network: its time is not virtual",
+            ));
         }
         let (listeners, addresses): (Vec<_>, Vec<_>) = listeners.into_iter().unzip();
         let states = self.listen.iter().zip(addresses);

@@ -48,7 +48,7 @@ pub(super) fn run(
             // If `started` panics, or the worker crashes, nobody is left to stop the others.
             let abandoned = Abandoned(state);
             started();
-            serve(&worker, &member);
+            serve(server, &worker, &member);
             std::mem::forget(abandoned);
             Ok(())
         }
@@ -96,7 +96,7 @@ impl<'a> Crew<'a> {
                     drop(report.send(Ok((index, worker.post.clone()))));
                     // The start is over when nobody is left to report.
                     drop(report);
-                    serve(&worker, &member);
+                    serve(&server, &worker, &member);
                 }
                 Err(error) => {
                     state.start_failed.store(true, Ordering::SeqCst);
@@ -135,7 +135,11 @@ impl<'a> Crew<'a> {
 }
 
 /// What a worker thread does all day.
-fn serve(worker: &Rc<Worker>, member: &Rc<Member>) {
+fn serve(server: &Server, worker: &Rc<Worker>, member: &Rc<Member>) {
+    #[cfg(feature = "tokio")]
+    let _context = server.tokio.as_ref().map(::tokio::runtime::Handle::enter);
+    #[cfg(not(feature = "tokio"))]
+    let _ = server;
     let _entered = worker.enter();
     let day = || {
         while !member.is_done(worker) {

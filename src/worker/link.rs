@@ -35,7 +35,7 @@ use crate::tls::{BUFFERFUL, Info};
 const DIRECT_MIN: usize = 4 * 1024;
 /// Up to this size neither, if it is likely to be the only one of its pass. In between, the copy costs less than it may
 /// save: a system call, if other messages follow.
-const SMALL_MAX: usize = 512;
+pub(crate) const SMALL_MAX: usize = 512;
 
 pub(crate) struct Link {
     pub(crate) token: Token,

@@ -313,6 +313,30 @@ impl World {
         handle
     }
 
+    /// Starts a server of a handler that there is in async style only.
+    pub(crate) fn serve_async<F, Fut>(
+        &mut self,
+        configure: impl FnOnce(Server) -> Server,
+        handler: F,
+    ) -> ServerHandle
+    where
+        F: Fn(Connection) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<()>> + 'static,
+    {
+        let started = match &mut self.network {
+            Network::Real(backend) => {
+                configure(Server::bind("127.0.0.1:0").workers(2).backend(*backend)).start(handler)
+            }
+            Network::Simulated { simulation, seed } => {
+                let server = Server::bind("10.0.0.1:0").workers(1 + (*seed as usize) % 2);
+                simulation.serve(configure(server), handler)
+            }
+        };
+        let handle = started.expect("the server starts");
+        self.servers.push(handle.clone());
+        handle
+    }
+
     /// Runs a client to its end.
     pub(crate) fn run<T: 'static>(&mut self, client: impl Future<Output = T> + 'static) -> T {
         match &mut self.network {

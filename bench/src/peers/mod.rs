@@ -187,7 +187,7 @@ fn listen() -> io::Result<TcpListener> {
 }
 
 /// Tells the harness, which reads the first line of our output, where to connect.
-fn announce(address: SocketAddr) -> io::Result<()> {
+pub fn announce(address: SocketAddr) -> io::Result<()> {
     let mut out = io::stdout();
     writeln!(out, "{address}")?;
     out.flush()

@@ -1,0 +1,95 @@
+//! Connections as the streams of others: the traits of tokio, futures-io and hyper, one file each, and what they have in common.
+//!
+//! A stream has no messages and no futures to be dropped: a write takes what fits, and a read that is pending waits until bytes
+//! come. Everything else is as in the async style, of which these are the same polls (`poll.rs`).
+
+#[cfg(feature = "futures-io")]
+mod futures;
+#[cfg(feature = "hyper")]
+pub mod hyper;
+#[cfg(feature = "tokio")]
+pub mod tokio;
+
+use std::io::{self, IoSlice};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use crate::conn::Conn;
+use crate::error::{Operation, Result};
+use crate::poll;
+use crate::worker::link::{Link, SMALL_MAX};
+
+/// Moves at most `room` of the bytes received to `put`; nothing after the peer's end.
+fn poll_read(
+    link: &Rc<Link>,
+    cx: &Context<'_>,
+    room: usize,
+    put: impl FnMut(&[u8]),
+) -> Poll<io::Result<usize>> {
+    if room == 0 {
+        return Poll::Ready(Ok(0));
+    }
+    let taken = ready!(poll::read(link, cx, 0, |conn| conn.read_with(room, put)))?;
+    Poll::Ready(Ok(taken.unwrap_or_default()))
+}
+
+/// Queues as much of `bytes` as the send queue has room for, waiting while it is above its high mark.
+fn poll_write(link: &Rc<Link>, cx: &Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    if bytes.is_empty() {
+        return Poll::Ready(Ok(0));
+    }
+    let (mut conn, part) = ready!(poll::room(link, cx, |conn| part(conn, bytes.len())))?;
+    link.send(&mut conn, &bytes[..part]);
+    link.sent(&conn);
+    Poll::Ready(Ok(part))
+}
+
+/// The same of several slices, which leave together.
+fn poll_write_vectored(link: &Rc<Link>, cx: &Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    let mut filled = slices.iter().filter(|slice| !slice.is_empty());
+    let (first, second) = (filled.next(), filled.next());
+    if second.is_none() {
+        return poll_write(link, cx, first.map_or(&[], |slice| slice));
+    }
+    let len = slices.iter().fold(0_usize, |len, slice| len.saturating_add(slice.len()));
+    let (mut conn, part) = ready!(poll::room(link, cx, |conn| part(conn, len)))?;
+    let mut parts = slices.iter().scan(part, |left, slice| {
+        let here = slice.len().min(*left);
+        *left -= here;
+        Some(&slice[..here])
+    });
+    if part <= SMALL_MAX {
+        // One small message, which may leave at once, and not by the queue.
+        let mut message = [0; SMALL_MAX];
+        let end = parts.fold(0, |at, part| {
+            message[at..at + part.len()].copy_from_slice(part);
+            at + part.len()
+        });
+        link.send(&mut conn, &message[..end]);
+    } else {
+        parts.by_ref().for_each(|part| conn.send(part));
+    }
+    link.sent(&conn);
+    Poll::Ready(Ok(part))
+}
+
+/// How much of `len` bytes is offered to the queue: no more than it takes at all, for a stream can be cut anywhere.
+fn part(conn: &Conn, len: usize) -> usize {
+    let room = conn.send_max().saturating_sub(conn.pending());
+    len.min(conn.send_high()).min(room).max(1)
+}
+
+/// Waits until everything queued has been handed to the kernel.
+fn poll_flush(link: &Rc<Link>, cx: &Context<'_>) -> Poll<io::Result<()>> {
+    poll::flush(link, cx, Operation::Flush).map_err(io::Error::from)
+}
+
+/// Ends this side's direction, and waits until all of it has been handed to the kernel.
+fn poll_finish(link: &Rc<Link>, cx: &Context<'_>) -> Poll<io::Result<()>> {
+    let is_open = link.conn.borrow().writable().is_ok();
+    if is_open {
+        link.command(Conn::finish);
+    }
+    let finished: Poll<Result<()>> = poll::flush(link, cx, Operation::Finish);
+    finished.map_err(io::Error::from)
+}
