@@ -290,7 +290,6 @@ impl Connection {
         Connection { link }
     }
 
-    #[cfg(feature = "tls")]
     pub(crate) fn link(&self) -> &Rc<Link> {
         &self.link
     }
@@ -383,6 +382,10 @@ pub struct ReadHalf {
 }
 
 impl ReadHalf {
+    pub(crate) fn link(&self) -> &Rc<Link> {
+        &self.link
+    }
+
     common_methods!();
     read_methods!();
 
@@ -415,6 +418,10 @@ pub struct WriteHalf {
 }
 
 impl WriteHalf {
+    pub(crate) fn link(&self) -> &Rc<Link> {
+        &self.link
+    }
+
     common_methods!();
     write_methods!();
 }
@@ -561,21 +568,36 @@ impl Future for RecvChunk<'_> {
 
 /// What all reads have in common.
 #[derive(Debug)]
-struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     link: &'a Rc<Link>,
     /// It was told that there is nothing yet, and the peer's silence counts.
     waiting: bool,
+    /// The peer may be silent for as long as it likes.
+    patient: bool,
     /// So many bytes of a message have come, and the rest of it is awaited.
-    begun: usize,
+    pub(crate) begun: usize,
 }
 
 impl<'a> Reader<'a> {
-    fn new(link: &'a Rc<Link>) -> Reader<'a> {
-        Reader { link, waiting: false, begun: 0 }
+    pub(crate) fn new(link: &'a Rc<Link>) -> Reader<'a> {
+        Reader { link, waiting: false, patient: false, begun: 0 }
+    }
+
+    /// One for which the peer's silence does not count.
+    pub(crate) fn patient(link: &'a Rc<Link>) -> Reader<'a> {
+        Reader { patient: true, ..Reader::new(link) }
+    }
+
+    pub(crate) fn link(&self) -> &'a Rc<Link> {
+        self.link
     }
 
     /// Takes what is there with `take`; `None` after the peer's end.
-    fn poll<T>(&mut self, cx: &Context<'_>, take: impl FnOnce(&mut Conn) -> T) -> Poll<Result<Option<T>>> {
+    pub(crate) fn poll<T>(
+        &mut self,
+        cx: &Context<'_>,
+        take: impl FnOnce(&mut Conn) -> T,
+    ) -> Poll<Result<Option<T>>> {
         let link = self.link;
         let mut conn = link.conn.borrow_mut();
         match conn.readable() {
@@ -591,8 +613,10 @@ impl<'a> Reader<'a> {
             }
             Ok(Readable::Ended) => Poll::Ready(Ok(None)),
             Ok(Readable::NotYet) => {
-                self.waiting = true;
-                conn.await_reading(link.worker.now());
+                if !self.patient {
+                    self.waiting = true;
+                    conn.await_reading(link.worker.now());
+                }
                 if self.begun > 0 {
                     conn.await_rest(self.begun, link.worker.now());
                 }
@@ -914,6 +938,6 @@ impl fmt::Debug for HangingUp {
     }
 }
 
-fn closed(link: &Link, operation: Operation, reason: CloseReason) -> Error {
+pub(crate) fn closed(link: &Link, operation: Operation, reason: CloseReason) -> Error {
     Error::new(operation, Cause::Closed(reason)).at(link.peer())
 }

@@ -92,6 +92,7 @@
 //! |---|---|---|
 //! | `tls` | on | [`tls`], by rustls and aws-lc-rs; needs a C compiler |
 //! | `self-signed` | off | [`tls::Identity::self_signed`], for tests and trials; turns `tls` on |
+//! | `tokio-util` | off | [`framing::Coded`]: any codec of tokio-util on a connection |
 //! | `tracing` | off | lifecycle events to the program's `tracing` subscriber, and once why io_uring is not used |
 //!
 //! [`TlsFault`], [`TlsAlert`] and [`CertificateFault`] are there without `tls` too, so that a match on reasons is the same everywhere.
@@ -117,9 +118,11 @@ mod endpoint;
 mod engine;
 mod error;
 pub mod event;
+pub mod framing;
 mod network;
 pub mod probe;
 mod proxy;
+mod relay;
 mod remote;
 mod resolve;
 mod runtime;
@@ -173,6 +176,11 @@ pub mod fuzzing {
         crate::tls::harness::drive(data);
     }
 
+    /// Reads `data` as frames, cut anywhere.
+    pub fn framing(data: &[u8]) {
+        crate::framing::check(data);
+    }
+
     /// Reads `data` as the beginning of a connection that comes through a proxy.
     pub fn proxy(data: &[u8]) {
         crate::proxy::check(data);
@@ -195,6 +203,7 @@ pub use error::{Bound, CloseReason, Deadline, Error, ErrorKind, ProxyFault, Resu
 pub use network::Network;
 pub use probe::probe;
 pub use proxy::Proxied;
+pub use relay::{Relay, RelayEnd, Relayed, relay};
 pub use remote::Remote;
 pub use runtime::{JoinHandle, Late, Sleep, Within, run, run_on, sleep, spawn, within};
 #[cfg(feature = "tls")]
