@@ -53,7 +53,6 @@ pub struct Connection {
 /// What both the whole connection and a half of it can do.
 macro_rules! common_methods {
     () => {
-        #[allow(dead_code, reason = "for features, each of which needs it of other types")]
         pub(crate) fn link(&self) -> &Rc<Link> {
             &self.link
         }
@@ -561,21 +560,39 @@ impl Future for RecvChunk<'_> {
 
 /// What all reads have in common.
 #[derive(Debug)]
-struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     link: &'a Rc<Link>,
     /// It was told that there is nothing yet, and the peer's silence counts.
     waiting: bool,
+    /// The peer may be silent for as long as it likes.
+    patient: bool,
     /// So many bytes of a message have come, and the rest of it is awaited.
-    begun: usize,
+    pub(crate) begun: usize,
 }
 
 impl<'a> Reader<'a> {
-    fn new(link: &'a Rc<Link>) -> Reader<'a> {
-        Reader { link, waiting: false, begun: 0 }
+    pub(crate) fn new(link: &'a Rc<Link>) -> Reader<'a> {
+        Reader { link, waiting: false, patient: false, begun: 0 }
+    }
+
+    /// One for which the peer's silence does not count.
+    pub(crate) fn patient(link: &'a Rc<Link>) -> Reader<'a> {
+        Reader { patient: true, ..Reader::new(link) }
+    }
+
+    pub(crate) fn link(&self) -> &'a Rc<Link> {
+        self.link
     }
 
     /// Takes what is there with `take`; `None` after the peer's end.
-    fn poll<T>(&mut self, cx: &Context<'_>, take: impl FnOnce(&mut Conn) -> T) -> Poll<Result<Option<T>>> {
+    pub(crate) fn poll<T>(
+        &mut self,
+        cx: &Context<'_>,
+        take: impl FnOnce(&mut Conn) -> T,
+    ) -> Poll<Result<Option<T>>> {
+        if self.patient {
+            return poll::read_patiently(self.link, cx, take);
+        }
         let polled = poll::read(self.link, cx, self.begun, take);
         self.waiting = polled.is_pending();
         polled

@@ -2,6 +2,7 @@
 //!
 //! An error names the operation, the address and the cause, and its kind says who can act on it.
 
+use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
@@ -82,6 +83,12 @@ pub(crate) enum Cause {
         received: usize,
         wanted: usize,
     },
+    /// The peer ended in the middle of a frame, of which so many bytes are here.
+    EndedInFrame {
+        received: usize,
+    },
+    /// What came, or is to be sent, is no frame.
+    Malformed(Cow<'static, str>),
     Option {
         name: &'static str,
         problem: String,
@@ -189,7 +196,9 @@ impl Error {
             Cause::Os(error) if error.kind() == io::ErrorKind::TimedOut => ErrorKind::Timeout,
             Cause::Os(_) => ErrorKind::System,
             Cause::TimedOut { .. } | Cause::Late { .. } => ErrorKind::Timeout,
-            Cause::Ended { .. } | Cause::Unreached { .. } => ErrorKind::Peer,
+            Cause::Ended { .. } | Cause::EndedInFrame { .. } | Cause::Unreached { .. } => ErrorKind::Peer,
+            Cause::Malformed(_) if self.0.operation == Operation::Send => ErrorKind::Caller,
+            Cause::Malformed(_) => ErrorKind::Peer,
             // Who the proxy takes us for is ours to say.
             Cause::Tunnel { kind: io::ErrorKind::PermissionDenied, .. } => ErrorKind::Caller,
             Cause::Tunnel { .. } => ErrorKind::Peer,
@@ -233,7 +242,7 @@ impl Error {
 
     /// Whether the peer ended its side before a whole message had come; see [`Error::partial`].
     pub fn is_ended(&self) -> bool {
-        matches!(self.0.cause, Cause::Ended { .. })
+        matches!(self.0.cause, Cause::Ended { .. } | Cause::EndedInFrame { .. })
     }
 
     /// Whether the connection was already closed; [`Error::close_reason`] tells why.
@@ -244,7 +253,7 @@ impl Error {
     /// How many bytes of a message that never came whole are there, still to be read with `recv`.
     pub fn partial(&self) -> Option<usize> {
         match self.0.cause {
-            Cause::Ended { received, .. } => Some(received),
+            Cause::Ended { received, .. } | Cause::EndedInFrame { received } => Some(received),
             _ => None,
         }
     }
@@ -463,6 +472,10 @@ impl fmt::Display for Cause {
             Cause::Ended { received, wanted } => {
                 write!(f, "the peer ended after {received} of {wanted} bytes")
             }
+            Cause::EndedInFrame { received } => {
+                write!(f, "the peer ended in the middle of a frame, after {received} bytes of it")
+            }
+            Cause::Malformed(problem) => f.write_str(problem),
             Cause::Option { name, problem } => write!(f, "option `{name}` {problem}"),
             Cause::Variable { name, problem } => write!(f, "environment variable `{name}`: {problem}"),
             Cause::Address { problem } | Cause::NotFound { problem } | Cause::Tunnel { problem, .. } => {

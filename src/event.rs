@@ -143,6 +143,10 @@ impl<'a> Connection<'a> {
         Connection { link }
     }
 
+    pub(crate) fn link(&self) -> &'a Rc<Link> {
+        self.link
+    }
+
     /// Queues `bytes` whole or not at all. What one call of the handler sends leaves together when it has returned; a large
     /// message with nothing queued before it leaves at once.
     ///
@@ -182,6 +186,15 @@ impl<'a> Connection<'a> {
             }
         };
         Err(Error::new(Operation::Send, cause).at(self.link.peer()))
+    }
+
+    /// Tells, in [`Handler::received`], that what is left is the beginning of a message of at least `bytes` bytes: so much of it
+    /// is received even if [`Limits::receive_buffer`](crate::Limits::receive_buffer) is less. Holds until the handler is
+    /// offered more.
+    ///
+    /// Memory grows with what has come, and not with what is said here. But the peer decides how much comes: bound it before.
+    pub fn expect(&mut self, bytes: usize) {
+        self.link.conn.borrow_mut().expect(bytes);
     }
 
     /// Bytes queued and not yet handed to the kernel.

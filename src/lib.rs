@@ -95,6 +95,7 @@
 //! | `tokio` | off | tokio's io traits for connections, and its runtime's context on workers: [`tokio`], [`Server::tokio`] |
 //! | `futures-io` | off | the io traits of futures-io for connections |
 //! | `hyper` | off | hyper 1.x on connections, with a timer and an executor: [`hyper`] |
+//! | `tokio-util` | off | [`framing::Coded`]: any codec of tokio-util on a connection |
 //! | `tracing` | off | lifecycle events to the program's `tracing` subscriber, and once why io_uring is not used |
 //!
 //! [`TlsFault`], [`TlsAlert`] and [`CertificateFault`] are there without `tls` too, so that a match on reasons is the same everywhere.
@@ -122,10 +123,12 @@ mod endpoint;
 mod engine;
 mod error;
 pub mod event;
+pub mod framing;
 mod network;
 mod poll;
 pub mod probe;
 mod proxy;
+mod relay;
 mod remote;
 mod resolve;
 mod runtime;
@@ -184,6 +187,11 @@ pub mod fuzzing {
         crate::client::check_proxies(data);
     }
 
+    /// Reads `data` as frames, cut anywhere.
+    pub fn framing(data: &[u8]) {
+        crate::framing::check(data);
+    }
+
     /// Reads `data` as the beginning of a connection that comes through a proxy.
     pub fn proxy(data: &[u8]) {
         crate::proxy::check(data);
@@ -210,6 +218,7 @@ pub use error::{Bound, CloseReason, Deadline, Error, ErrorKind, ProxyFault, Resu
 pub use network::Network;
 pub use probe::probe;
 pub use proxy::Proxied;
+pub use relay::{Relay, RelayEnd, Relayed, relay};
 pub use remote::Remote;
 pub use runtime::{JoinHandle, Late, Sleep, Within, run, run_on, sleep, spawn, within};
 #[cfg(feature = "tls")]

@@ -18,6 +18,29 @@ pub(crate) fn read<T>(
     begun: usize,
     take: impl FnOnce(&mut Conn) -> T,
 ) -> Poll<Result<Option<T>>> {
+    let read = read_patiently(link, cx, take);
+    if read.is_pending() {
+        let now = link.worker.now();
+        let mut conn = link.conn.borrow_mut();
+        conn.await_reading(now);
+        if begun > 0 {
+            conn.await_rest(begun, now);
+        }
+        let urgent = conn.take_urgent_deadline();
+        drop(conn);
+        if let Some(at) = urgent {
+            link.worker.retime(link, at);
+        }
+    }
+    read
+}
+
+/// The same for one who lets the peer be silent for as long as it likes.
+pub(crate) fn read_patiently<T>(
+    link: &Rc<Link>,
+    cx: &Context<'_>,
+    take: impl FnOnce(&mut Conn) -> T,
+) -> Poll<Result<Option<T>>> {
     let mut conn = link.conn.borrow_mut();
     match conn.readable() {
         Ok(Readable::Bytes(_)) => {
@@ -31,16 +54,7 @@ pub(crate) fn read<T>(
         }
         Ok(Readable::Ended) => Poll::Ready(Ok(None)),
         Ok(Readable::NotYet) => {
-            conn.await_reading(link.worker.now());
-            if begun > 0 {
-                conn.await_rest(begun, link.worker.now());
-            }
-            let urgent = conn.take_urgent_deadline();
-            drop(conn);
             link.reader.register(&link.worker.tasks, cx);
-            if let Some(at) = urgent {
-                link.worker.retime(link, at);
-            }
             Poll::Pending
         }
         Err(reason) => Poll::Ready(Err(closed(link, Operation::Receive, reason))),

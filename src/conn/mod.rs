@@ -54,7 +54,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::config::{Deadlines, Limits, WhenFull};
-use crate::engine::buffer::{Chunk, Outgoing, PIECE_SIZE, PiecePool};
+use crate::engine::buffer::{Chunk, Held, Outgoing, PIECE_SIZE, PiecePool};
 use crate::error::{Bound, CloseReason, Deadline};
 use crate::time::Time;
 use crate::tls::{BUFFERFUL, Session};
@@ -97,6 +97,8 @@ pub(crate) struct Conn {
     news: News,
     /// What is unread is the beginning of a message, and a handler waits for the rest.
     incomplete: bool,
+    /// How long the message is at least whose beginning a handler has left, if it has said so.
+    expected: u32,
     /// Somebody was told to wait until the queue has drained to its low mark.
     blocked: bool,
     /// Somebody waits for an empty queue.
@@ -327,7 +329,12 @@ impl Conn {
 
     /// Whether the inbox holds all that it may.
     pub(crate) fn is_full(&self) -> bool {
-        self.inbox.len() >= self.profile.limits.receive_buffer
+        self.inbox.len() >= self.profile.limits.receive_buffer.max(self.expected as usize)
+    }
+
+    /// What counts the bytes that it holds by other means than its queues.
+    pub(crate) fn held(&self) -> &Rc<Held> {
+        self.profile.pieces.count()
     }
 
     /// Whether nothing more is to be received for now. Where memory is short that is so with any unread byte, unless a
@@ -403,6 +410,7 @@ impl Conn {
             hung_up: false,
             news: News::default(),
             incomplete: false,
+            expected: 0,
             blocked: false,
             flush_awaited: false,
             handed_at: Time::NEVER,
@@ -453,8 +461,28 @@ impl Conn {
         self.inbox.take()
     }
 
+    /// Takes a chunk that may be a part of a message, whose end is told by [`Conn::message_over`].
+    pub(crate) fn take_part(&mut self) -> Option<Chunk> {
+        if self.is_full() {
+            // The peer had to wait for this side.
+            self.clock.message_over();
+        }
+        self.inbox.take()
+    }
+
+    /// The message that was under way has come whole.
+    pub(crate) fn message_over(&mut self) {
+        self.clock.message_over();
+    }
+
+    /// What a handler leaves is the beginning of a message of at least so many bytes: all of them have to find room.
+    pub(crate) fn expect(&mut self, bytes: usize) {
+        self.expected = u32::try_from(bytes).unwrap_or(u32::MAX);
+    }
+
     pub(crate) fn take_joined(&mut self) -> Option<Chunk> {
         self.incomplete = false;
+        self.expected = 0;
         self.inbox.take_joined()
     }
 
