@@ -518,7 +518,7 @@ pub(crate) fn plain(error: &io::Error) -> String {
 }
 
 /// Errors that the other end or the path to it causes.
-fn is_network(kind: io::ErrorKind) -> bool {
+pub(crate) fn is_network(kind: io::ErrorKind) -> bool {
     matches!(
         kind,
         io::ErrorKind::ConnectionRefused

@@ -106,9 +106,16 @@ pub(crate) struct Connect {
     /// The server: HOST:PORT or unix:/PATH.
     #[arg(value_name = "ADDRESS")]
     pub(crate) server: String,
-    /// How long connecting may take, looking up the name included.
+    /// How long connecting may take, with looking up the name, a proxy's answer and TLS.
     #[arg(long, value_name = "D", default_value = "10s", value_parser = humantime::parse_duration)]
     pub(crate) timeout: Duration,
+    /// Connect from this address of this machine, ADDRESS or ADDRESS:PORT.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) bind: Option<String>,
+    /// Connect through this proxy: socks5://[USER:PASSWORD@]HOST[:PORT] or http://[USER:PASSWORD@]HOST:PORT. It looks the
+    /// server's name up. Others on this machine can read what stands on a command line.
+    #[arg(long, value_name = "URL")]
+    pub(crate) proxy: Option<String>,
     /// What carries the connection: auto, uring or readiness; `wharf probe` tells what works.
     #[arg(long, value_name = "ENGINE", default_value_t = Backend::Auto)]
     pub(crate) backend: Backend,

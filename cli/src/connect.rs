@@ -19,9 +19,9 @@ use std::time::Duration;
 
 use async_channel::{Receiver, Sender};
 use futures_lite::{FutureExt, future};
-use wharf::{Client, Connection, Deadlines, ReadHalf, SocketOptions, WriteHalf};
+use wharf::{Client, Connection, Deadlines, Proxy, ReadHalf, SocketOptions, WriteHalf};
 
-use crate::args::Connect;
+use crate::args::{Args, Connect};
 use crate::client_tls;
 use crate::exit::{self, Failure, note};
 
@@ -39,6 +39,11 @@ pub(crate) fn run(args: &Connect) -> Result<(), Failure> {
         .connect_within(args.timeout)
         .deadlines(Deadlines::for_clients().write(None))
         .sockets(SocketOptions::default().user_timeout(None));
+    let client = match &args.bind {
+        Some(address) => client.bind(address),
+        None => client,
+    };
+    let client = client.proxy(args.proxy.as_deref().map(proxy));
     let client = match &connector {
         Some(connector) => client.tls(connector),
         None => client,
@@ -51,8 +56,24 @@ pub(crate) fn run(args: &Connect) -> Result<(), Failure> {
     relayed?
 }
 
+/// The parser of the command line would repeat the password.
+fn proxy(url: &str) -> Proxy {
+    Proxy::parse(url).unwrap_or_else(|error| Args::refuse(&of_option("proxy", error).to_string()))
+}
+
+/// An error about an option of the client's, in terms of the command line.
+fn of_option(name: &str, error: wharf::Error) -> Failure {
+    match error.to_string().strip_prefix(&format!("start: option `{name}` ")) {
+        Some(problem) => Failure::Found(format!("--{name} {problem}")),
+        None => Failure::Wharf(error),
+    }
+}
+
 async fn relay(client: Client, received: Sender<Vec<u8>>, verbose: bool) -> Result<(), Failure> {
-    let conn = client.open().await?;
+    let conn = client.open().await.map_err(|error| match of_option("bind", error) {
+        Failure::Wharf(error) => of_option("proxy", error),
+        failure => failure,
+    })?;
     if verbose {
         tell(&conn);
     }

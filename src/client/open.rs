@@ -1,7 +1,7 @@
 //! The way from an address to a connection: look-up, race of the addresses, proxy, TLS. The deadline is the caller's.
 
 use std::future::poll_fn;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -17,7 +17,7 @@ use crate::config::SocketOptions;
 use crate::conn::{Conn, Profile};
 use crate::connection::Connection;
 use crate::endpoint::{Endpoint, Host, local};
-use crate::error::{Cause, CloseReason, Error, Operation, Result};
+use crate::error::{Cause, CloseReason, Error, Operation, Result, is_network};
 use crate::resolve;
 use crate::runtime::{self, Sleep};
 use crate::time::Time;
@@ -262,7 +262,7 @@ async fn attempt_once(
     profile: &Rc<Profile>,
     options: &SocketOptions,
 ) -> Result<Connection, Cause> {
-    let link = worker.connect(peer, profile, options).map_err(Cause::Os)?;
+    let link = worker.connect(peer, profile, options).map_err(at_once)?;
     // Dropping the connection closes the link, also when this future is dropped.
     let conn = Connection::new(link.clone());
     poll_fn(|cx| {
@@ -282,6 +282,14 @@ async fn attempt_once(
         return Err(refusal(CloseReason::Network(ErrorKind::ConnectionRefused)));
     }
     Ok(conn)
+}
+
+/// An engine may tell at once what another one tells later: it is told in the same words.
+fn at_once(error: io::Error) -> Cause {
+    match error.kind() {
+        kind if error.raw_os_error().is_some() && is_network(kind) => Cause::Os(kind.into()),
+        _ => Cause::Os(error),
+    }
 }
 
 /// What a connection that ended before it was ready is told as.

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpListener};
 use std::process::Stdio;
 use std::thread;
 
@@ -184,4 +184,62 @@ fn sigint_exits_130() {
 
 fn start(address: &str) -> Process {
     Process::start(wharf(["connect", address]).stdout(Stdio::piped()))
+}
+
+#[test]
+fn it_connects_from_the_address_that_it_is_given() {
+    let (listener, address) = listen();
+    let mut process = Process::start(&mut wharf(["connect", &address, "--bind", "127.0.0.9"]));
+    let mut peer = accept(listener);
+    assert_eq!(peer.peer_addr().unwrap().ip().to_string(), "127.0.0.9");
+    process.stdin().write_all(b"x").unwrap();
+    peer.read_exact(&mut [0; 1]).unwrap();
+    drop(peer);
+    process.outcome();
+    let outcome = Process::run(&mut wharf(["connect", &address, "--bind", "here"]), Vec::new());
+    let expected =
+        "wharf: --bind is `here`; it must be ADDRESS, ADDRESS:PORT or [ADDRESS]:PORT, of this machine\n";
+    assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(1), expected));
+    let outcome = Process::run(&mut wharf(["connect", "[::1]:1", "--bind", "127.0.0.1"]), Vec::new());
+    assert!(outcome.stderr.starts_with("wharf: --bind is an IPv4 address"), "{outcome:?}");
+}
+
+/// A proxy for one connection: takes a SOCKS5 client that is `user` with `secret`, and then speaks as the target.
+fn socks5(listener: TcpListener) -> thread::JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let mut peer = accept(listener);
+        let mut expect = |expected: &[u8], answer: &[u8]| {
+            let mut told = vec![0; expected.len()];
+            peer.read_exact(&mut told).unwrap();
+            assert_eq!(told, expected);
+            peer.write_all(answer).unwrap();
+        };
+        expect(b"\x05\x02\x00\x02", b"\x05\x02");
+        expect(b"\x01\x04user\x06secret", b"\x01\x00");
+        expect(b"\x05\x01\x00\x03\x0bhidden.test\x12\x67", b"\x05\x00\x00\x01\0\0\0\0\0\0through");
+        let mut input = Vec::new();
+        peer.read_to_end(&mut input).unwrap();
+        input
+    })
+}
+
+#[test]
+fn it_goes_through_a_proxy() {
+    let (listener, address) = listen();
+    let proxy = socks5(listener);
+    let url = format!("socks5://user:secret@{address}");
+    let outcome =
+        Process::run(&mut wharf(["connect", "hidden.test:4711", "--proxy", &url]), b"input".to_vec());
+    assert_eq!((outcome.code, outcome.stdout.as_slice()), (Some(0), &b"through"[..]), "{outcome:?}");
+    assert_eq!(proxy.join().unwrap(), b"input");
+    // What refuses is told, and which proxy that is; who we are is not.
+    let outcome = Process::run(&mut wharf(["connect", "hidden.test:4711", "--proxy", &url]), Vec::new());
+    let expected =
+        format!("wharf: connect to hidden.test:4711 through socks5://{address}: connection refused\n");
+    assert_eq!((outcome.code, outcome.stderr), (Some(1), expected));
+    let outcome =
+        Process::run(&mut wharf(["connect", "a.test:1", "--proxy", "ftp://user:secret@b.test"]), Vec::new());
+    assert_eq!(outcome.code, Some(2));
+    assert!(outcome.stderr.contains("--proxy must be socks5://"), "{outcome:?}");
+    assert!(!outcome.stderr.contains("secret"), "{outcome:?}");
 }
