@@ -48,13 +48,12 @@ mod state;
 mod tests;
 
 use std::io;
-use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::config::{Deadlines, Limits, WhenFull};
-use crate::engine::buffer::{Chunk, Outgoing, PIECE_SIZE, PiecePool};
+use crate::engine::buffer::{Chunk, Outgoing, PIECE_SIZE, PiecePool, Received};
 use crate::error::{Bound, CloseReason, Deadline};
 use crate::time::Time;
 use crate::tls::{BUFFERFUL, Session};
@@ -72,24 +71,24 @@ const COPY_MAX: usize = 1024;
 
 /// What the connections of one server, or one client's, have in common on one worker.
 #[derive(Debug)]
-pub(crate) struct Profile {
+pub(crate) struct Profile<C: Received = Chunk> {
     pub(crate) limits: Limits,
     pub(crate) deadlines: Deadlines,
     /// Where the buffers of their send queues come from.
-    pub(crate) pieces: Rc<PiecePool>,
+    pub(crate) pieces: C::Shared<PiecePool>,
 }
 
 #[derive(Debug)]
-pub(crate) struct Conn {
+pub(crate) struct Conn<C: Received = Chunk> {
     phase: Phase,
     reading: Reading,
     writing: Writing,
-    inbox: Inbox,
+    inbox: Inbox<C>,
     outbox: Outbox,
     clock: Clock,
-    profile: Rc<Profile>,
+    profile: C::Shared<Profile<C>>,
     /// What protects its bytes, if anything does.
-    tls: Option<Box<Session>>,
+    tls: Option<Box<Session<C>>>,
     /// What the engine was told last: whether to receive.
     armed: bool,
     /// The peer's end is known, or this one's is certain: whoever waited for that was told.
@@ -239,7 +238,7 @@ pub struct Counts {
 }
 
 // Getters.
-impl Conn {
+impl<C: Received> Conn<C> {
     pub(crate) fn counts(&self) -> Counts {
         self.counts
     }
@@ -388,8 +387,8 @@ impl Conn {
 }
 
 // Commands: what handlers ask for.
-impl Conn {
-    pub(crate) fn new(profile: Rc<Profile>, now: Time) -> Conn {
+impl<C: Received> Conn<C> {
+    pub(crate) fn new(profile: C::Shared<Profile<C>>, now: Time) -> Conn<C> {
         Conn {
             phase: Phase::Connecting,
             reading: Reading::Open,
@@ -441,12 +440,12 @@ impl Conn {
         n
     }
 
-    pub(crate) fn take_chunk(&mut self) -> Option<Chunk> {
+    pub(crate) fn take_chunk(&mut self) -> Option<C> {
         self.clock.message_over();
         self.inbox.take()
     }
 
-    pub(crate) fn take_joined(&mut self) -> Option<Chunk> {
+    pub(crate) fn take_joined(&mut self) -> Option<C> {
         self.incomplete = false;
         self.inbox.take_joined()
     }
@@ -457,13 +456,13 @@ impl Conn {
     }
 
     /// Keeps received bytes that no handler has seen yet.
-    pub(crate) fn keep(&mut self, chunk: Chunk) {
+    pub(crate) fn keep(&mut self, chunk: C) {
         self.inbox.push(chunk);
     }
 
     /// Keeps what a handler left of the bytes that it was offered: the beginning of a message. It is the next one if some
     /// of them were `consumed`.
-    pub(crate) fn leave(&mut self, chunk: Chunk, consumed: usize, now: Time) {
+    pub(crate) fn leave(&mut self, chunk: C, consumed: usize, now: Time) {
         if consumed > 0 {
             self.clock.message_over();
         }
@@ -686,7 +685,7 @@ impl Conn {
 }
 
 // Inputs: what the engine reported and what time has passed.
-impl Conn {
+impl<C: Received> Conn<C> {
     pub(crate) fn connected(&mut self, now: Time) {
         if self.phase == Phase::Connecting {
             self.phase = Phase::Open;
@@ -713,7 +712,7 @@ impl Conn {
     }
 
     /// Queues what came for the reader, who has to be told.
-    pub(crate) fn deliver(&mut self, chunk: Chunk) {
+    pub(crate) fn deliver(&mut self, chunk: C) {
         self.inbox.push(chunk);
     }
 
@@ -895,7 +894,7 @@ impl Conn {
 }
 
 // Outputs.
-impl Conn {
+impl<C: Received> Conn<C> {
     /// What the engine has to do next.
     #[inline]
     pub(crate) fn next_action(&mut self, now: Time) -> Option<Action> {
