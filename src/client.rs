@@ -40,13 +40,13 @@ const FULL_RETRY: Duration = Duration::from_millis(5);
 /// ```
 #[derive(Clone, Debug)]
 pub struct Client {
-    address: String,
-    limits: Limits,
-    deadlines: Deadlines,
-    sockets: SocketOptions,
-    within: Duration,
+    pub(crate) address: String,
+    pub(crate) limits: Limits,
+    pub(crate) deadlines: Deadlines,
+    pub(crate) sockets: SocketOptions,
+    pub(crate) within: Duration,
     #[cfg(feature = "tls")]
-    connector: Option<Connector>,
+    pub(crate) connector: Option<Connector>,
 }
 
 impl Client {
@@ -140,6 +140,23 @@ impl Client {
     /// When polled outside a handler and outside [`run`](crate::run).
     pub fn open(&self) -> Connect {
         Connect { client: self.clone() }
+    }
+
+    /// Connects in the [blocking style](crate::blocking): waits on the caller's thread, within the same deadline.
+    ///
+    /// # Errors
+    /// As [`Client::open`].
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    ///
+    /// let client = wharf::Client::new("localhost:7788").connect_within(Duration::from_secs(3));
+    /// let mut conn = client.open_blocking()?;
+    /// conn.send(b"ping")?;
+    /// # Ok::<(), wharf::Error>(())
+    /// ```
+    pub fn open_blocking(&self) -> Result<crate::blocking::Connection> {
+        crate::blocking::open(self)
     }
 }
 

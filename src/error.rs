@@ -21,6 +21,8 @@ struct Inner {
     operation: Operation,
     target: Option<String>,
     cause: Cause,
+    /// How much of a message was not sent, where that is known.
+    unsent: Option<usize>,
 }
 
 /// Who can act on an error.
@@ -117,7 +119,7 @@ pub(crate) enum Cause {
 
 impl Error {
     pub(crate) fn new(operation: Operation, cause: Cause) -> Error {
-        Error(Box::new(Inner { operation, target: None, cause }))
+        Error(Box::new(Inner { operation, target: None, cause, unsent: None }))
     }
 
     pub(crate) fn os(operation: Operation, error: io::Error) -> Error {
@@ -130,6 +132,11 @@ impl Error {
 
     pub(crate) fn at(mut self, target: impl fmt::Display) -> Error {
         self.0.target = Some(target.to_string());
+        self
+    }
+
+    pub(crate) fn unsending(mut self, bytes: usize) -> Error {
+        self.0.unsent = Some(bytes);
         self
     }
 
@@ -217,6 +224,13 @@ impl Error {
         }
     }
 
+    /// How many bytes at the end of a message were not sent, if it was
+    /// [`blocking::Connection::send`](crate::blocking::Connection::send) that failed: those before them are the kernel's, or, with TLS,
+    /// sealed and queued.
+    pub fn unsent(&self) -> Option<usize> {
+        self.0.unsent
+    }
+
     /// Why the connection had ended, if this error is due to that.
     pub fn close_reason(&self) -> Option<CloseReason> {
         match self.0.cause {
@@ -249,7 +263,7 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { operation, target, cause } = &*self.0;
+        let Inner { operation, target, cause, unsent: _ } = &*self.0;
         match target {
             Some(target) => write!(f, "{}{} {target}: {cause}", operation.name(), operation.preposition()),
             None => write!(f, "{}: {cause}", operation.name()),

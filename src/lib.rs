@@ -109,6 +109,7 @@ struct Readme;
 mod trace;
 
 mod address;
+pub mod blocking;
 mod client;
 mod config;
 mod conn;

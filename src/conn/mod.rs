@@ -36,6 +36,7 @@
 //! way a failure may still become the reason; if none does, the side that ended first gives it.
 
 mod deadline;
+mod direct;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod harness;
 mod inbox;

@@ -195,7 +195,7 @@ impl<C: Received> Conn<C> {
     }
 
     /// Whether TLS lets nothing through for now, whatever room there is.
-    pub(super) fn is_held_back(&self) -> bool {
+    pub(crate) fn is_held_back(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| tls.holds_back())
     }
 
