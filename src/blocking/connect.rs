@@ -68,9 +68,7 @@ pub(crate) fn open(client: &Client) -> Result<Connection> {
 fn candidates(endpoint: &Endpoint, within: Duration) -> Option<Result<Vec<Address>, Cause>> {
     match &endpoint.host {
         Host::Unix(name) => Some(Ok(vec![Address::Unix(name.clone())])),
-        Host::Ip(_) | Host::Scoped(_) => {
-            Some(Ok(endpoint.literal().into_iter().map(Address::Ip).collect()))
-        }
+        Host::Ip(_) | Host::Scoped(_) => Some(Ok(endpoint.literal().into_iter().map(Address::Ip).collect())),
         Host::Name(name) => {
             let found = wait_for(resolve::lookup(name, endpoint.port), within)?;
             Some(found.map(|found| found.into_iter().map(Address::Ip).collect()))
@@ -79,7 +77,12 @@ fn candidates(endpoint: &Endpoint, within: Duration) -> Option<Result<Vec<Addres
 }
 
 /// Connects to one address, with TLS if the client wants that.
-fn attempt(client: &Client, endpoint: &Endpoint, peer: &Address, within: Duration) -> Result<Connection, Cause> {
+fn attempt(
+    client: &Client,
+    endpoint: &Endpoint,
+    peer: &Address,
+    within: Duration,
+) -> Result<Connection, Cause> {
     let began = Instant::now();
     let socket = connected(peer, &client.sockets, within)?;
     let line = Line::new(socket, peer.clone(), &client.limits, &client.deadlines).map_err(Cause::Os)?;
@@ -94,7 +97,12 @@ fn attempt(client: &Client, endpoint: &Endpoint, peer: &Address, within: Duratio
 }
 
 #[cfg(feature = "tls")]
-fn secure(client: &Client, endpoint: &Endpoint, conn: &mut Connection, within: Duration) -> Result<(), Cause> {
+fn secure(
+    client: &Client,
+    endpoint: &Endpoint,
+    conn: &mut Connection,
+    within: Duration,
+) -> Result<(), Cause> {
     let Some(connector) = &client.connector else { return Ok(()) };
     let host = endpoint.server_name();
     let mut conn = conn.within(within);

@@ -269,7 +269,8 @@ impl Connection {
     /// # Errors
     /// If the system has no descriptors for it.
     pub fn remote(&mut self) -> Result<Remote> {
-        let watch = self.line.watch().map_err(|error| self.line.failed(Operation::Handle, Cause::Os(error)))?;
+        let watch =
+            self.line.watch().map_err(|error| self.line.failed(Operation::Handle, Cause::Os(error)))?;
         Ok(Remote::new(watch, self.peer_addr()))
     }
 

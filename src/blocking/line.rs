@@ -10,8 +10,8 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -419,9 +419,12 @@ impl Line {
     /// Hands `bytes` to the kernel, and leaves in them what is not its yet.
     #[inline]
     pub(super) fn send(&mut self, bytes: &mut &[u8], until: Option<Until>) -> Result<Step<()>> {
-        let unsent = bytes.len();
         let step = self.send_some(bytes, until);
-        step.map_err(|error| error.unsending(bytes.len().min(unsent)))
+        step.map_err(|error| {
+            // What the kernel has not taken is the caller's again, and waits no longer.
+            self.conn.caught_up();
+            error.unsending(bytes.len())
+        })
     }
 
     fn send_some(&mut self, bytes: &mut &[u8], until: Option<Until>) -> Result<Step<()>> {
@@ -665,6 +668,7 @@ impl Line {
     ) -> Result<Step<()>> {
         loop {
             self.heed();
+            self.look_for_failure();
             self.advance();
             let end = self.conn.final_reason();
             let left = match (self.delivered_so_far(), end) {
@@ -688,6 +692,14 @@ impl Line {
             let until = Some(deadline.map_or(look, |at| at.min(look)));
             let write = self.conn.has_to_send();
             return Ok(Step::Wait(Wanted { read: false, write, drain: false, until }));
+        }
+    }
+
+    /// Nobody may be about to receive or to send, and so to learn that the connection broke.
+    fn look_for_failure(&mut self) {
+        if let Some(error) = self.socket.as_ref().and_then(|socket| socket::failure(socket.as_fd())) {
+            let now = self.now();
+            self.conn.broke(&error, now);
         }
     }
 
@@ -808,7 +820,9 @@ impl Line {
                     }
                 }
                 Action::Shutdown => {
-                    if let Some(Err(error)) = self.socket.as_ref().map(|socket| socket::shutdown(socket.as_fd())) {
+                    if let Some(Err(error)) =
+                        self.socket.as_ref().map(|socket| socket::shutdown(socket.as_fd()))
+                    {
                         self.conn.broke(&error, now);
                     }
                 }
@@ -871,7 +885,12 @@ impl Line {
     /// Until when an operation may wait from now on. An error if it is late; `None` if a deadline of the connection has passed,
     /// which has been acted on.
     #[inline]
-    fn in_time(&mut self, now: Time, until: Option<Until>, operation: Operation) -> Result<Option<Option<Time>>> {
+    fn in_time(
+        &mut self,
+        now: Time,
+        until: Option<Until>,
+        operation: Operation,
+    ) -> Result<Option<Option<Time>>> {
         let next = self.next_deadline();
         if next.is_some_and(|at| at <= now) {
             self.expire(now);

@@ -108,7 +108,10 @@ impl Listener {
     pub fn limits(mut self, limits: Limits) -> Result<Listener> {
         limits.validate()?;
         if limits.memory.is_some() {
-            return Err(Error::option("memory", "is for `Server`: in the blocking style `threads` is the bound"));
+            return Err(Error::option(
+                "memory",
+                "is for `Server`: in the blocking style `threads` is the bound",
+            ));
         }
         self.limits = limits;
         Ok(self)
@@ -189,7 +192,8 @@ impl Listener {
                 Err(error) => match self.trouble.meet(&error) {
                     Remedy::Retry => continue,
                     Remedy::Pause(pause) => {
-                        let left = until.map_or(pause, |until| until.saturating_duration_since(Instant::now()));
+                        let left =
+                            until.map_or(pause, |until| until.saturating_duration_since(Instant::now()));
                         thread::sleep(pause.min(left));
                     }
                     Remedy::None => return Err(Error::os(Operation::Listen, error).at(&self.address)),

@@ -63,13 +63,8 @@ where
     let failed = |error| Error::os(Operation::Start, error);
     let max = listener.limits.connections.map_or(listener.threads, |max| max.min(listener.threads));
     let desk = Desk::new(listener.access.clone(), listener.limits.clone(), max);
-    let books = Books {
-        desk,
-        connections: 0,
-        stats: Stats::default(),
-        drain_until: None,
-        phase: Phase::Serving,
-    };
+    let books =
+        Books { desk, connections: 0, stats: Stats::default(), drain_until: None, phase: Phase::Serving };
     let shared = Arc::new(Shared {
         address: listener.local_addr(),
         started: Instant::now(),
@@ -78,7 +73,8 @@ where
         changed: Condvar::new(),
         handler: Box::new(handler),
     });
-    let acceptor = Acceptor { listener, shared: shared.clone(), pool: Pool::new(String::from("wharf-conn"), max) };
+    let acceptor =
+        Acceptor { listener, shared: shared.clone(), pool: Pool::new(String::from("wharf-conn"), max) };
     let thread = thread::Builder::new().name(String::from("wharf-accept"));
     thread.spawn(move || acceptor.run()).map_err(failed)?;
     Ok(ServerHandle { shared })
@@ -319,7 +315,8 @@ impl Shared {
     fn see_off(&self) {
         let mut books = self.books();
         while books.connections > 0 {
-            let left = books.drain_until.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
+            let left =
+                books.drain_until.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
             if left.is_zero() && !self.places.is_stopped() {
                 drop(books);
                 self.places.stop();
@@ -330,12 +327,14 @@ impl Shared {
         }
     }
 
-    fn await_change<'a>(&'a self, books: MutexGuard<'a, Books>, left: Option<Duration>) -> MutexGuard<'a, Books> {
+    fn await_change<'a>(
+        &'a self,
+        books: MutexGuard<'a, Books>,
+        left: Option<Duration>,
+    ) -> MutexGuard<'a, Books> {
         match left {
             None => self.changed.wait(books).unwrap_or_else(PoisonError::into_inner),
-            Some(left) => {
-                self.changed.wait_timeout(books, left).unwrap_or_else(PoisonError::into_inner).0
-            }
+            Some(left) => self.changed.wait_timeout(books, left).unwrap_or_else(PoisonError::into_inner).0,
         }
     }
 
