@@ -399,9 +399,9 @@ fn another_thread_ends_a_receive() {
             (error.close_reason(), conn.close())
         });
         if resets {
-            remote.reset()
+            remote.reset();
         } else {
-            remote.close()
+            remote.close();
         }
         let read = socket.read(&mut [0; 4]).map_err(|error| error.kind());
         assert_eq!(read, if resets { Err(IoErrorKind::ConnectionReset) } else { Ok(0) });

@@ -119,10 +119,10 @@ fn secure(_: &Client, _: &Endpoint, _: &mut Connection, _: Duration) -> Result<(
 fn connected(peer: &Address, options: &SocketOptions, within: Duration) -> Result<OwnedFd, Cause> {
     let began = Instant::now();
     let left = || within.saturating_sub(began.elapsed());
-    let (socket, address) = loop {
+    let socket = loop {
         let (socket, address) = socket::for_peer(peer, options).map_err(Cause::Os)?;
         match socket::connect(socket.as_fd(), &address) {
-            Ok(()) => break (socket, address),
+            Ok(()) => break socket,
             // A full backlog, which over TCP makes a client wait; a Unix socket says so instead (connect(2), EAGAIN).
             Err(error) if error.kind() == ErrorKind::WouldBlock && !left().is_zero() => {
                 thread::sleep(FULL_RETRY.min(left()));
@@ -133,7 +133,6 @@ fn connected(peer: &Address, options: &SocketOptions, within: Duration) -> Resul
             Err(error) => return Err(Cause::Os(error)),
         }
     };
-    drop(address);
     loop {
         let mut fds = [PollFd::new(&socket, PollFlags::OUT)];
         let ready = poll(&mut fds, Timespec::try_from(left()).ok().as_ref());

@@ -444,7 +444,7 @@ impl Within<'_> {
     /// As there; and if the deadline passes.
     pub fn ready(&mut self) -> Result<bool> {
         let until = self.until;
-        self.line.drive(|line| line.ready(until))
+        self.line.drive(|line| line.ready(until, true))
     }
 
     /// As [`Connection::send`].

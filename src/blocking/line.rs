@@ -264,28 +264,30 @@ impl Line {
 
     /// The next block of what is there, or `None` at the end.
     pub(super) fn recv_block(&mut self, until: Option<Until>, alone: bool) -> Result<Step<Option<Block>>> {
-        loop {
-            if self.conn.unread() > 0 {
-                let block = self.conn.take_chunk();
-                self.conn.stop_awaiting();
-                return Ok(Step::Done(block));
-            }
+        if self.conn.reads_past_inbox() {
             let mut scratch = self.take_scratch();
             let step = self.recv(&mut scratch, false, 0, until, alone);
-            let block = match &step {
-                Ok(Step::Done(n)) if *n > 0 => Some(Block::copied(&scratch[..*n])),
-                _ => None,
+            let received = match step {
+                Ok(Step::Done(n)) => Ok(Step::Done((n > 0).then(|| Block::copied(&scratch[..n])))),
+                Ok(Step::Wait(wanted)) => Ok(Step::Wait(wanted)),
+                Err(error) => Err(error),
             };
             self.scratch = scratch;
-            match step? {
-                Step::Done(_) => return Ok(Step::Done(block)),
-                Step::Wait(wanted) => return Ok(Step::Wait(wanted)),
+            return received;
+        }
+        match self.ready(until, false)? {
+            Step::Done(_) => {
+                let block = self.conn.take_chunk();
+                self.conn.stop_awaiting();
+                Ok(Step::Done(block))
             }
+            Step::Wait(wanted) => Ok(Step::Wait(wanted)),
         }
     }
 
-    /// Waits for the first byte, the end or a failure, without taking anything; `false` if the server drains before.
-    pub(super) fn ready(&mut self, until: Option<Until>) -> Result<Step<bool>> {
+    /// Waits for the first byte, the end or a failure, without taking anything; `false` if the server drains before, where that
+    /// `ends` the wait.
+    pub(super) fn ready(&mut self, until: Option<Until>, ends: bool) -> Result<Step<bool>> {
         loop {
             self.heed();
             match self.conn.readable() {
@@ -293,7 +295,7 @@ impl Line {
                 Ok(_) => return Ok(Step::Done(true)),
                 Err(reason) => return Err(self.closed(Operation::Receive, reason)),
             }
-            if self.place.as_ref().is_some_and(|place| place.is_draining()) {
+            if ends && self.place.as_ref().is_some_and(|place| place.is_draining()) {
                 return Ok(Step::Done(false));
             }
             let now = self.now();
@@ -308,7 +310,7 @@ impl Line {
             self.scratch = scratch;
             if let Tried::Nothing = tried {
                 let Step::Wait(mut wanted) = self.wait_to_read::<()>(deadline) else { continue };
-                wanted.drain = true;
+                wanted.drain = ends;
                 return Ok(Step::Wait(wanted));
             }
         }
