@@ -26,6 +26,8 @@ struct Inner {
     operation: Operation,
     target: Option<String>,
     cause: Cause,
+    /// How much of a message was not sent, where that is known.
+    unsent: Option<usize>,
 }
 
 /// Who can act on an error.
@@ -151,7 +153,7 @@ pub(crate) struct Attempt {
 
 impl Error {
     pub(crate) fn new(operation: Operation, cause: Cause) -> Error {
-        Error(Arc::new(Inner { operation, target: None, cause }))
+        Error(Arc::new(Inner { operation, target: None, cause, unsent: None }))
     }
 
     pub(crate) fn os(operation: Operation, error: io::Error) -> Error {
@@ -163,10 +165,22 @@ impl Error {
     }
 
     pub(crate) fn at(mut self, target: impl fmt::Display) -> Error {
-        let inner = Arc::get_mut(&mut self.0);
-        debug_assert!(inner.is_some(), "an error has its address before anybody else has the error");
-        if let Some(inner) = inner {
+        if let Some(inner) = self.new_inner() {
             inner.target = Some(target.to_string());
+        }
+        self
+    }
+
+    /// What it says, to be added to.
+    fn new_inner(&mut self) -> Option<&mut Inner> {
+        let inner = Arc::get_mut(&mut self.0);
+        debug_assert!(inner.is_some(), "an error is whole before anybody else has it");
+        inner
+    }
+
+    pub(crate) fn unsending(mut self, bytes: usize) -> Error {
+        if let Some(inner) = self.new_inner() {
+            inner.unsent = Some(bytes);
         }
         self
     }
@@ -267,6 +281,13 @@ impl Error {
         }
     }
 
+    /// How many bytes at the end of a message were not sent, if it was
+    /// [`blocking::Connection::send`](crate::blocking::Connection::send) that failed: those before them are the kernel's, or, with TLS,
+    /// sealed and queued.
+    pub fn unsent(&self) -> Option<usize> {
+        self.0.unsent
+    }
+
     /// Why the connection had ended, if this error is due to that.
     pub fn close_reason(&self) -> Option<CloseReason> {
         match self.cause() {
@@ -347,7 +368,7 @@ fn list(f: &mut fmt::Formatter<'_>, attempts: &[Attempt]) -> fmt::Result {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { operation, target, cause } = &*self.0;
+        let Inner { operation, target, cause, unsent: _ } = &*self.0;
         match target {
             Some(target) => write!(f, "{}{} {target}: {cause}", operation.name(), operation.preposition()),
             None => write!(f, "{}: {cause}", operation.name()),

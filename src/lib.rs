@@ -29,6 +29,8 @@
 //!
 //! Clients are async: [`Client::connect`], within a handler or within [`run`].
 //!
+//! For programs that are not async there is [`blocking`]: the same connections by plain blocking calls, a thread for each.
+//!
 //! # How data moves
 //!
 //! ```text
@@ -113,6 +115,7 @@ struct Readme;
 mod trace;
 
 mod address;
+pub mod blocking;
 mod client;
 #[cfg(any(feature = "futures-io", feature = "hyper", feature = "tokio"))]
 mod compat;

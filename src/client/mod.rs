@@ -46,17 +46,17 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// ```
 #[derive(Clone, Debug)]
 pub struct Client {
-    address: String,
-    limits: Limits,
-    deadlines: Deadlines,
-    sockets: SocketOptions,
-    within: Duration,
+    pub(crate) address: String,
+    pub(crate) limits: Limits,
+    pub(crate) deadlines: Deadlines,
+    pub(crate) sockets: SocketOptions,
+    pub(crate) within: Duration,
     attempt_delay: Duration,
     source: Option<String>,
     resolver: Option<Resolver>,
     proxy: Option<Proxy>,
     #[cfg(feature = "tls")]
-    connector: Option<Connector>,
+    pub(crate) connector: Option<Connector>,
 }
 
 impl Client {
@@ -233,6 +233,23 @@ impl Client {
     /// When polled outside a handler and outside [`run`](crate::run).
     pub fn open(&self) -> Connect {
         Connect::new(self.clone())
+    }
+
+    /// Connects in the [blocking style](crate::blocking): waits on the caller's thread, within the same deadline.
+    ///
+    /// # Errors
+    /// As [`Client::open`].
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    ///
+    /// let client = wharf::Client::new("localhost:7788").connect_within(Duration::from_secs(3));
+    /// let mut conn = client.open_blocking()?;
+    /// conn.send(b"ping")?;
+    /// # Ok::<(), wharf::Error>(())
+    /// ```
+    pub fn open_blocking(&self) -> Result<crate::blocking::Connection> {
+        crate::blocking::open(self)
     }
 
     /// A connection to the same target that is made at its first use, and made again at the first use after it has ended.

@@ -206,7 +206,7 @@ impl Clock {
     }
 
     /// The earliest deadline.
-    fn next(&self, deadlines: &Deadlines) -> Option<Time> {
+    pub(crate) fn next(&self, deadlines: &Deadlines) -> Option<Time> {
         self.all(deadlines).into_iter().flatten().map(|(at, _)| at).min()
     }
 

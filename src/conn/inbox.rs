@@ -5,39 +5,51 @@
 //! bytes plus one chunk.
 
 use std::collections::VecDeque;
-use std::rc::Rc;
+use std::sync::Arc;
 
-use crate::engine::buffer::{Chunk, Held};
+use crate::engine::buffer::{Chunk, Held, Received};
 
-#[derive(Debug, Default)]
-pub(crate) struct Inbox {
+#[derive(Debug)]
+pub(crate) struct Inbox<C: Received = Chunk> {
     len: usize,
     /// Made for the first chunk that has to wait, which in event style may never happen.
-    queue: Option<Box<Queue>>,
+    queue: Option<Box<Queue<C>>>,
 }
 
-#[derive(Debug, Default)]
-struct Queue {
+#[derive(Debug)]
+struct Queue<C> {
     /// The first chunk lives here, so that the usual connection, with one, has no use for the rest.
-    head: Option<Chunk>,
-    rest: VecDeque<Chunk>,
+    head: Option<C>,
+    rest: VecDeque<C>,
 }
 
-impl Queue {
-    fn pop(&mut self) -> Option<Chunk> {
+impl<C> Queue<C> {
+    fn pop(&mut self) -> Option<C> {
         let chunk = self.head.take()?;
         self.head = self.rest.pop_front();
         Some(chunk)
     }
 }
 
-impl Inbox {
+impl<C: Received> Default for Inbox<C> {
+    fn default() -> Inbox<C> {
+        Inbox { len: 0, queue: None }
+    }
+}
+
+impl<C> Default for Queue<C> {
+    fn default() -> Queue<C> {
+        Queue { head: None, rest: VecDeque::new() }
+    }
+}
+
+impl<C: Received> Inbox<C> {
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
     /// Queues `chunk` behind what is here.
-    pub(crate) fn push(&mut self, chunk: Chunk) {
+    pub(crate) fn push(&mut self, chunk: C) {
         self.len += chunk.len();
         let queue = self.queue.get_or_insert_default();
         let Some(tail) = queue.rest.back_mut().or(queue.head.as_mut()) else {
@@ -50,13 +62,13 @@ impl Inbox {
     }
 
     /// Puts `bytes` back in front, as if they had not been read.
-    pub(crate) fn unread(&mut self, bytes: &[u8], count: &Rc<Held>) {
+    pub(crate) fn unread(&mut self, bytes: &[u8], count: &Arc<Held>) {
         if bytes.is_empty() {
             return;
         }
         self.len += bytes.len();
         let queue = self.queue.get_or_insert_default();
-        if let Some(head) = queue.head.replace(Chunk::counted(bytes, count)) {
+        if let Some(head) = queue.head.replace(C::counted(bytes, count)) {
             queue.rest.push_front(head);
         }
     }
@@ -89,14 +101,14 @@ impl Inbox {
     }
 
     /// Takes the first chunk as it is.
-    pub(crate) fn take(&mut self) -> Option<Chunk> {
+    pub(crate) fn take(&mut self) -> Option<C> {
         let chunk = self.queue.as_mut()?.pop()?;
         self.len -= chunk.len();
         Some(chunk)
     }
 
     /// Takes everything as one chunk, joining what lies apart.
-    pub(crate) fn take_joined(&mut self) -> Option<Chunk> {
+    pub(crate) fn take_joined(&mut self) -> Option<C> {
         let queue = self.queue.as_mut()?;
         if queue.rest.is_empty() {
             return self.take();
@@ -144,7 +156,7 @@ mod tests {
     #[test]
     fn unread_bytes_are_read_again_first() {
         let mut inbox = inbox(&[b"world"]);
-        inbox.unread(b"hello ", &Rc::default());
+        inbox.unread(b"hello ", &Arc::default());
         assert_eq!(inbox.take_joined().as_deref(), Some(&b"hello world"[..]));
     }
 

@@ -36,6 +36,7 @@
 //! way a failure may still become the reason; if none does, the side that ended first gives it.
 
 mod deadline;
+mod direct;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod harness;
 mod inbox;
@@ -48,13 +49,13 @@ mod state;
 mod tests;
 
 use std::io;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::config::{Deadlines, Limits, WhenFull};
-use crate::engine::buffer::{Chunk, Held, Outgoing, PIECE_SIZE, PiecePool};
+use crate::engine::buffer::{Chunk, Held, Outgoing, PIECE_SIZE, PiecePool, Received};
 use crate::error::{Bound, CloseReason, Deadline};
 use crate::time::Time;
 use crate::tls::{BUFFERFUL, Session};
@@ -72,24 +73,24 @@ const COPY_MAX: usize = 1024;
 
 /// What the connections of one server, or one client's, have in common on one worker.
 #[derive(Debug)]
-pub(crate) struct Profile {
+pub(crate) struct Profile<C: Received = Chunk> {
     pub(crate) limits: Limits,
     pub(crate) deadlines: Deadlines,
     /// Where the buffers of their send queues come from.
-    pub(crate) pieces: Rc<PiecePool>,
+    pub(crate) pieces: C::Shared<PiecePool>,
 }
 
 #[derive(Debug)]
-pub(crate) struct Conn {
+pub(crate) struct Conn<C: Received = Chunk> {
     phase: Phase,
     reading: Reading,
     writing: Writing,
-    inbox: Inbox,
+    inbox: Inbox<C>,
     outbox: Outbox,
     clock: Clock,
-    profile: Rc<Profile>,
+    profile: C::Shared<Profile<C>>,
     /// What protects its bytes, if anything does.
-    tls: Option<Box<Session>>,
+    tls: Option<Box<Session<C>>>,
     /// What the engine was told last: whether to receive.
     armed: bool,
     /// The peer's end is known, or this one's is certain: whoever waited for that was told.
@@ -241,7 +242,7 @@ pub struct Counts {
 }
 
 // Getters.
-impl Conn {
+impl<C: Received> Conn<C> {
     pub(crate) fn counts(&self) -> Counts {
         self.counts
     }
@@ -333,7 +334,7 @@ impl Conn {
     }
 
     /// What counts the bytes that it holds by other means than its queues.
-    pub(crate) fn held(&self) -> &Rc<Held> {
+    pub(crate) fn held(&self) -> &Arc<Held> {
         self.profile.pieces.count()
     }
 
@@ -395,8 +396,8 @@ impl Conn {
 }
 
 // Commands: what handlers ask for.
-impl Conn {
-    pub(crate) fn new(profile: Rc<Profile>, now: Time) -> Conn {
+impl<C: Received> Conn<C> {
+    pub(crate) fn new(profile: C::Shared<Profile<C>>, now: Time) -> Conn<C> {
         Conn {
             phase: Phase::Connecting,
             reading: Reading::Open,
@@ -456,13 +457,13 @@ impl Conn {
         n
     }
 
-    pub(crate) fn take_chunk(&mut self) -> Option<Chunk> {
+    pub(crate) fn take_chunk(&mut self) -> Option<C> {
         self.clock.message_over();
         self.inbox.take()
     }
 
     /// Takes a chunk that may be a part of a message, whose end is told by [`Conn::message_over`].
-    pub(crate) fn take_part(&mut self) -> Option<Chunk> {
+    pub(crate) fn take_part(&mut self) -> Option<C> {
         if self.is_full() {
             // The peer had to wait for this side.
             self.clock.message_over();
@@ -480,7 +481,7 @@ impl Conn {
         self.expected = u32::try_from(bytes).unwrap_or(u32::MAX);
     }
 
-    pub(crate) fn take_joined(&mut self) -> Option<Chunk> {
+    pub(crate) fn take_joined(&mut self) -> Option<C> {
         self.incomplete = false;
         self.expected = 0;
         self.inbox.take_joined()
@@ -492,13 +493,13 @@ impl Conn {
     }
 
     /// Keeps received bytes that no handler has seen yet.
-    pub(crate) fn keep(&mut self, chunk: Chunk) {
+    pub(crate) fn keep(&mut self, chunk: C) {
         self.inbox.push(chunk);
     }
 
     /// Keeps what a handler left of the bytes that it was offered: the beginning of a message. It is the next one if some
     /// of them were `consumed`.
-    pub(crate) fn leave(&mut self, chunk: Chunk, consumed: usize, now: Time) {
+    pub(crate) fn leave(&mut self, chunk: C, consumed: usize, now: Time) {
         if consumed > 0 {
             self.clock.message_over();
         }
@@ -721,7 +722,7 @@ impl Conn {
 }
 
 // Inputs: what the engine reported and what time has passed.
-impl Conn {
+impl<C: Received> Conn<C> {
     pub(crate) fn connected(&mut self, now: Time) {
         if self.phase == Phase::Connecting {
             self.phase = Phase::Open;
@@ -748,7 +749,7 @@ impl Conn {
     }
 
     /// Queues what came for the reader, who has to be told.
-    pub(crate) fn deliver(&mut self, chunk: Chunk) {
+    pub(crate) fn deliver(&mut self, chunk: C) {
         self.inbox.push(chunk);
     }
 
@@ -930,7 +931,7 @@ impl Conn {
 }
 
 // Outputs.
-impl Conn {
+impl<C: Received> Conn<C> {
     /// What the engine has to do next.
     #[inline]
     pub(crate) fn next_action(&mut self, now: Time) -> Option<Action> {

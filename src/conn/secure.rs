@@ -8,7 +8,7 @@
 use std::io;
 
 use super::{Conn, News, Phase, Reading, Writing};
-use crate::engine::buffer::Chunk;
+use crate::engine::buffer::{Chunk, Received};
 use crate::error::CloseReason;
 use crate::time::Time;
 use crate::tls::{Failure, Info, Session, Step};
@@ -16,15 +16,15 @@ use crate::tls_fault::TlsFault;
 
 /// What was in received bytes that are protected.
 #[derive(Debug)]
-pub(crate) enum Unsealed {
+pub(crate) enum Unsealed<C = Chunk> {
     /// Nothing more.
     Nothing,
     /// The handshake is over.
     Established,
-    Bytes(Chunk),
+    Bytes(C),
 }
 
-impl Conn {
+impl<C: Received> Conn<C> {
     /// Whether what is received has to be unsealed.
     #[inline]
     pub(crate) fn is_sealed(&self) -> bool {
@@ -46,7 +46,7 @@ impl Conn {
     }
 
     /// Begins TLS behind what is queued. What is unread is the session's already. Says whether it can begin here.
-    pub(crate) fn begin_tls(&mut self, mut session: Session) -> bool {
+    pub(crate) fn begin_tls(&mut self, mut session: Session<C>) -> bool {
         if self.phase != Phase::Open || self.writing != Writing::Open || self.tls.is_some() {
             return false;
         }
@@ -114,19 +114,19 @@ impl Conn {
     #[inline]
     pub(crate) fn has_unseen(&self) -> bool {
         let has_ended = self.reading == Reading::Ended;
-        let is_due = |tls: &Session| tls.has_unseen() || (has_ended && tls.holds_back());
+        let is_due = |tls: &Session<C>| tls.has_unseen() || (has_ended && tls.holds_back());
         self.phase == Phase::Open && self.tls.as_ref().is_some_and(|tls| is_due(tls))
     }
 
     /// Takes received bytes that are protected.
-    pub(crate) fn receive_sealed(&mut self, chunk: Chunk) {
+    pub(crate) fn receive_sealed(&mut self, chunk: C) {
         if let Some(tls) = &mut self.tls {
             tls.receive(chunk);
         }
     }
 
     /// The next thing in them.
-    pub(crate) fn unseal(&mut self, now: Time) -> Unsealed {
+    pub(crate) fn unseal(&mut self, now: Time) -> Unsealed<C> {
         while self.phase == Phase::Open
             && let Some(tls) = &mut self.tls
         {
@@ -195,7 +195,7 @@ impl Conn {
     }
 
     /// Whether TLS lets nothing through for now, whatever room there is.
-    pub(super) fn is_held_back(&self) -> bool {
+    pub(crate) fn is_held_back(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| tls.holds_back())
     }
 

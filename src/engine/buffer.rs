@@ -8,6 +8,8 @@ use std::fmt;
 use std::io::IoSlice;
 use std::ops::{Deref, Range};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Buf, Bytes};
 
@@ -41,7 +43,7 @@ pub struct Chunk {
 /// Where the bytes of a chunk are, and where they go when it is dropped.
 enum Storage {
     /// Counted by whom it was copied from, if by anybody.
-    Own(Box<[u8]>, Option<Rc<Held>>),
+    Own(Box<[u8]>, Option<Arc<Held>>),
     Pooled(Box<[u8]>, Rc<ChunkPool>),
     /// Put together from several receptions, in a buffer of those for sending.
     Joined(Vec<u8>, Rc<PiecePool>),
@@ -60,7 +62,7 @@ impl Storage {
     }
 
     /// Who counts it.
-    fn held(&self) -> Option<&Rc<Held>> {
+    fn held(&self) -> Option<&Arc<Held>> {
         match self {
             Storage::Own(_, held) => held.as_ref(),
             Storage::Pooled(_, pool) => Some(&pool.held),
@@ -88,7 +90,7 @@ impl Chunk {
     }
 
     /// A chunk of its own that `held` counts.
-    pub(crate) fn counted(bytes: &[u8], held: &Rc<Held>) -> Chunk {
+    pub(crate) fn counted(bytes: &[u8], held: &Arc<Held>) -> Chunk {
         Chunk::own(bytes.into(), bytes.len(), Some(held))
     }
 
@@ -103,7 +105,7 @@ impl Chunk {
         Chunk::own(vec![0; room].into(), 0, self.storage.held())
     }
 
-    fn own(data: Box<[u8]>, len: usize, held: Option<&Rc<Held>>) -> Chunk {
+    fn own(data: Box<[u8]>, len: usize, held: Option<&Arc<Held>>) -> Chunk {
         if let Some(held) = held {
             held.grow(data.len());
         }
@@ -162,6 +164,65 @@ impl Chunk {
     }
 }
 
+/// What received bytes lie in: a [`Chunk`] of a worker's buffers, or a [`Block`], which can go to another thread.
+pub(crate) trait Received: Deref<Target = [u8]> + fmt::Debug + Sized {
+    /// How the connections of one thread hold what they have in common.
+    type Shared<T: fmt::Debug>: Deref<Target = T> + fmt::Debug;
+
+    /// A copy, counted by `held` where buffers are counted.
+    fn counted(bytes: &[u8], held: &Arc<Held>) -> Self;
+
+    /// The bytes of a buffer that `pool` has leased.
+    fn joined(data: Vec<u8>, pool: &Self::Shared<PiecePool>) -> Self;
+
+    /// An empty one with room for `room` bytes, counted as this one is.
+    fn with_room(&self, room: usize) -> Self;
+
+    /// Its bytes, to be changed where they lie.
+    fn bytes_mut(&mut self) -> &mut [u8];
+
+    /// Leaves only this part of its bytes in view.
+    fn narrow(&mut self, part: Range<usize>);
+
+    /// Drops the first `n` bytes from view.
+    fn advance(&mut self, n: usize);
+
+    /// Appends all of `bytes` behind what is here if they fit; says whether they did.
+    fn append(&mut self, bytes: &[u8]) -> bool;
+}
+
+impl Received for Chunk {
+    type Shared<T: fmt::Debug> = Rc<T>;
+
+    fn counted(bytes: &[u8], held: &Arc<Held>) -> Chunk {
+        Chunk::counted(bytes, held)
+    }
+
+    fn joined(data: Vec<u8>, pool: &Rc<PiecePool>) -> Chunk {
+        Chunk::joined(data, pool)
+    }
+
+    fn with_room(&self, room: usize) -> Chunk {
+        Chunk::with_room(self, room)
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        Chunk::bytes_mut(self)
+    }
+
+    fn narrow(&mut self, part: Range<usize>) {
+        Chunk::narrow(self, part);
+    }
+
+    fn advance(&mut self, n: usize) {
+        Chunk::advance(self, n);
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> bool {
+        Chunk::append(self, bytes)
+    }
+}
+
 impl Deref for Chunk {
     type Target = [u8];
 
@@ -193,23 +254,95 @@ impl Drop for Storage {
     }
 }
 
+/// Received bytes of a connection that belongs to no worker: memory of its own, freed when it is dropped.
+pub(crate) struct Block {
+    data: Vec<u8>,
+    start: usize,
+}
+
+impl Block {
+    pub(crate) fn copied(bytes: &[u8]) -> Block {
+        Block { data: bytes.to_vec(), start: 0 }
+    }
+
+    pub(crate) fn into_bytes(self) -> Bytes {
+        let mut bytes = Bytes::from(self.data);
+        bytes.advance(self.start);
+        bytes
+    }
+}
+
+impl Received for Block {
+    type Shared<T: fmt::Debug> = Box<T>;
+
+    fn counted(bytes: &[u8], _: &Arc<Held>) -> Block {
+        Block::copied(bytes)
+    }
+
+    fn joined(data: Vec<u8>, _: &Box<PiecePool>) -> Block {
+        Block { data, start: 0 }
+    }
+
+    fn with_room(&self, room: usize) -> Block {
+        Block { data: Vec::with_capacity(room), start: 0 }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.data[self.start..]
+    }
+
+    fn narrow(&mut self, part: Range<usize>) {
+        self.data.truncate(self.start + part.end);
+        self.advance(part.start);
+    }
+
+    fn advance(&mut self, n: usize) {
+        assert!(n <= self.len(), "advance past the end of a block");
+        self.start += n;
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> bool {
+        let fits = self.data.capacity() - self.data.len() >= bytes.len();
+        if fits {
+            self.data.extend_from_slice(bytes);
+        }
+        fits
+    }
+}
+
+impl Deref for Block {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.data[self.start..]
+    }
+}
+
+impl fmt::Debug for Block {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Block({} bytes)", self.len())
+    }
+}
+
 /// How many bytes of buffers there are of one kind: counted when one is made and when one is freed, which warm pools do
 /// neither.
+///
+/// One thread counts. The number is atomic only so that what a connection holds can go to another thread as a whole.
 #[derive(Debug, Default)]
-pub(crate) struct Held(Cell<usize>);
+pub(crate) struct Held(AtomicUsize);
 
 impl Held {
     pub(crate) fn bytes(&self) -> usize {
-        self.0.get()
+        self.0.load(Ordering::Relaxed)
     }
 
     pub(crate) fn grow(&self, bytes: usize) {
-        self.0.set(self.0.get() + bytes);
+        self.0.store(self.bytes() + bytes, Ordering::Relaxed);
     }
 
     /// Saturates, for an [`Outgoing`] may carry what was never counted.
     pub(crate) fn shrink(&self, bytes: usize) {
-        self.0.set(self.0.get().saturating_sub(bytes));
+        self.0.store(self.bytes().saturating_sub(bytes), Ordering::Relaxed);
     }
 }
 
@@ -218,7 +351,7 @@ pub(crate) struct ChunkPool {
     free: RefCell<Vec<Box<[u8]>>>,
     leased: Cell<usize>,
     /// Its buffers, free ones too, and copies of what they received.
-    held: Rc<Held>,
+    held: Arc<Held>,
     /// Memory is short.
     frugal: Cell<bool>,
 }
@@ -228,7 +361,7 @@ impl ChunkPool {
         Rc::new(ChunkPool {
             free: RefCell::default(),
             leased: Cell::new(0),
-            held: Rc::default(),
+            held: Arc::default(),
             frugal: Cell::new(false),
         })
     }
@@ -300,19 +433,25 @@ pub(crate) struct PiecePool {
     small: RefCell<Vec<Vec<u8>>>,
     large: RefCell<Vec<Vec<u8>>>,
     /// Its buffers, free ones too, and what was given away whole to be sent.
-    held: Rc<Held>,
+    held: Arc<Held>,
     /// Memory is short: connections have to do with one message at a time.
     short: Cell<bool>,
 }
 
 impl PiecePool {
+    /// The pool of a worker.
     pub(crate) fn new() -> Rc<PiecePool> {
-        Rc::new(PiecePool {
+        Rc::new(PiecePool::of_one())
+    }
+
+    /// The pool of one connection that belongs to no worker.
+    pub(crate) fn of_one() -> PiecePool {
+        PiecePool {
             small: RefCell::default(),
             large: RefCell::default(),
-            held: Rc::default(),
+            held: Arc::default(),
             short: Cell::new(false),
-        })
+        }
     }
 
     /// Bytes of its buffers, and of what was given away whole.
@@ -321,7 +460,7 @@ impl PiecePool {
     }
 
     /// What counts bytes that connections hold by other means.
-    pub(crate) fn count(&self) -> &Rc<Held> {
+    pub(crate) fn count(&self) -> &Arc<Held> {
         &self.held
     }
 

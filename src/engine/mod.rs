@@ -81,7 +81,7 @@ pub(crate) mod late_port;
 mod listening;
 #[cfg_attr(target_os = "linux", path = "outq.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "no_outq.rs")]
-mod outq;
+pub(crate) mod outq;
 mod readiness;
 pub(crate) mod simulated;
 pub(crate) mod socket;

@@ -3,6 +3,6 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
-pub(super) fn unacked(_: BorrowedFd<'_>) -> io::Result<usize> {
+pub(crate) fn unacked(_: BorrowedFd<'_>) -> io::Result<usize> {
     Err(io::ErrorKind::Unsupported.into())
 }

@@ -24,7 +24,7 @@ const OUTQ: Opcode = if cfg!(any(target_arch = "mips", target_arch = "mips64")) 
 
 /// Bytes of a TCP socket that its peer has not acknowledged; FIN counts as one. Of a Unix socket the kernel would tell how much
 /// memory is used, which is another thing.
-pub(super) fn unacked(socket: BorrowedFd<'_>) -> io::Result<usize> {
+pub(crate) fn unacked(socket: BorrowedFd<'_>) -> io::Result<usize> {
     if SockRef::from(&socket).domain()? == Domain::UNIX {
         return Err(io::ErrorKind::Unsupported.into());
     }

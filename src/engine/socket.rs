@@ -20,16 +20,21 @@ use crate::address::{Address, UnixName};
 use crate::config::SocketOptions;
 use crate::sockets;
 
-pub(super) fn receive(socket: BorrowedFd<'_>, into: &mut [u8]) -> Result<usize, Errno> {
+pub(crate) fn receive(socket: BorrowedFd<'_>, into: &mut [u8]) -> Result<usize, Errno> {
     rustix::net::recv(socket, into, RecvFlags::DONTWAIT).map(|(n, _)| n)
 }
 
-pub(super) fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> Result<usize, Errno> {
+/// Waits for bytes, if the socket is a blocking one, for as long as its receive timeout says.
+pub(crate) fn receive_waiting(socket: BorrowedFd<'_>, into: &mut [u8]) -> Result<usize, Errno> {
+    rustix::net::recv(socket, into, RecvFlags::empty()).map(|(n, _)| n)
+}
+
+pub(crate) fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> Result<usize, Errno> {
     rustix::net::send(socket, bytes, SEND)
 }
 
 /// Sends several pieces in one call.
-pub(super) fn send_gathered(socket: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> Result<usize, Errno> {
+pub(crate) fn send_gathered(socket: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> Result<usize, Errno> {
     let mut none = SendAncillaryBuffer::default();
     rustix::net::sendmsg(socket, slices, &mut none, SEND)
 }
@@ -37,7 +42,7 @@ pub(super) fn send_gathered(socket: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> R
 const SEND: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
 
 /// Accepts one connection: non-blocking, close-on-exec.
-pub(super) fn accept(listener: BorrowedFd<'_>) -> Result<(OwnedFd, Address), Errno> {
+pub(crate) fn accept(listener: BorrowedFd<'_>) -> Result<(OwnedFd, Address), Errno> {
     let (socket, peer) = accept_raw(&SockRef::from(&listener))
         .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
     Ok((socket.into(), address_of(&peer)))
@@ -57,7 +62,7 @@ fn accept_raw(listener: &SockRef<'_>) -> io::Result<(socket2::Socket, SockAddr)>
 }
 
 /// Makes the socket for a connection to `peer`, and the address to connect it to.
-pub(super) fn for_peer(peer: &Address, options: &SocketOptions) -> io::Result<(OwnedFd, SockAddr)> {
+pub(crate) fn for_peer(peer: &Address, options: &SocketOptions) -> io::Result<(OwnedFd, SockAddr)> {
     let address = sock_addr(peer)?;
     let socket = sockets::unconnected(address.domain(), options)?;
     if let Some(source) = options.source {
@@ -67,7 +72,7 @@ pub(super) fn for_peer(peer: &Address, options: &SocketOptions) -> io::Result<(O
 }
 
 /// Begins to connect; that it is over, the socket tells by becoming writable.
-pub(super) fn connect(socket: BorrowedFd<'_>, address: &SockAddr) -> io::Result<()> {
+pub(crate) fn connect(socket: BorrowedFd<'_>, address: &SockAddr) -> io::Result<()> {
     match SockRef::from(&socket).connect(address) {
         Err(error) if Errno::from_io_error(&error) == Some(Errno::INPROGRESS) => Ok(()),
         other => other,
@@ -75,7 +80,7 @@ pub(super) fn connect(socket: BorrowedFd<'_>, address: &SockAddr) -> io::Result<
 }
 
 /// Whether the socket is connected: one may be told writable before it is.
-pub(super) fn is_connected(socket: BorrowedFd<'_>) -> io::Result<bool> {
+pub(crate) fn is_connected(socket: BorrowedFd<'_>) -> io::Result<bool> {
     match SockRef::from(&socket).peer_addr() {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
@@ -87,24 +92,24 @@ pub(crate) fn local_addr(socket: BorrowedFd<'_>) -> io::Result<Address> {
     SockRef::from(&socket).local_addr().map(|address| address_of(&address))
 }
 
-pub(super) fn peer_addr(socket: BorrowedFd<'_>) -> io::Result<Address> {
+pub(crate) fn peer_addr(socket: BorrowedFd<'_>) -> io::Result<Address> {
     SockRef::from(&socket).peer_addr().map(|address| address_of(&address))
 }
 
 /// Takes the failure that the socket keeps, if it has one.
-pub(super) fn failure(socket: BorrowedFd<'_>) -> Option<io::Error> {
+pub(crate) fn failure(socket: BorrowedFd<'_>) -> Option<io::Error> {
     SockRef::from(&socket).take_error().unwrap_or_else(Some)
 }
 
 /// Sends FIN.
-pub(super) fn shutdown(socket: BorrowedFd<'_>) -> io::Result<()> {
+pub(crate) fn shutdown(socket: BorrowedFd<'_>) -> io::Result<()> {
     let socket = SockRef::from(&socket);
     // A broken socket says only that it is not connected; why, it keeps elsewhere.
     socket.shutdown(Shutdown::Write).map_err(|error| socket.take_error().ok().flatten().unwrap_or(error))
 }
 
 /// Has close(2) send RST. A Unix socket has no such thing, and its peer is told the end.
-pub(super) fn reset_on_close(socket: BorrowedFd<'_>) {
+pub(crate) fn reset_on_close(socket: BorrowedFd<'_>) {
     // Fails only for a socket that is past caring.
     drop(SockRef::from(&socket).set_linger(Some(Duration::ZERO)));
 }

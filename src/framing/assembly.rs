@@ -11,6 +11,7 @@
 use std::fmt;
 use std::ops::{Deref, Range};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::{Decoded, Fault, Framing, decode};
 use crate::engine::buffer::{Chunk, Held};
@@ -74,7 +75,7 @@ impl Buffer {
 struct Joined {
     bytes: Vec<u8>,
     counted: usize,
-    held: Rc<Held>,
+    held: Arc<Held>,
 }
 
 /// A buffer up to this size is kept for the next frame that comes in parts.
@@ -84,7 +85,7 @@ const KEEP_MAX: usize = 128 * 1024;
 const GRAIN: usize = 1024;
 
 impl Joined {
-    fn new(held: &Rc<Held>) -> Joined {
+    fn new(held: &Arc<Held>) -> Joined {
         Joined { bytes: Vec::new(), counted: 0, held: held.clone() }
     }
 
@@ -135,7 +136,7 @@ pub(super) enum Found {
 }
 
 impl<F> Assembly<F> {
-    pub(super) fn new(framing: F, held: &Rc<Held>) -> Assembly<F> {
+    pub(super) fn new(framing: F, held: &Arc<Held>) -> Assembly<F> {
         let buffer = Rc::new(Buffer { chunk: None, joined: Joined::new(held) });
         Assembly { framing, buffer, start: 0, next: None, wanted: 0, fault: None }
     }
@@ -236,7 +237,7 @@ mod tests {
 
     /// All frames of `chunks`; every so many of them are held to the end.
     fn frames(framing: impl Framing, chunks: &[Vec<u8>], hold: usize) -> Vec<Vec<u8>> {
-        let mut assembly = Assembly::new(framing, &Rc::default());
+        let mut assembly = Assembly::new(framing, &Arc::default());
         let mut frames: Vec<Result<Frame, Vec<u8>>> = Vec::new();
         for chunk in chunks.iter().filter(|chunk| !chunk.is_empty()) {
             assembly.push(Chunk::copied(chunk));
@@ -277,7 +278,7 @@ mod tests {
     fn what_is_whole_in_a_chunk_is_not_copied() {
         let chunk = Chunk::copied(b"one\ntwo\nthr");
         let at = chunk.as_ptr();
-        let mut assembly = Assembly::new(Lines::new(), &Rc::default());
+        let mut assembly = Assembly::new(Lines::new(), &Arc::default());
         assembly.push(chunk);
         for offset in [0, 4] {
             let Ok(Found::Frame(frame)) = assembly.next() else { panic!("a frame") };
@@ -289,7 +290,7 @@ mod tests {
 
     #[test]
     fn memory_grows_with_what_has_come_and_is_counted() {
-        let held = Rc::<Held>::default();
+        let held = Arc::<Held>::default();
         let mut assembly = Assembly::new(LengthPrefixed::u32(), &held);
         assembly.push(Chunk::copied(&[0, 0x7f, 0, 0]));
         assert!(matches!(assembly.next(), Ok(Found::Begun(4))));
@@ -326,7 +327,7 @@ mod tests {
 
     #[test]
     fn a_fault_stays() {
-        let mut assembly = Assembly::new(LengthPrefixed::u8().frame_max(3), &Rc::default());
+        let mut assembly = Assembly::new(LengthPrefixed::u8().frame_max(3), &Arc::default());
         assembly.push(Chunk::copied(b"\x01a\x04abcd"));
         assert!(matches!(assembly.next(), Ok(Found::Frame(_))));
         let first = assembly.next().err();

@@ -14,7 +14,7 @@ use crate::time::Time;
 
 /// What becomes of a new connection.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     /// It may come in, and has this place among its address's.
     Admit(Seat),
     Refuse(Rule),
@@ -32,11 +32,11 @@ pub(crate) enum Turnstile {
 
 /// A place among those of one address; none for who has no address.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Seat(u32);
+pub(crate) struct Seat(u32);
 
 /// The rules in force and who is here.
 #[derive(Debug)]
-pub(super) struct Desk {
+pub(crate) struct Desk {
     access: Access,
     rules: Limits,
     connections_max: usize,
@@ -46,22 +46,22 @@ pub(super) struct Desk {
 }
 
 impl Desk {
-    pub(super) fn new(access: Access, rules: Limits, connections_max: usize) -> Desk {
+    pub(crate) fn new(access: Access, rules: Limits, connections_max: usize) -> Desk {
         let (bucket, addresses) = (Bucket::default(), Addresses::default());
         Desk { access, rules, connections_max, connections: 0, bucket, addresses }
     }
 
     /// From now on these networks may come in. Who is here stays.
-    pub(super) fn set_access(&mut self, access: Access) {
+    pub(crate) fn set_access(&mut self, access: Access) {
         self.access = access;
     }
 
-    pub(super) fn access(&self) -> &Access {
+    pub(crate) fn access(&self) -> &Access {
         &self.access
     }
 
     /// From now on these rules hold. Who is here stays, also where that is more than they allow.
-    pub(super) fn set_rules(&mut self, rules: Limits, connections_max: usize) {
+    pub(crate) fn set_rules(&mut self, rules: Limits, connections_max: usize) {
         let prefix = rules.ipv6_prefix;
         if prefix != self.rules.ipv6_prefix {
             // Those who are here keep counting where they sit; who comes is counted anew.
@@ -70,16 +70,16 @@ impl Desk {
         (self.rules, self.connections_max) = (rules, connections_max);
     }
 
-    pub(super) fn rules(&self) -> &Limits {
+    pub(crate) fn rules(&self) -> &Limits {
         &self.rules
     }
 
-    pub(super) fn connections_max(&self) -> usize {
+    pub(crate) fn connections_max(&self) -> usize {
         self.connections_max
     }
 
     /// Decides about a connection that was accepted. `peer` is who it is for, if that is known already: a proxy tells later.
-    pub(super) fn admit(&mut self, peer: Option<&Address>, memory_is_short: bool, now: Time) -> Verdict {
+    pub(crate) fn admit(&mut self, peer: Option<&Address>, memory_is_short: bool, now: Time) -> Verdict {
         let key = match self.check(peer) {
             Ok(key) => key,
             Err(rule) => return Verdict::Refuse(rule),
@@ -100,13 +100,13 @@ impl Desk {
     }
 
     /// A connection that was let in has gone.
-    pub(super) fn leave(&mut self, seat: Seat) {
+    pub(crate) fn leave(&mut self, seat: Seat) {
         self.connections -= 1;
         self.addresses.leave(seat);
     }
 
     /// The proxy has told whom a connection that is here is for: it gets a place of that address, if there is one.
-    pub(super) fn seat(&mut self, peer: &Address) -> Result<Seat, Rule> {
+    pub(crate) fn seat(&mut self, peer: &Address) -> Result<Seat, Rule> {
         let key = self.check(Some(peer))?;
         Ok(key.map_or(Seat::default(), |key| self.addresses.enter(key)))
     }
@@ -124,7 +124,7 @@ impl Desk {
     }
 
     /// Whether to take the next one from the backlog. Whoever refuses at the door always does.
-    pub(super) fn turnstile(&self, memory_is_short: bool, now: Time) -> Turnstile {
+    pub(crate) fn turnstile(&self, memory_is_short: bool, now: Time) -> Turnstile {
         if self.rules.over_limit != OverLimit::Queue {
             return Turnstile::Open;
         }

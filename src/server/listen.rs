@@ -18,7 +18,7 @@ use crate::address::{Address, UnixName};
 use crate::config::{ProxyProtocol, SocketOptions};
 use crate::endpoint::{Endpoint, Host};
 use crate::engine::socket;
-use crate::error::{Error, Operation, Result};
+use crate::error::{Cause, Error, Operation, Result};
 use crate::resolve;
 use crate::sockets;
 #[cfg(feature = "tls")]
@@ -67,10 +67,10 @@ enum Source {
 
 /// A listener that is open.
 #[derive(Debug)]
-pub(super) struct Opened {
-    pub(super) listener: OwnedFd,
-    pub(super) address: Address,
-    pub(super) file: Option<SocketFile>,
+pub(crate) struct Opened {
+    pub(crate) listener: OwnedFd,
+    pub(crate) address: Address,
+    pub(crate) file: Option<SocketFile>,
     /// It comes from a predecessor.
     pub(super) taken: bool,
 }
@@ -197,7 +197,7 @@ impl Listen {
 
     /// What its connections begin TLS with, if they do; `inherited` is the server's.
     #[cfg(feature = "tls")]
-    pub(super) fn acceptor<'a>(&'a self, inherited: Option<&'a Acceptor>) -> Option<&'a Acceptor> {
+    pub(crate) fn acceptor<'a>(&'a self, inherited: Option<&'a Acceptor>) -> Option<&'a Acceptor> {
         match &self.tls {
             Tls::Inherited => inherited,
             Tls::Plain => None,
@@ -224,6 +224,22 @@ impl Listen {
         match &self.source {
             Source::Text(text) => text.clone(),
             Source::Given(_) => String::from("a given socket"),
+        }
+    }
+
+    /// Opens it for whoever is no server and accepts by himself.
+    pub(crate) fn open_alone(&self) -> Result<Opened> {
+        self.validate()?;
+        if self.proxy.is_some() {
+            let problem = "is for `Server`: a blocking listener does not speak it";
+            return Err(Error::option("proxy_protocol", problem));
+        }
+        match &*self.passed()? {
+            [one] => one.open(&SocketOptions::default(), None, None),
+            several => {
+                let problem = format!("stands for {} sockets, and one can listen here", several.len());
+                Err(Error::new(Operation::Listen, Cause::Address { problem }).at(self.text()))
+            }
         }
     }
 
@@ -301,7 +317,7 @@ impl Place<'_> {
 
 /// The file of a Unix socket that we listen on. Dropped, it is removed, unless it has become somebody else's.
 #[derive(Debug)]
-pub(super) struct SocketFile {
+pub(crate) struct SocketFile {
     path: PathBuf,
     /// Device, inode and time of its making.
     identity: (u64, u64, i64, i64),

@@ -30,10 +30,11 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-pub(crate) use admission::Turnstile;
+pub(crate) use admission::{Desk, Seat, Turnstile, Verdict};
 pub use handle::{ListenerInfo, ServerHandle};
 pub use hooks::ServerEvent;
 pub use listen::Listen;
+pub(crate) use listen::{Opened, SocketFile};
 pub(crate) use reception::Admission;
 pub(crate) use registry::Reply;
 pub use registry::{ConnectionInfo, Listing, Whom};

@@ -11,13 +11,12 @@
 //! send: then [`Session::seal`] makes the record whole. So the queue may be sent only when that was called.
 
 use std::fmt;
-use std::rc::Rc;
 
 use super::handshake::{Done, Handshake, Progress, Schedule};
 use super::numbers::*;
 use super::record::{self, Bad, OVERHEAD_MAX, Opener, Sealer};
 use super::{Acceptor, Connector, Info, Version, options};
-use crate::engine::buffer::{Chunk, Outgoing, PIECE_SIZE, PiecePool};
+use crate::engine::buffer::{Chunk, Outgoing, PIECE_SIZE, PiecePool, Received};
 use crate::tls_fault::{TlsAlert, TlsFault};
 
 /// The most that is written in one record.
@@ -38,10 +37,10 @@ const MESSAGE_MAX: usize = 16 * 1024;
 const SPARE_RECORDS: u64 = 64;
 
 /// TLS on one connection.
-pub(crate) struct Session {
+pub(crate) struct Session<C = Chunk> {
     state: State,
     /// What was received and not looked at.
-    received: Option<Chunk>,
+    received: Option<C>,
     /// Something for the handshake was received, and it has not seen it.
     has_unseen: bool,
     /// The beginning of a record, in a buffer of the pool, or nothing.
@@ -49,7 +48,7 @@ pub(crate) struct Session {
     /// Bytes of the record that is open at the end of the queue, with its header.
     open: usize,
     /// What the next step is, behind the bytes before it.
-    next: Option<Step>,
+    next: Option<Step<C>>,
     /// What came behind the peer's close_notify.
     rest: Vec<u8>,
     has_ended: bool,
@@ -94,12 +93,12 @@ pub(crate) struct Failure {
 
 /// What was in the received bytes.
 #[derive(Debug)]
-pub(crate) enum Step {
+pub(crate) enum Step<C = Chunk> {
     /// Nothing more.
     Nothing,
     /// The handshake is over.
     Established,
-    Bytes(Chunk),
+    Bytes(C),
     /// The peer sends nothing more: its close_notify.
     Ended,
     /// It cannot go on; the alert is in the queue.
@@ -140,7 +139,7 @@ impl From<Bad> for Refused {
     }
 }
 
-impl fmt::Debug for Session {
+impl<C: Received> fmt::Debug for Session<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session")
             .field("info", &self.info())
@@ -150,16 +149,16 @@ impl fmt::Debug for Session {
 }
 
 // The handshake, and what came of it.
-impl Session {
+impl<C: Received> Session<C> {
     /// A session of a server, that waits for the client to begin.
-    pub(crate) fn accept(acceptor: &Acceptor) -> Result<Session, Failure> {
+    pub(crate) fn accept(acceptor: &Acceptor) -> Result<Session<C>, Failure> {
         let side = acceptor.current();
         let handshake = Handshake::accept(&side).map_err(|error| Failure::local(&error))?;
         Ok(Session::new(handshake, side.tolerates_truncation))
     }
 
     /// A session of a client with a server at `host`, which has to have that name, unless the connector was told another.
-    pub(crate) fn connect(connector: &Connector, host: Option<&str>) -> Result<Session, Failure> {
+    pub(crate) fn connect(connector: &Connector, host: Option<&str>) -> Result<Session<C>, Failure> {
         let side = connector.current();
         let name = match (&side.server_name, host) {
             (Some(name), _) => name.clone(),
@@ -176,11 +175,11 @@ impl Session {
         Ok(Session::new(handshake, side.tolerates_truncation))
     }
 
-    fn new(handshake: Handshake, tolerates_truncation: bool) -> Session {
+    fn new(handshake: Handshake, tolerates_truncation: bool) -> Session<C> {
         Session { tolerates_truncation, ..Session::of(State::Handshaking(Box::new(handshake))) }
     }
 
-    fn of(state: State) -> Session {
+    fn of(state: State) -> Session<C> {
         Session {
             state,
             received: None,
@@ -261,9 +260,9 @@ impl Failure {
 }
 
 // What is received.
-impl Session {
+impl<C: Received> Session<C> {
     /// Takes what was received; [`Session::step`] tells what is in it.
-    pub(crate) fn receive(&mut self, chunk: Chunk) {
+    pub(crate) fn receive(&mut self, chunk: C) {
         if let State::Handshaking(handshake) = &mut self.state {
             handshake.receive(&chunk);
             self.has_unseen = true;
@@ -280,7 +279,7 @@ impl Session {
     }
 
     /// The next thing in what was received. What has to be sent for it is put into `queue`.
-    pub(crate) fn step(&mut self, queue: &mut Outgoing, pool: &Rc<PiecePool>) -> Step {
+    pub(crate) fn step(&mut self, queue: &mut Outgoing, pool: &C::Shared<PiecePool>) -> Step<C> {
         if let Some(next) = self.next.take() {
             return next;
         }
@@ -298,7 +297,7 @@ impl Session {
         }
     }
 
-    fn shake_hands(&mut self, queue: &mut Outgoing, pool: &Rc<PiecePool>) -> Step {
+    fn shake_hands(&mut self, queue: &mut Outgoing, pool: &C::Shared<PiecePool>) -> Step<C> {
         let State::Handshaking(handshake) = std::mem::replace(&mut self.state, State::Over) else {
             return Step::Nothing;
         };
@@ -326,7 +325,7 @@ impl Session {
                     renegotiations: 0,
                 }));
                 if !rest.is_empty() {
-                    self.received = Some(Chunk::counted(&rest, pool.count()));
+                    self.received = Some(C::counted(&rest, pool.count()));
                 }
                 if self.leaves {
                     // That was asked for when there was nothing to end yet.
@@ -339,7 +338,7 @@ impl Session {
 
     /// Takes a stretch of received bytes that begins with a record and, if it has been put together, ends with it. What cannot
     /// be used yet is kept; then there is none.
-    fn whole_records(&mut self, pool: &Rc<PiecePool>) -> Option<Chunk> {
+    fn whole_records(&mut self, pool: &C::Shared<PiecePool>) -> Option<C> {
         let State::Established(established) = &self.state else { return None };
         let version = established.version;
         let chunk = self.received.as_mut()?;
@@ -364,11 +363,11 @@ impl Session {
         if chunk.is_empty() {
             self.received = None;
         }
-        is_whole.then(|| Chunk::joined(std::mem::take(&mut self.partial), pool))
+        is_whole.then(|| C::joined(std::mem::take(&mut self.partial), pool))
     }
 
     /// Opens the records of a chunk where they lie, and moves what they carry together.
-    fn open(&mut self, mut chunk: Chunk, queue: &mut Outgoing, pool: &Rc<PiecePool>) -> Option<Step> {
+    fn open(&mut self, mut chunk: C, queue: &mut Outgoing, pool: &C::Shared<PiecePool>) -> Option<Step<C>> {
         let data = chunk.bytes_mut();
         let (mut at, mut plain) = (0, 0..0);
         let refused = loop {
@@ -419,7 +418,7 @@ impl Session {
     }
 
     /// Keeps the beginning of a record.
-    fn keep(&mut self, bytes: &[u8], pool: &Rc<PiecePool>) {
+    fn keep(&mut self, bytes: &[u8], pool: &C::Shared<PiecePool>) {
         if bytes.is_empty() {
             return;
         }
@@ -571,8 +570,8 @@ impl Session {
     }
 
     /// What came behind the peer's close_notify.
-    pub(crate) fn take_rest(&mut self, pool: &PiecePool) -> Option<Chunk> {
-        (!self.rest.is_empty()).then(|| Chunk::counted(&std::mem::take(&mut self.rest), pool.count()))
+    pub(crate) fn take_rest(&mut self, pool: &PiecePool) -> Option<C> {
+        (!self.rest.is_empty()).then(|| C::counted(&std::mem::take(&mut self.rest), pool.count()))
     }
 }
 
@@ -628,7 +627,7 @@ impl Schedule {
 }
 
 // What is sent.
-impl Session {
+impl<C: Received> Session<C> {
     /// Whether it can send, so that [`Session::write`] makes sense.
     pub(crate) fn can_write(&self) -> bool {
         matches!(self.state, State::Established(_)) && !self.has_ended && self.failure.is_none()
@@ -763,7 +762,7 @@ impl Session {
 
 // What drives it from outside.
 #[cfg(fuzzing)]
-impl Session {
+impl<C: Received> Session<C> {
     /// A session that stands, with keys that are never renewed.
     pub(super) fn standing(
         version: Version,
@@ -771,7 +770,7 @@ impl Session {
         sealer: Sealer,
         opener: Opener,
         info: Info,
-    ) -> Session {
+    ) -> Session<C> {
         Session::of(State::Established(Box::new(Established {
             version,
             is_server,
@@ -799,7 +798,7 @@ impl Session {
 }
 
 /// Moves bytes from the front of `chunk` behind `buf` until that has `len`.
-fn move_bytes(chunk: &mut Chunk, buf: &mut Vec<u8>, len: usize) {
+fn move_bytes(chunk: &mut impl Received, buf: &mut Vec<u8>, len: usize) {
     let n = len.saturating_sub(buf.len()).min(chunk.len());
     buf.extend_from_slice(&chunk[..n]);
     chunk.advance(n);

@@ -21,10 +21,10 @@ use crate::error::Rule;
 use crate::server::{ServerEvent, Turnstile};
 use crate::time::Time;
 
-const PAUSE_MIN: Duration = Duration::from_millis(10);
-const PAUSE_MAX: Duration = Duration::from_secs(1);
+pub(crate) const PAUSE_MIN: Duration = Duration::from_millis(10);
+pub(crate) const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// So many errors in a row, each of one connection only, are no accident: a firewall's EPERM can persist.
-const ACCIDENTS_MAX: u32 = 16;
+pub(crate) const ACCIDENTS_MAX: u32 = 16;
 /// The most connections that are shed with the reserve descriptor before the next pause.
 const SHED_MAX: usize = 64;
 /// The most connections that are taken from a listener's backlog before it is closed.
@@ -72,7 +72,7 @@ impl Default for Backoff {
 
 /// What an accept error says about the next attempt (accept(2), "Error handling").
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
-enum Trouble {
+pub(crate) enum Trouble {
     /// Only this connection is concerned: the next may do better at once.
     Accident,
     /// The process or the system has no more descriptors or memory.
@@ -83,7 +83,7 @@ enum Trouble {
 }
 
 impl Trouble {
-    fn of(error: &io::Error) -> Trouble {
+    pub(crate) fn of(error: &io::Error) -> Trouble {
         match error.raw_os_error().map(Errno::from_raw_os_error) {
             Some(
                 Errno::CONNABORTED

@@ -15,7 +15,7 @@
 //!
 //! A worker without an operating system works the same way: the simulation calls [`Worker::turn`] instead of a thread.
 
-mod accept;
+pub(crate) mod accept;
 mod events;
 mod handshakes;
 pub(crate) mod link;

@@ -19,12 +19,15 @@ mod plain_uring;
 mod ringline;
 #[cfg(feature = "smol")]
 mod smol;
+mod std_blocking;
 mod tokio_current;
 mod tokio_multi;
 mod tokio_per_message;
 mod tokio_rustls;
 #[cfg(feature = "wharf")]
 pub mod wharf_async;
+#[cfg(feature = "wharf")]
+mod wharf_blocking;
 #[cfg(feature = "wharf")]
 mod wharf_chunks;
 #[cfg(feature = "wharf")]
@@ -79,6 +82,7 @@ pub const PEERS: &[Peer] = &[
     smol::PEER,
     #[cfg(feature = "may")]
     may::PEER,
+    std_blocking::PEER,
     mio::PEER,
     bare_epoll::PEER,
     bare_epoll::LARGE,
@@ -96,6 +100,8 @@ pub const PEERS: &[Peer] = &[
     wharf_async::PEER,
     #[cfg(feature = "wharf")]
     wharf_async::URING,
+    #[cfg(feature = "wharf")]
+    wharf_blocking::PEER,
     #[cfg(feature = "wharf")]
     wharf_chunks::PEER,
     #[cfg(feature = "wharf")]

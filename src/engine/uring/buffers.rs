@@ -20,6 +20,7 @@ use std::cell::{Cell, RefCell};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::engine::buffer::Held;
 
@@ -54,7 +55,7 @@ pub(crate) struct Buffers {
     /// and for how many turns that has been watched.
     turns: Cell<u16>,
     /// Copies of what they received.
-    copies: Rc<Held>,
+    copies: Arc<Held>,
 }
 
 impl Buffers {
@@ -83,7 +84,7 @@ impl Buffers {
             window_min: window.min(count),
             spare: Cell::new(u16::MAX),
             turns: Cell::new(0),
-            copies: Rc::default(),
+            copies: Arc::default(),
         })
     }
 
@@ -186,7 +187,7 @@ pub(crate) struct Lease {
 
 impl Lease {
     /// What counts copies of this.
-    pub(crate) fn held(&self) -> &Rc<Held> {
+    pub(crate) fn held(&self) -> &Arc<Held> {
         &self.buffers.copies
     }
 }

@@ -1,6 +1,7 @@
 //! Sessions against each other and against rustls's own connections, in memory.
 
 use std::io::{Read, Write};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use proptest::prelude::*;

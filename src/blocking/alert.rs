@@ -1,0 +1,31 @@
+//! An alert: how a thread that waits in poll(2) is reached by another.
+//!
+//! Once raised it stays raised, so everybody who waits with it sees it, now and later; nobody has to take it back.
+
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+
+#[derive(Debug)]
+pub(super) struct Alert {
+    bell: UnixStream,
+    ear: UnixStream,
+}
+
+impl Alert {
+    pub(super) fn new() -> io::Result<Alert> {
+        let (bell, ear) = UnixStream::pair()?;
+        bell.set_nonblocking(true)?;
+        Ok(Alert { bell, ear })
+    }
+
+    pub(super) fn raise(&self) {
+        // If there is no room for another byte, it is raised already.
+        drop((&self.bell).write(&[1]));
+    }
+
+    /// Readable from the moment at which it is raised.
+    pub(super) fn ear(&self) -> BorrowedFd<'_> {
+        self.ear.as_fd()
+    }
+}

@@ -1,0 +1,239 @@
+//! TLS in the blocking style, with itself, with the async style, and with rustls.
+#![cfg(feature = "tls")]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::Wire;
+use common::tls::{AUTHORITY, NAME, acceptor, client, connector, server_tls};
+use rustls::version::{TLS12, TLS13};
+use wharf::blocking::{self, Connection, Listener};
+use wharf::tls::Acceptor;
+use wharf::{Client, CloseReason, Deadline, Result, Server, TlsFault};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_millis(60);
+
+fn listener() -> Listener {
+    Listener::bind("127.0.0.1:0").expect("a port is free")
+}
+
+fn echo(conn: &mut Connection) -> Result<()> {
+    let mut buf = [0; 4096];
+    loop {
+        match conn.recv(&mut buf)? {
+            0 => return Ok(()),
+            n => conn.send(&buf[..n])?,
+        }
+    }
+}
+
+/// Has messages of many lengths echoed.
+fn exchange(conn: &mut Connection) {
+    for len in [1, 64, 16_384, 16_385, 40_000, 300_000] {
+        let message: Vec<u8> = (0..len).map(|n| (n % 251) as u8).collect();
+        // The echo has to be read while the message is sent, for the kernels hold only so much.
+        for part in message.chunks(30_000) {
+            conn.send(part).expect("it stands");
+            let mut echo = vec![0; part.len()];
+            conn.recv_exact(&mut echo).expect("it stands");
+            assert!(echo == part);
+        }
+    }
+}
+
+#[test]
+fn both_ends_speak_tls() {
+    let server = listener().tls(&acceptor()).serve(echo).expect("it starts");
+    let mut conn = client(server.local_addr()).open_blocking().expect("it is trusted");
+    assert_eq!(conn.tls().and_then(|info| info.server_name().map(str::to_owned)).as_deref(), Some(NAME));
+    exchange(&mut conn);
+    assert_eq!(conn.close(), CloseReason::Local);
+    let stats = server.drain(PATIENCE).wait().expect("it ends");
+    assert_eq!((stats.handshakes, stats.handshakes_failed), (1, 0));
+    assert_eq!(stats.closed(CloseReason::Peer), 1);
+}
+
+#[test]
+fn a_blocking_client_talks_to_an_async_server() {
+    for backend in common::backends("a_blocking_client_talks_to_an_async_server") {
+        let server = Wire::Tls.server(Server::bind("127.0.0.1:0").workers(1).backend(backend));
+        let server = server.start(|mut conn: wharf::Connection| async move {
+            let mut buf = [0; 4096];
+            loop {
+                match conn.recv(&mut buf).await? {
+                    0 => return Ok(()),
+                    n => conn.send(&buf[..n]).await?,
+                }
+            }
+        });
+        let server = server.expect("it starts");
+        let mut conn = client(server.local_addr()).open_blocking().expect("it is trusted");
+        exchange(&mut conn);
+        assert_eq!(conn.close(), CloseReason::Local);
+        server.drain(PATIENCE).wait().expect("it ends");
+    }
+}
+
+#[test]
+fn an_async_client_talks_to_a_blocking_server() {
+    let server = listener().tls(&acceptor()).serve(echo).expect("it starts");
+    let address = server.local_addr();
+    let echoed = wharf::run(async move {
+        let mut conn = client(address).open().await?;
+        conn.send(b"from afar").await?;
+        let mut buf = [0; 9];
+        conn.recv_exact(&mut buf).await?;
+        conn.finish().await?;
+        assert_eq!(conn.recv(&mut [0; 1]).await?, 0);
+        Ok::<_, wharf::Error>(buf)
+    });
+    assert_eq!(&echoed.expect("a worker").expect("it is served"), b"from afar");
+    server.drain(PATIENCE).wait().expect("it ends");
+}
+
+#[test]
+fn rustls_talks_to_a_blocking_server() {
+    let server = listener().tls(&acceptor()).serve(echo).expect("it starts");
+    for version in [&TLS12, &TLS13] {
+        let socket =
+            TcpStream::connect(server.local_addr().socket().expect("it is TCP")).expect("it listens");
+        socket.set_read_timeout(Some(PATIENCE)).expect("it can");
+        let config = Arc::new(AUTHORITY.config(&[version]));
+        let tls =
+            rustls::ClientConnection::new(config, NAME.try_into().expect("a name")).expect("it can be used");
+        let mut stream = rustls::StreamOwned::new(tls, socket);
+        stream.write_all(&[7; 50_000]).expect("it stands");
+        let mut echo = [0; 50_000];
+        stream.read_exact(&mut echo).expect("it stands");
+        assert!(echo == [7; 50_000]);
+        stream.conn.send_close_notify();
+        stream.flush().expect("it stands");
+        assert_eq!(stream.read(&mut [0; 1]).expect("close_notify comes back"), 0);
+    }
+    server.drain(PATIENCE).wait().expect("it ends");
+}
+
+#[test]
+fn a_server_that_is_not_trusted_is_refused() {
+    let server = listener().tls(&acceptor()).serve(echo).expect("it starts");
+    let stranger = common::tls::Authority::new("Stranger");
+    let trusting = wharf::tls::ClientTls::new().trust(stranger.trust()).server_name(NAME);
+    let connector = wharf::tls::Connector::new(trusting).expect("it can be used");
+    let error =
+        Client::new(server.local_addr()).tls(&connector).open_blocking().expect_err("nobody knows it");
+    assert!(matches!(error.tls_fault(), Some(TlsFault::Certificate(_))), "{error}");
+    let stats = server.drain(PATIENCE).wait().expect("it ends");
+    assert_eq!((stats.handshakes, stats.handshakes_failed), (0, 1));
+}
+
+#[test]
+fn who_says_nothing_is_given_up_and_keeps_nobody_waiting() {
+    let acceptor = Acceptor::new(server_tls().handshake_within(SOON)).expect("it can be used");
+    let mut listener = listener().tls(&acceptor);
+    let address = listener.local_addr().socket().expect("it is TCP");
+    let mut silent = TcpStream::connect(address).expect("it listens");
+    let began = Instant::now();
+    let mut conn = listener.accept().expect("nothing has to come for that");
+    let error = conn.recv(&mut [0; 1]).expect_err("nothing comes");
+    assert!(began.elapsed() >= SOON);
+    assert_eq!(error.close_reason(), Some(CloseReason::Timeout(Deadline::Handshake)));
+    assert!(silent.read(&mut [0; 1]).is_err());
+}
+
+#[test]
+fn plain_bytes_are_no_tls() {
+    let server = listener().tls(&acceptor()).serve(echo).expect("it starts");
+    let mut plain = TcpStream::connect(server.local_addr().socket().expect("it is TCP")).expect("it listens");
+    plain.write_all(b"GET / HTTP/1.1\r\n\r\n").expect("it stands");
+    plain.read_to_end(&mut Vec::new()).expect("an alert, and the end");
+    drop(plain);
+    let stats = server.drain(PATIENCE).wait().expect("it ends");
+    assert_eq!(stats.handshakes_failed, 1);
+    assert!(
+        stats.closes.iter().all(|(reason, _)| matches!(reason, CloseReason::Tls(_))),
+        "{:?}",
+        stats.closes
+    );
+}
+
+#[test]
+fn tls_begins_and_ends_in_mid_stream() {
+    let mut listener = listener();
+    let address = listener.local_addr();
+    let server = thread::spawn(move || -> Result<()> {
+        let mut conn = listener.accept()?;
+        let mut word = [0; 8];
+        conn.recv_exact(&mut word)?;
+        assert_eq!(&word, b"STARTTLS");
+        conn.send(b"go ahead")?;
+        conn.accept_tls(&acceptor())?;
+        assert!(conn.tls().is_some());
+        conn.recv_exact(&mut word[..6])?;
+        assert_eq!(&word[..6], b"secret");
+        conn.send(b"heard")?;
+        conn.leave_tls()?;
+        assert!(conn.tls().is_none());
+        conn.recv_exact(&mut word[..5])?;
+        assert_eq!(&word[..5], b"plain");
+        conn.send(b"again")
+    });
+    let mut conn = blocking::connect(address).expect("it listens");
+    let mut answer = [0; 8];
+    conn.send(b"STARTTLS").expect("it stands");
+    conn.recv_exact(&mut answer).expect("it stands");
+    conn.within(PATIENCE).connect_tls(&connector(), NAME).expect("it is trusted");
+    conn.send(b"secret").expect("it stands");
+    conn.recv_exact(&mut answer[..5]).expect("it stands");
+    assert_eq!(&answer[..5], b"heard");
+    conn.leave_tls().expect("both leave");
+    assert!(conn.tls().is_none());
+    conn.send(b"plain").expect("it stands");
+    conn.recv_exact(&mut answer[..5]).expect("it stands");
+    assert_eq!(&answer[..5], b"again");
+    drop(conn);
+    server.join().expect("no panic").expect("it went well");
+}
+
+#[test]
+fn a_stream_that_is_cut_off_is_told() {
+    let mut listener = listener().tls(&acceptor());
+    let address = listener.local_addr().socket().expect("it is TCP");
+    let server = thread::spawn(move || {
+        let mut conn = listener.accept().expect("somebody comes");
+        let mut buf = [0; 5];
+        conn.recv_exact(&mut buf).expect("it stands");
+        conn.recv(&mut buf).expect_err("no close_notify").tls_fault()
+    });
+    let socket = TcpStream::connect(address).expect("it listens");
+    let config = Arc::new(AUTHORITY.config(&[&TLS13]));
+    let tls =
+        rustls::ClientConnection::new(config, NAME.try_into().expect("a name")).expect("it can be used");
+    let mut stream = rustls::StreamOwned::new(tls, socket);
+    stream.write_all(b"hello").expect("it stands");
+    stream.sock.shutdown(std::net::Shutdown::Write).expect("it stands");
+    assert_eq!(server.join().expect("no panic"), Some(TlsFault::Truncated));
+}
+
+#[test]
+fn halves_speak_tls_at_the_same_time() {
+    let server = listener().tls(&acceptor()).serve(echo).expect("it starts");
+    let conn = client(server.local_addr()).open_blocking().expect("it is trusted");
+    let (mut reads, mut writes) = conn.split().expect("descriptors");
+    let reader = thread::spawn(move || {
+        let mut received = vec![0; 3_000_000];
+        reads.recv_exact(&mut received).expect("it stands");
+        assert!(received.iter().all(|byte| *byte == 7));
+        assert_eq!(reads.recv(&mut [0; 1]).expect("the end"), 0);
+    });
+    writes.send(&vec![7; 3_000_000]).expect("it stands");
+    writes.finish().expect("it stands");
+    reader.join().expect("it went well");
+    drop(writes);
+    server.drain(PATIENCE).wait().expect("it ends");
+}
