@@ -141,6 +141,40 @@ impl Client {
     pub fn open(&self) -> Connect {
         Connect { client: self.clone() }
     }
+
+    /// Connects, and tells how far it is.
+    pub(crate) async fn open_telling(&self, mut tell: impl FnMut(Step)) -> Result<Connection> {
+        let after = self.within;
+        runtime::within(after, open(self, &mut tell)).await.map_err(|_| {
+            Error::new(Operation::Connect, Cause::TimedOut { after }).at(&self.address)
+        })?
+    }
+
+    /// Whom it connects to, if its options make sense.
+    pub(crate) fn endpoint(&self) -> Result<Endpoint> {
+        self.limits.validate()?;
+        self.deadlines.validate()?;
+        self.sockets.validate()?;
+        Endpoint::parse(Operation::Connect, &self.address)
+    }
+
+    /// The bounds of its connections.
+    pub(crate) fn bounds(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// The address as it was told.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+}
+
+/// How far a connect is.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    Resolving,
+    Connecting,
+    Handshaking,
 }
 
 /// The future of [`Client::connect`] and [`Client::open`].
@@ -164,12 +198,7 @@ impl IntoFuture for Connect {
     fn into_future(self) -> Connecting {
         let client = self.client;
         Connecting {
-            future: Box::pin(async move {
-                let after = client.within;
-                runtime::within(after, open(&client)).await.map_err(|_| {
-                    Error::new(Operation::Connect, Cause::TimedOut { after }).at(&client.address)
-                })?
-            }),
+            future: Box::pin(async move { client.open_telling(|_| ()).await }),
         }
     }
 }
@@ -200,13 +229,13 @@ impl fmt::Debug for Connecting {
     }
 }
 
-async fn open(client: &Client) -> Result<Connection> {
-    client.limits.validate()?;
-    client.deadlines.validate()?;
-    client.sockets.validate()?;
-    let endpoint = Endpoint::parse(Operation::Connect, &client.address)?;
+async fn open(client: &Client, tell: &mut dyn FnMut(Step)) -> Result<Connection> {
+    let endpoint = client.endpoint()?;
     let worker = runtime::current("a connect");
     let began = worker.now();
+    if matches!(endpoint.host, Host::Name(_)) {
+        tell(Step::Resolving);
+    }
     let candidates = candidates(&worker, &endpoint)
         .await
         .map_err(|cause| Error::new(Operation::Connect, cause).at(&client.address))?;
@@ -215,9 +244,10 @@ async fn open(client: &Client) -> Result<Connection> {
     for (tried, peer) in candidates.iter().enumerate() {
         let left = client.within.saturating_sub(worker.now().since(began));
         let share = left / u32::try_from(candidates.len() - tried).unwrap_or(u32::MAX);
+        tell(Step::Connecting);
         let attempt = async {
             let conn = attempt(&worker, peer, &profile, &client.sockets).await?;
-            secure(client, &endpoint, conn).await
+            secure(client, &endpoint, conn, tell).await
         };
         failure = match runtime::within(share, attempt).await {
             Ok(Ok(conn)) => return Ok(conn),
@@ -257,8 +287,14 @@ async fn candidates(worker: &Rc<Worker>, endpoint: &Endpoint) -> Result<Vec<Addr
 
 /// Has TLS stand on a connection, if the client wants that.
 #[cfg(feature = "tls")]
-async fn secure(client: &Client, endpoint: &Endpoint, mut conn: Connection) -> Result<Connection, Cause> {
+async fn secure(
+    client: &Client,
+    endpoint: &Endpoint,
+    mut conn: Connection,
+    tell: &mut dyn FnMut(Step),
+) -> Result<Connection, Cause> {
     if let Some(connector) = &client.connector {
+        tell(Step::Handshaking);
         let host = endpoint.server_name();
         conn.handshake(Session::connect(connector, host.as_deref())).await?;
     }
@@ -266,7 +302,12 @@ async fn secure(client: &Client, endpoint: &Endpoint, mut conn: Connection) -> R
 }
 
 #[cfg(not(feature = "tls"))]
-async fn secure(_: &Client, _: &Endpoint, conn: Connection) -> Result<Connection, Cause> {
+async fn secure(
+    _: &Client,
+    _: &Endpoint,
+    conn: Connection,
+    _: &mut dyn FnMut(Step),
+) -> Result<Connection, Cause> {
     Ok(conn)
 }
 

@@ -290,7 +290,6 @@ impl Connection {
         Connection { link }
     }
 
-    #[cfg(feature = "tls")]
     pub(crate) fn link(&self) -> &Rc<Link> {
         &self.link
     }

@@ -58,6 +58,8 @@ pub(crate) enum Operation {
     TakeOver,
     Notify,
     Parse,
+    Post,
+    Close,
     #[cfg(feature = "tls")]
     Load,
 }
@@ -98,6 +100,12 @@ pub(crate) enum Cause {
         queued: usize,
         option: &'static str,
     },
+    /// So many things wait already, and that option bounds them.
+    Busy {
+        waiting: usize,
+        what: &'static str,
+        option: &'static str,
+    },
     NotFound {
         problem: String,
     },
@@ -133,6 +141,12 @@ impl Error {
         self
     }
 
+    /// The same error once more, for another who has to know of it.
+    pub(crate) fn again(&self) -> Error {
+        let Inner { operation, target, cause } = &*self.0;
+        Error(Box::new(Inner { operation: *operation, target: target.clone(), cause: cause.again() }))
+    }
+
     #[cfg(feature = "tls")]
     pub(crate) fn into_cause(self) -> Cause {
         self.0.cause
@@ -160,7 +174,7 @@ impl Error {
             Cause::NotFound { .. } => ErrorKind::System,
             Cause::Tls { fault: TlsFault::Local, .. } => ErrorKind::Caller,
             Cause::Tls { .. } => ErrorKind::Peer,
-            Cause::TooLarge { .. } | Cause::Full { .. } => ErrorKind::Limit,
+            Cause::TooLarge { .. } | Cause::Full { .. } | Cause::Busy { .. } => ErrorKind::Limit,
             Cause::Option { .. } | Cause::Variable { .. } | Cause::Address { .. } => ErrorKind::Caller,
             Cause::Misuse(_) | Cause::Other(_) => ErrorKind::Caller,
             #[cfg(feature = "tls")]
@@ -310,6 +324,8 @@ impl Operation {
             Operation::TakeOver => "take over",
             Operation::Notify => "notify",
             Operation::Parse => "parse",
+            Operation::Post => "post",
+            Operation::Close => "close",
             #[cfg(feature = "tls")]
             Operation::Load => "load",
         }
@@ -332,7 +348,9 @@ impl Operation {
             | Operation::Run
             | Operation::Handle
             | Operation::Adopt
-            | Operation::Parse => "",
+            | Operation::Parse
+            | Operation::Post
+            | Operation::Close => "",
             #[cfg(feature = "tls")]
             Operation::Load => "",
         }
@@ -358,12 +376,44 @@ impl fmt::Display for Cause {
                 write!(f, "{bytes} bytes are more than `{option}` allows ({bound})")
             }
             Cause::Full { queued, option } => write!(f, "{queued} bytes are queued, see `{option}`"),
+            Cause::Busy { waiting, what, option } => {
+                write!(f, "there are {waiting} {what} already, see `{option}`")
+            }
             Cause::Misuse(what) => f.write_str(what),
             #[cfg(feature = "tls")]
             Cause::Content { problem } => f.write_str(problem),
             Cause::Tls { fault, detail } if detail.is_empty() => write!(f, "TLS: {fault}"),
             Cause::Tls { fault, detail } => write!(f, "TLS: {fault}: {detail}"),
             Cause::Other(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl Cause {
+    fn again(&self) -> Cause {
+        match self {
+            Cause::Os(error) => Cause::Os(match error.raw_os_error() {
+                Some(code) => io::Error::from_raw_os_error(code),
+                None => io::Error::new(error.kind(), error.to_string()),
+            }),
+            Cause::TimedOut { after } => Cause::TimedOut { after: *after },
+            Cause::Closed(reason) => Cause::Closed(*reason),
+            Cause::Undelivered { reason, bytes } => Cause::Undelivered { reason: *reason, bytes: *bytes },
+            Cause::Ended { received, wanted } => Cause::Ended { received: *received, wanted: *wanted },
+            Cause::Option { name, problem } => Cause::Option { name, problem: problem.clone() },
+            Cause::Variable { name, problem } => Cause::Variable { name, problem: problem.clone() },
+            Cause::Address { problem } => Cause::Address { problem: problem.clone() },
+            Cause::TooLarge { bytes, bound, option } => {
+                Cause::TooLarge { bytes: *bytes, bound: *bound, option }
+            }
+            Cause::Full { queued, option } => Cause::Full { queued: *queued, option },
+            Cause::Busy { waiting, what, option } => Cause::Busy { waiting: *waiting, what, option },
+            Cause::NotFound { problem } => Cause::NotFound { problem: problem.clone() },
+            Cause::Misuse(what) => Cause::Misuse(what),
+            #[cfg(feature = "tls")]
+            Cause::Content { problem } => Cause::Content { problem: problem.clone() },
+            Cause::Tls { fault, detail } => Cause::Tls { fault: *fault, detail: detail.clone() },
+            Cause::Other(error) => Cause::Other(error.to_string().into()),
         }
     }
 }
