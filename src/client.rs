@@ -145,9 +145,9 @@ impl Client {
     /// Connects, and tells how far it is.
     pub(crate) async fn open_telling(&self, mut tell: impl FnMut(Step)) -> Result<Connection> {
         let after = self.within;
-        runtime::within(after, open(self, &mut tell)).await.map_err(|_| {
-            Error::new(Operation::Connect, Cause::TimedOut { after }).at(&self.address)
-        })?
+        runtime::within(after, open(self, &mut tell))
+            .await
+            .map_err(|_| Error::new(Operation::Connect, Cause::TimedOut { after }).at(&self.address))?
     }
 
     /// Whom it connects to, if its options make sense.
@@ -197,9 +197,7 @@ impl IntoFuture for Connect {
 
     fn into_future(self) -> Connecting {
         let client = self.client;
-        Connecting {
-            future: Box::pin(async move { client.open_telling(|_| ()).await }),
-        }
+        Connecting { future: Box::pin(async move { client.open_telling(|_| ()).await }) }
     }
 }
 

@@ -242,6 +242,7 @@ impl Simulation {
     /// If time stands still in a loop.
     pub fn run_until(&mut self, mut done: impl FnMut() -> bool) -> bool {
         let limit = self.network.now().after(PATIENCE);
+        let mut asked = 0;
         loop {
             // Before the clock moves: it is over at the time when it is done.
             self.settle();
@@ -250,8 +251,11 @@ impl Simulation {
             }
             if self.has_work() {
                 // It has asked for something that happens now.
+                asked += 1;
+                assert!(asked < TURNS_AT_ONCE, "seed {}: time stands still at {:?}", self.seed, self.now());
                 continue;
             }
+            asked = 0;
             if !self.advance(limit) {
                 return false;
             }

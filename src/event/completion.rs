@@ -78,9 +78,9 @@ impl Completion {
             // Not under the lock: these look at queues.
             let problem = match worker::with_current(|_| ()) {
                 Some(()) => Some("a worker's thread would wait for itself: wait on another thread"),
-                None if handled.iter().any(|(_, runs_here)| runs_here()) => Some(
-                    "this thread runs the queue of a handler that is waited for: wait on another thread",
-                ),
+                None if handled.iter().any(|(_, runs_here)| runs_here()) => {
+                    Some("this thread runs the queue of a handler that is waited for: wait on another thread")
+                }
                 None => None,
             };
             if let Some(problem) = problem {

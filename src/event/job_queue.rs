@@ -51,7 +51,7 @@ impl JobQueue {
         };
         let spawned = thread::Builder::new().name(name).spawn(body);
         let thread = spawned.map_err(|error| Error::os(Operation::Start, error))?;
-        drop(shared.runs_on.set(thread.thread().id()));
+        shared.runs_on.get_or_init(|| thread.thread().id());
         Ok(JobQueue { shared, thread: Mutex::new(Some(thread)) })
     }
 
@@ -98,7 +98,8 @@ impl JobQueue {
     /// On the queue's own thread, which would wait for itself.
     pub fn join(&self) -> Result<()> {
         if self.shared.runs_here() {
-            let itself = "the queue's own thread cannot wait for its end: stop it, and join on another thread";
+            let itself =
+                "the queue's own thread cannot wait for its end: stop it, and join on another thread";
             return Err(Error::new(Operation::Wait, Cause::Misuse(itself)));
         }
         self.stop();

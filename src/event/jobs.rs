@@ -149,10 +149,6 @@ impl Jobs {
         self.lock().posted_max = posted_max;
     }
 
-    pub(super) fn is_closed(&self) -> bool {
-        self.lock().is_closed
-    }
-
     /// Takes no more jobs; those that are here may still be run.
     pub(super) fn close(&self) {
         self.lock().is_closed = true;

@@ -139,7 +139,8 @@ impl Service {
         let backend = options.backend.chosen()?;
         let hall = self.hall();
         if hall.is_begun.swap(true, Ordering::SeqCst) {
-            let twice = "the service has been started already; a stopped one is not started again, make a new one";
+            let twice =
+                "the service has been started already; a stopped one is not started again, make a new one";
             return Err(Error::new(Operation::Start, Cause::Misuse(twice)));
         }
         let started = start_threads(hall, options, backend);
@@ -348,7 +349,9 @@ impl Hall {
         let failed = |what| Err(Error::new(Operation::Wait, Cause::Misuse(what)));
         let mut threads = self.lock();
         if threads.ids.contains(&thread::current().id()) {
-            return failed("a thread of the service cannot wait for its end: stop it, and wait on another thread");
+            return failed(
+                "a thread of the service cannot wait for its end: stop it, and wait on another thread",
+            );
         }
         if threads.ids.is_empty() && self.crew.get().is_some() {
             return failed("a simulation's service ends by running the simulation");
@@ -362,7 +365,11 @@ impl Hall {
             // They have done all that matters, and told if they crashed.
             drop(handle.join());
         }
-        if crashed { failed("a thread of the service has panicked; its message is on standard error") } else { Ok(()) }
+        if crashed {
+            failed("a thread of the service has panicked; its message is on standard error")
+        } else {
+            Ok(())
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Threads> {

@@ -142,10 +142,7 @@ impl SocketHandle {
     /// # Errors
     /// If a receive is armed and its handler has not begun; if the socket's own handler
     /// [receives](QueuedHandler::receives); if the socket was disconnected and nothing is left to read.
-    pub fn receive(
-        &self,
-        handler: impl FnOnce(&SocketHandle, Result<Bytes>) + Send + 'static,
-    ) -> Result<()> {
+    pub fn receive(&self, handler: impl FnOnce(&SocketHandle, Result<Bytes>) + Send + 'static) -> Result<()> {
         self.strand.receive(Box::new(handler))
     }
 

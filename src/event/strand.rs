@@ -171,7 +171,16 @@ impl Strand {
         })
     }
 
-    pub(super) fn connect(self: &Arc<Self>, told: Option<Dependency>) -> Result<()> {
+    pub(super) fn connect(self: &Arc<Self>, mut told: Option<Dependency>) -> Result<()> {
+        let begun = self.begin(&mut told);
+        if let (Err(error), Some(told)) = (&begun, told) {
+            told.finish(Err(error.again()));
+        }
+        begun
+    }
+
+    /// Takes `told` if it begins.
+    fn begin(self: &Arc<Self>, told: &mut Option<Dependency>) -> Result<()> {
         let endpoint = self.client.endpoint()?;
         let seat = self.hall.seat(&self.client)?;
         let failed = |cause| Err(Error::new(Operation::Connect, cause).at(self.client.address()));
@@ -189,7 +198,7 @@ impl Strand {
             return failed(Cause::Busy { waiting, what: "untold changes of state", option });
         }
         inner.begin();
-        inner.connecting = told;
+        inner.connecting = told.take();
         let first = match endpoint.host {
             Host::Name(_) => State::Resolving,
             _ => State::Connecting,
@@ -340,7 +349,7 @@ impl Strand {
         let handler = inner.handler.take();
         let events = std::mem::take(&mut inner.events);
         let armed = inner.armed.take();
-        let (mut handlers, mut dependencies) = (Vec::new(), Vec::new());
+        let (mut handlers, mut unsent) = (Vec::new(), VecDeque::new());
         let Inner { commands, in_flight, .. } = &mut *inner;
         let queued = commands.iter_mut().filter_map(|command| match command {
             Command::Send(_, sending) => Some(sending),
@@ -356,21 +365,18 @@ impl Strand {
             inner.close(reason);
         } else {
             // What was queued for a connection that will not be.
-            for command in std::mem::take(&mut inner.commands) {
-                if let Command::Send(_, sending) = command {
-                    dependencies.extend(sending.dependency);
-                }
-            }
+            unsent = std::mem::take(&mut inner.commands);
             (inner.charged, inner.queued) = (0, 0);
         }
         wake(inner);
-        drop(dependencies);
+        drop_guarded(unsent);
         drop_guarded((events, armed, handlers));
         drop_guarded(handler);
     }
 }
 
-const OVER: &str = "no handler of the socket is called any more: it was dropped, its queue has ended, or a handler panicked";
+const OVER: &str =
+    "no handler of the socket is called any more: it was dropped, its queue has ended, or a handler panicked";
 
 // What its queue does.
 impl Strand {
@@ -496,12 +502,7 @@ impl Default for Called {
     }
 }
 
-fn call(
-    handler: &mut dyn QueuedHandler,
-    socket: &SocketHandle,
-    event: Event,
-    left: Option<Bytes>,
-) -> Called {
+fn call(handler: &mut dyn QueuedHandler, socket: &SocketHandle, event: Event, left: Option<Bytes>) -> Called {
     let flow = match event {
         Event::State(state) => {
             handler.state(socket, &state);
@@ -571,10 +572,7 @@ impl Strand {
         if self.produces {
             inner.push(Event::Writable);
         }
-        self.schedule(inner);
-        if let Some(told) = told {
-            told.finish(Ok(()));
-        }
+        self.schedule_telling(inner, told.map(|told| (told, Ok(()))).into_iter().collect());
     }
 
     pub(super) fn take_reset(&self) -> Option<CloseReason> {
@@ -645,8 +643,7 @@ impl Strand {
         if let Some(sending) = inner.in_flight.pop_back() {
             inner.sent(sending, Err(error.again()), &mut ended);
         }
-        self.schedule(inner);
-        tell(ended);
+        self.schedule_telling(inner, ended);
     }
 
     /// What was in flight has been handed to the kernel, or never will be.
@@ -661,8 +658,7 @@ impl Strand {
         if self.produces && result.is_ok() && has_room {
             inner.push(Event::Writable);
         }
-        self.schedule(inner);
-        tell(ended);
+        self.schedule_telling(inner, ended);
     }
 
     /// All is over: told once for each `connect`, and last.
@@ -673,10 +669,14 @@ impl Strand {
         let mut ended: Ended = Vec::new();
         let in_flight = std::mem::take(&mut inner.in_flight);
         let commands = std::mem::take(&mut inner.commands);
-        let queued = commands.into_iter().filter_map(|command| match command {
-            Command::Send(_, sending) => Some(sending),
-            _ => None,
-        });
+        // Bytes may be the program's, with a destructor of its own: they are dropped without the lock.
+        let (mut unsent, mut queued) = (Vec::new(), Vec::new());
+        for command in commands {
+            if let Command::Send(bytes, sending) = command {
+                unsent.push(bytes);
+                queued.push(sending);
+            }
+        }
         for sending in in_flight.into_iter().chain(queued) {
             inner.sent(sending, Err(error.again()), &mut ended);
         }
@@ -692,23 +692,25 @@ impl Strand {
         (inner.is_driven, inner.driver) = (false, None);
         (inner.closing, inner.reset) = (None, None);
         inner.change(State::Disconnected(why));
-        self.schedule(inner);
-        tell(ended);
-    }
-}
-
-fn tell(ended: Ended) {
-    for (dependency, result) in ended {
-        dependency.finish(result);
+        self.schedule_telling(inner, ended);
+        drop_guarded(unsent);
     }
 }
 
 impl Strand {
     /// Lets go of the lock, and has the events handled if that is not arranged.
-    fn schedule(self: &Arc<Self>, mut inner: MutexGuard<'_, Inner>) {
+    fn schedule(self: &Arc<Self>, inner: MutexGuard<'_, Inner>) {
+        self.schedule_telling(inner, Vec::new());
+    }
+
+    /// The same; tells first what has ended, so that it has when its handlers run.
+    fn schedule_telling(self: &Arc<Self>, mut inner: MutexGuard<'_, Inner>, ended: Ended) {
         let due = !inner.events.is_empty() && !inner.is_over && !inner.is_scheduled;
         inner.is_scheduled |= due;
         drop(inner);
+        for (dependency, result) in ended {
+            dependency.finish(result);
+        }
         if due {
             self.queue.execute(self);
         }
