@@ -1,6 +1,15 @@
 //! A game's loop: frames at a steady pace, and between them whatever has come from the server, on the loop's own thread.
 //!
-//! `cargo run --example queue`
+//! ```text
+//! $ cargo run --example queue
+//! connecting
+//! connected
+//! the server says seen
+//! the server says seen
+//! disconnected: closed by this side
+//! ```
+
+#![allow(clippy::print_stdout, reason = "an example shows what it does")]
 
 use std::time::{Duration, Instant};
 

@@ -19,12 +19,12 @@ const LONG: Duration = Duration::from_secs(10);
 struct Told(Arc<Mutex<Vec<String>>>);
 
 impl Told {
-    fn add(&self, line: impl ToString) {
-        self.0.lock().unwrap().push(line.to_string());
+    fn add(&self, line: impl std::fmt::Display) {
+        self.0.lock().expect("no handler panics with it").push(line.to_string());
     }
 
     fn lines(&self) -> Vec<String> {
-        self.0.lock().unwrap().clone()
+        self.0.lock().expect("no handler panics with it").clone()
     }
 
     fn is_over(&self) -> bool {
@@ -48,7 +48,7 @@ impl Says {
 impl Handler for Says {
     fn connected(&mut self, conn: &mut Connection<'_>) -> Flow {
         self.told.add("connected");
-        conn.send(self.what.as_bytes()).unwrap();
+        conn.send(self.what.as_bytes()).expect("the queue is empty");
         Flow::Continue
     }
 

@@ -28,12 +28,12 @@ async fn echo(mut conn: Connection) -> Result<()> {
 struct Notes(Arc<Mutex<Vec<String>>>);
 
 impl Notes {
-    fn add(&self, line: impl ToString) {
-        self.0.lock().unwrap().push(line.to_string());
+    fn add(&self, line: impl std::fmt::Display) {
+        self.0.lock().expect("no handler panics with it").push(line.to_string());
     }
 
     fn lines(&self) -> Vec<String> {
-        self.0.lock().unwrap().clone()
+        self.0.lock().expect("no handler panics with it").clone()
     }
 
     fn has(&self, start: &str) -> bool {
@@ -64,6 +64,8 @@ fn each_state_is_told_once_and_in_order_and_it_connects_again() {
             assert!(twice.to_string().contains("invalid state"), "{twice}");
             stage.until("it is connected", || notes.count("connected") == round);
             assert!(socket.state().is_connected());
+            assert_eq!(socket.peer_addr().unwrap().to_string(), address);
+            assert!(socket.local_addr().is_some());
             assert!(socket.connect().is_err());
             socket.close();
             stage.until("it is disconnected", || notes.count("disconnected") == round);
@@ -208,8 +210,6 @@ fn a_queue_that_is_slow_holds_the_peer_up_and_loses_nothing() {
         let socket = stage.service.socket(&client, &stage.queue.queue(), handler);
         socket.connect().unwrap();
         // Nobody polls for a while: all that may pile up does.
-        let queue = &stage.queue.queue();
-        let _ = queue;
         stage.idle(|| socket.state().is_connected());
         stage.until("all is here, and the end", || notes.has("disconnected"));
         assert_eq!(total.load(Ordering::SeqCst), size);
@@ -458,7 +458,7 @@ impl Pool {
             let arrivals = arrivals.clone();
             thread::spawn(move || {
                 loop {
-                    let next = arrivals.lock().unwrap().recv();
+                    let next = arrivals.lock().expect("nothing panics with it").recv();
                     match next {
                         Ok(job) => job.run(),
                         Err(_) => return,

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 
 use super::Disconnect;
 use super::service::Seat;
-use super::strand::{Command, Strand};
+use super::strand::{Command, Info, Strand};
 use crate::conn::Conn;
 use crate::connection::{Connection, ReadHalf, WriteHalf};
 use crate::error::CloseReason;
@@ -54,7 +54,12 @@ async fn drive(mut driven: Driven) {
         Err(reason) => Disconnect::Closed(reason),
         Ok(Err(error)) => Disconnect::Failed(Arc::new(error)),
         Ok(Ok(conn)) => {
-            strand.connected();
+            strand.connected(Info {
+                peer: Some(conn.peer_addr()),
+                local: conn.local_addr(),
+                #[cfg(feature = "tls")]
+                tls: conn.tls(),
+            });
             Disconnect::Closed(carry(&strand, conn).await)
         }
     };

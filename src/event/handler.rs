@@ -94,10 +94,14 @@ impl QueuedHandler for () {
 /// ```
 #[derive(Default)]
 pub struct Callbacks {
-    feedback: Option<Box<dyn FnMut(&SocketHandle, &State) + Send>>,
-    incoming: Option<Box<dyn FnMut(&SocketHandle, Bytes) -> Flow + Send>>,
-    outgoing: Option<Box<dyn FnMut(&SocketHandle) -> Flow + Send>>,
+    feedback: Option<Box<Feedback>>,
+    incoming: Option<Box<Incoming>>,
+    outgoing: Option<Box<Outgoing>>,
 }
+
+type Feedback = dyn FnMut(&SocketHandle, &State) + Send;
+type Incoming = dyn FnMut(&SocketHandle, Bytes) -> Flow + Send;
+type Outgoing = dyn FnMut(&SocketHandle) -> Flow + Send;
 
 impl Callbacks {
     /// No callbacks.

@@ -231,7 +231,7 @@ impl fmt::Debug for Jobs {
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod tests {
     use std::sync::Arc;
     use std::thread;

@@ -10,6 +10,7 @@ use super::completion::Completion;
 use super::service::Service;
 use super::strand::{Sending, Strand};
 use super::{Disconnect, Queue, QueuedHandler, State};
+use crate::address::Address;
 use crate::client::Client;
 use crate::error::{CloseReason, Error, Operation, Result};
 
@@ -200,6 +201,22 @@ impl SocketHandle {
             },
             _ => None,
         }
+    }
+
+    /// The address of the other end; `None` until the first connection stands, and while another one is made.
+    pub fn peer_addr(&self) -> Option<Address> {
+        self.strand.info().peer
+    }
+
+    /// The address of this end, in the same way.
+    pub fn local_addr(&self) -> Option<Address> {
+        self.strand.info().local
+    }
+
+    /// What was agreed on by TLS, and what is known of the peer, in the same way; `None` without TLS.
+    #[cfg(feature = "tls")]
+    pub fn tls(&self) -> Option<crate::tls::Info> {
+        self.strand.info().tls
     }
 
     /// Bytes sent that have not been handed to the kernel.

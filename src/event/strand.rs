@@ -17,6 +17,7 @@ use bytes::{Bytes, BytesMut};
 use super::completion::Dependency;
 use super::service::Hall;
 use super::{Disconnect, Flow, Queue, QueuedHandler, SocketHandle, State};
+use crate::address::Address;
 use crate::client::{Client, Step};
 use crate::endpoint::Host;
 use crate::error::{Bound, Cause, CloseReason, Error, Operation, Result};
@@ -69,6 +70,8 @@ struct Inner {
     /// What came at the end, without a receive that asked for it.
     early: BytesMut,
     peer_ended: bool,
+    /// What is known of the connection, or of the last one.
+    info: Info,
     /// Bytes delivered that no handler has consumed, those left over by one included.
     unconsumed: usize,
     left: Bytes,
@@ -88,6 +91,15 @@ struct Inner {
     closers: Vec<Dependency>,
     /// How the task on the worker is woken.
     driver: Option<Waker>,
+}
+
+/// What is known of a connection that stands.
+#[derive(Clone, Default)]
+pub(super) struct Info {
+    pub(super) peer: Option<Address>,
+    pub(super) local: Option<Address>,
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<crate::tls::Info>,
 }
 
 enum Event {
@@ -154,6 +166,7 @@ impl Strand {
                 armed: None,
                 early: BytesMut::new(),
                 peer_ended: false,
+                info: Info::default(),
                 unconsumed: 0,
                 left: Bytes::new(),
                 commands: VecDeque::new(),
@@ -315,6 +328,10 @@ impl Strand {
 
     pub(super) fn state(&self) -> State {
         self.lock().state.clone()
+    }
+
+    pub(super) fn info(&self) -> Info {
+        self.lock().info.clone()
     }
 
     pub(super) fn queued(&self) -> usize {
@@ -509,7 +526,7 @@ fn call(handler: &mut dyn QueuedHandler, socket: &SocketHandle, event: Event, le
             Flow::Continue
         }
         Event::Received(bytes) => {
-            let offered = joined(left.unwrap_or_default(), bytes);
+            let offered = joined(&left.unwrap_or_default(), bytes);
             let flow = handler.received(socket, offered.clone());
             let consumed = match flow {
                 Flow::Consumed(n) => n.min(offered.len()),
@@ -527,12 +544,12 @@ fn call(handler: &mut dyn QueuedHandler, socket: &SocketHandle, event: Event, le
     Called { flow, ..Called::default() }
 }
 
-fn joined(left: Bytes, bytes: BytesMut) -> Bytes {
+fn joined(left: &Bytes, bytes: BytesMut) -> Bytes {
     if left.is_empty() {
         return bytes.freeze();
     }
     let mut whole = BytesMut::with_capacity(left.len() + bytes.len());
-    whole.extend_from_slice(&left);
+    whole.extend_from_slice(left);
     whole.extend_from_slice(&bytes);
     whole.freeze()
 }
@@ -565,8 +582,9 @@ impl Strand {
         inner.reset.or(closing).or(stopping.then_some(CloseReason::Shutdown))
     }
 
-    pub(super) fn connected(self: &Arc<Self>) {
+    pub(super) fn connected(self: &Arc<Self>, info: Info) {
         let mut inner = self.lock();
+        inner.info = info;
         let told = inner.connecting.take();
         inner.change(State::Connected);
         if self.produces {
@@ -651,7 +669,10 @@ impl Strand {
         let mut inner = self.lock();
         let mut ended = Vec::new();
         for sending in std::mem::take(&mut inner.in_flight) {
-            let result = result.as_ref().map(|()| ()).map_err(Error::again);
+            let result = match result {
+                Ok(()) => Ok(()),
+                Err(error) => Err(error.again()),
+            };
             inner.sent(sending, result, &mut ended);
         }
         let has_room = inner.commands.is_empty() && inner.closing.is_none() && !inner.has_finished;
@@ -738,6 +759,7 @@ impl Inner {
         self.epoch += 1;
         self.early.clear();
         self.peer_ended = false;
+        self.info = Info::default();
         self.has_finished = false;
         (self.closing, self.reset) = (None, None);
     }

@@ -75,7 +75,7 @@ pub(crate) type Post = Arc<Mailbox<Message>>;
 pub(crate) enum Message {
     Wake(TaskId),
     /// Do this on the worker's thread.
-    Run(Box<dyn FnOnce(&Rc<Worker>) + Send>),
+    Run(Box<Errand>),
     /// Take over an accepted connection.
     Adopt {
         socket: Socket,
@@ -125,6 +125,9 @@ pub(crate) enum Message {
         within: Duration,
     },
 }
+
+/// What a worker is to do on its own thread.
+pub(crate) type Errand = dyn FnOnce(&Rc<Worker>) + Send;
 
 /// What a timer was set for.
 pub(crate) enum Alarm {
