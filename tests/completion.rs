@@ -24,12 +24,12 @@ fn on_each(name: &str, scenario: impl Fn(&Service, &Client)) {
                 }
                 Ok(())
             })
-            .unwrap();
+            .expect("all is in order here");
         let service = Service::new().backend(backend);
-        service.start().unwrap();
+        service.start().expect("all is in order here");
         scenario(&service, &Client::new(server.local_addr()));
-        service.stop_and_wait().unwrap();
-        server.stop().wait().unwrap();
+        service.stop_and_wait().expect("all is in order here");
+        server.stop().wait().expect("all is in order here");
     }
 }
 
