@@ -111,7 +111,6 @@ macro_rules! common_methods {
         ///
         /// `None` if the connection is closed, or if the operating system does not tell, which Linux does for TCP.
         /// Acknowledged is not read; see [`Connection::delivered`].
-        /// Acknowledged is not read.
         pub fn unacked(&self) -> Option<usize> {
             self.link.unacked().ok()
         }

@@ -65,6 +65,8 @@ pub(crate) enum Operation {
     TakeOver,
     Notify,
     Parse,
+    Post,
+    Close,
     #[cfg(feature = "tls")]
     Load,
 }
@@ -109,6 +111,12 @@ pub(crate) enum Cause {
     },
     Full {
         queued: usize,
+        option: &'static str,
+    },
+    /// So many things wait already, and that option bounds them.
+    Busy {
+        waiting: usize,
+        what: &'static str,
         option: &'static str,
     },
     NotFound {
@@ -219,7 +227,7 @@ impl Error {
             Cause::NotFound { .. } => ErrorKind::System,
             Cause::Tls { fault: TlsFault::Local, .. } => ErrorKind::Caller,
             Cause::Tls { .. } => ErrorKind::Peer,
-            Cause::TooLarge { .. } | Cause::Full { .. } => ErrorKind::Limit,
+            Cause::TooLarge { .. } | Cause::Full { .. } | Cause::Busy { .. } => ErrorKind::Limit,
             Cause::Option { .. } | Cause::Variable { .. } | Cause::Address { .. } => ErrorKind::Caller,
             Cause::Misuse(_) | Cause::Other(_) => ErrorKind::Caller,
             #[cfg(feature = "tls")]
@@ -452,6 +460,8 @@ impl Operation {
             Operation::TakeOver => "take over",
             Operation::Notify => "notify",
             Operation::Parse => "parse",
+            Operation::Post => "post",
+            Operation::Close => "close",
             #[cfg(feature = "tls")]
             Operation::Load => "load",
         }
@@ -474,7 +484,9 @@ impl Operation {
             | Operation::Run
             | Operation::Handle
             | Operation::Adopt
-            | Operation::Parse => "",
+            | Operation::Parse
+            | Operation::Post
+            | Operation::Close => "",
             #[cfg(feature = "tls")]
             Operation::Load => "",
         }
@@ -517,6 +529,9 @@ impl fmt::Display for Cause {
                 write!(f, "{bytes} bytes are more than `{option}` allows ({bound})")
             }
             Cause::Full { queued, option } => write!(f, "{queued} bytes are queued, see `{option}`"),
+            Cause::Busy { waiting, what, option } => {
+                write!(f, "there are {waiting} {what} already, see `{option}`")
+            }
             Cause::Misuse(what) => f.write_str(what),
             #[cfg(feature = "tls")]
             Cause::Content { problem } => f.write_str(problem),

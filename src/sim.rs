@@ -39,7 +39,7 @@ use crate::engine::Engine;
 use crate::engine::Listener;
 use crate::engine::simulated::Network;
 use crate::error::{Cause, Error, Operation, Result};
-use crate::event::Handler;
+use crate::event::{Handler, Service};
 use crate::server::{self, Server, ServerHandle};
 use crate::time::Time;
 use crate::worker::Worker;
@@ -58,6 +58,8 @@ pub struct Simulation {
     network: Network,
     hosts: Vec<(IpAddr, Rc<Worker>)>,
     servers: Vec<(ServerHandle, Rc<Worker>)>,
+    /// The workers of services.
+    services: Vec<Rc<Worker>>,
     pending: Rc<Cell<usize>>,
 }
 
@@ -90,6 +92,7 @@ impl Simulation {
             network: Network::new(seed, faults),
             hosts: Vec::new(),
             servers: Vec::new(),
+            services: Vec::new(),
             pending: Rc::default(),
         }
     }
@@ -186,6 +189,21 @@ impl Simulation {
         outcome
     }
 
+    /// A running [`Service`] of one worker on a host. Its threads are the simulation: [`Service::stop`] ends its connections
+    /// as it runs on.
+    ///
+    /// Sockets whose handlers run on a [`PollQueue`](crate::event::PollQueue), which is polled between
+    /// [`run_until`](Simulation::run_until)'s steps, follow from the seed too; on threads of their own they do not.
+    ///
+    /// # Panics
+    /// If `host` is not an IP address.
+    pub fn service(&mut self, host: &str) -> Service {
+        let host: IpAddr = host.parse().unwrap_or_else(|_| panic!("`{host}` is not an IP address"));
+        let worker = Worker::new(self.engine(host));
+        self.services.push(worker.clone());
+        Service::on_worker(&worker)
+    }
+
     fn host(&mut self, host: IpAddr) -> Rc<Worker> {
         if let Some((_, worker)) = self.hosts.iter().find(|(address, _)| *address == host) {
             return worker.clone();
@@ -224,12 +242,20 @@ impl Simulation {
     /// If time stands still in a loop.
     pub fn run_until(&mut self, mut done: impl FnMut() -> bool) -> bool {
         let limit = self.network.now().after(PATIENCE);
+        let mut asked = 0;
         loop {
             // Before the clock moves: it is over at the time when it is done.
             self.settle();
             if done() {
                 return true;
             }
+            if self.has_work() {
+                // It has asked for something that happens now.
+                asked += 1;
+                assert!(asked < TURNS_AT_ONCE, "seed {}: time stands still at {:?}", self.seed, self.now());
+                continue;
+            }
+            asked = 0;
             if !self.advance(limit) {
                 return false;
             }
@@ -288,9 +314,19 @@ impl Simulation {
         panic!("seed {}: time stands still at {:?}", self.seed, self.now());
     }
 
+    fn workers(&self) -> impl Iterator<Item = &Rc<Worker>> {
+        let hosts = self.hosts.iter().map(|(_, worker)| worker);
+        let servers = self.servers.iter().map(|(_, worker)| worker);
+        hosts.chain(&self.services).chain(servers)
+    }
+
+    fn has_work(&self) -> bool {
+        self.workers().any(|worker| worker.has_work())
+    }
+
     fn turn_all(&mut self) -> bool {
         let mut busy = false;
-        for (_, worker) in &self.hosts {
+        for worker in self.hosts.iter().map(|(_, worker)| worker).chain(&self.services) {
             let _entered = worker.enter();
             worker.look_at_clock();
             busy |= worker.turn(false);
@@ -311,9 +347,7 @@ impl Simulation {
     }
 
     fn advance(&mut self, limit: Time) -> bool {
-        let workers = self.hosts.iter().map(|(_, worker)| worker);
-        let workers = workers.chain(self.servers.iter().map(|(_, worker)| worker));
-        let alarms = workers.filter_map(|worker| worker.next_alarm());
+        let alarms = self.workers().filter_map(|worker| worker.next_alarm());
         let next = alarms.chain(self.network.next_event()).min();
         match next {
             Some(at) if at < limit => {
@@ -334,7 +368,7 @@ fn leave(handle: &ServerHandle, worker: &Rc<Worker>) {
 
 impl Drop for Simulation {
     fn drop(&mut self) {
-        for (_, worker) in &self.hosts {
+        for worker in self.hosts.iter().map(|(_, worker)| worker).chain(&self.services) {
             worker.shut();
         }
         for (handle, worker) in &self.servers {

@@ -16,7 +16,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{Deadlines, Limits, SocketOptions};
-use crate::error::{Error, Result};
+use crate::endpoint::Endpoint;
+use crate::error::{Error, Operation, Result};
 #[cfg(feature = "tls")]
 use crate::tls::Connector;
 
@@ -255,6 +256,12 @@ impl Client {
     /// A connection to the same target that is made at its first use, and made again at the first use after it has ended.
     pub fn lazy(&self) -> Lazy {
         Lazy::new(self.clone())
+    }
+
+    /// Whom it connects to, if its options make sense.
+    pub(crate) fn endpoint(&self) -> Result<Endpoint> {
+        self.validate()?;
+        Endpoint::parse(Operation::Connect, &self.address)
     }
 
     fn validate(&self) -> Result<()> {

@@ -23,6 +23,29 @@ impl Worker {
         link.mark_dirty();
     }
 
+    /// The same for a connection that another has had before: what came meanwhile is offered, and an end that came is told.
+    pub(crate) fn attach_late(self: &Rc<Self>, link: &Rc<Link>, handler: Box<dyn Handler>) {
+        self.attach(link, handler);
+        loop {
+            let Some(chunk) = link.conn.borrow_mut().take_joined() else { break };
+            let again = self.offer_joined(link, chunk);
+            link.conn.borrow_mut().offered();
+            if !again {
+                break;
+            }
+        }
+        let (is_closed, reason) = {
+            let conn = link.conn.borrow();
+            (conn.is_closed(), conn.reason().unwrap_or(CloseReason::Local))
+        };
+        if is_closed {
+            return self.tell_closed(link, reason);
+        }
+        self.tell_end(link);
+        self.tell_hangup(link);
+        link.mark_dirty();
+    }
+
     pub(super) fn tell_handler(self: &Rc<Self>, link: &Rc<Link>, news: News) {
         let mut conn = link.conn.borrow_mut();
         if news.unblocked() && !conn.is_blocked() {

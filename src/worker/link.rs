@@ -135,7 +135,7 @@ impl Drop for Rare {
 }
 
 /// Drops what belongs to a handler; if its destructor panics, that is the end of it and of nothing else.
-pub(super) fn drop_guarded<T>(value: T) {
+pub(crate) fn drop_guarded<T>(value: T) {
     drop(catch_unwind(AssertUnwindSafe(move || drop(value))));
 }
 

@@ -74,6 +74,8 @@ pub(crate) type Post = Arc<Mailbox<Message>>;
 /// What other threads, and other workers, tell a worker.
 pub(crate) enum Message {
     Wake(TaskId),
+    /// Do this on the worker's thread.
+    Run(Box<Errand>),
     /// Take over an accepted connection.
     Adopt {
         socket: Socket,
@@ -123,6 +125,9 @@ pub(crate) enum Message {
         within: Duration,
     },
 }
+
+/// What a worker is to do on its own thread.
+pub(crate) type Errand = dyn FnOnce(&Rc<Worker>) + Send;
 
 /// What a timer was set for.
 pub(crate) enum Alarm {
@@ -402,6 +407,7 @@ impl Worker {
         };
         match message {
             Message::Wake(id) => self.tasks.wake(id),
+            Message::Run(run) => run(self),
             Message::Send { token, bytes } => {
                 if let Some(link) = self.slots.get(token) {
                     self.arrived(&link, bytes);

@@ -1,7 +1,37 @@
-//! Event style: a [`Handler`] that is called when something happens to its connection.
+//! Event style: handlers that are called when something happens to their connection.
 //!
-//! It is the engine's own shape with nothing in between: received bytes are borrowed from the engine's buffer, nothing is
-//! allocated for a message, and one handler at a time is called on a worker.
+//! Where they are called is the program's choice:
+//!
+//! * **On the worker**: a [`Handler`]. It is the engine's own shape with nothing in between: received bytes are borrowed from
+//!   the engine's buffer, nothing is allocated for a message, and one handler at a time is called on a worker. Servers have it
+//!   by [`Server::start_events`](crate::Server::start_events), outgoing connections by [`Service::connect`].
+//! * **On a queue**: a [`QueuedHandler`] of a [`Socket`], called with owned bytes. The queue is a thread with a name
+//!   ([`JobQueue`]), one that the program's own loop polls ([`PollQueue`]), or any [`Executor`].
+//!
+//! A [`Service`] has the threads that carry outgoing connections. A [`Completion`] waits for many operations at once.
+
+mod completion;
+mod drive;
+mod handler;
+mod job_queue;
+mod jobs;
+mod poll_queue;
+mod queue;
+mod service;
+mod socket;
+mod state;
+mod strand;
+
+pub use completion::{Completion, Dependency, Failures};
+pub use handler::{Callbacks, QueuedHandler};
+pub use job_queue::JobQueue;
+#[cfg(unix)]
+pub use poll_queue::Descriptor;
+pub use poll_queue::PollQueue;
+pub use queue::{Executor, Job, Queue};
+pub use service::Service;
+pub use socket::{Socket, SocketHandle};
+pub use state::{Disconnect, State};
 
 use std::fmt;
 use std::rc::Rc;
@@ -110,6 +140,13 @@ pub trait Handler: 'static {
     fn draining(&mut self, conn: &mut Connection<'_>) -> Flow {
         let _ = conn;
         Flow::Continue
+    }
+
+    /// The connection that [`Service::connect`] was to make does not stand, and nothing else is called. Does nothing by default.
+    ///
+    /// It is told on the service's worker; `error` says what failed, as [`Client::open`](crate::Client::open) does.
+    fn connect_failed(&mut self, error: Error) {
+        let _ = error;
     }
 
     /// The connection is closed. Nothing is called after this.

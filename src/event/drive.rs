@@ -1,0 +1,162 @@
+//! The task that a socket's connection is on its worker: it connects, then moves bytes between connection and strand.
+//!
+//! An ordinary user of the async style: what it does not read stays in the connection, whose bound makes the peer wait.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use super::Disconnect;
+use super::service::Seat;
+use super::strand::{Command, Info, Strand};
+use crate::conn::Conn;
+use crate::connection::{Connection, ReadHalf, WriteHalf};
+use crate::error::CloseReason;
+use crate::worker::link::Link;
+
+/// Begins to connect, on the worker that `seat` names.
+pub(super) fn launch(strand: Arc<Strand>, seat: Seat) {
+    let hall = strand.hall.clone();
+    let driven = Driven { strand, why: Some(Disconnect::Closed(CloseReason::Shutdown)) };
+    hall.launch(seat, move |worker, seat| {
+        worker.tasks.spawn(Box::pin(async move {
+            drive(driven).await;
+            drop(seat);
+        }));
+    });
+}
+
+/// The strand while there is a task for it, or is to be one. Dropped, it tells of the end: a service that has ended, unless the
+/// task knew better.
+struct Driven {
+    strand: Arc<Strand>,
+    why: Option<Disconnect>,
+}
+
+impl Drop for Driven {
+    fn drop(&mut self) {
+        if let Some(why) = self.why.take() {
+            self.strand.disconnected(why);
+        }
+    }
+}
+
+async fn drive(mut driven: Driven) {
+    let strand = driven.strand.clone();
+    let observer = strand.clone();
+    let opening = strand.client.open().observe(move |step| observer.step(step)).into_future();
+    let given_up = |cx: &Context<'_>| {
+        strand.register(cx.waker());
+        strand.given_up()
+    };
+    let why = match unless_polled(given_up, opening).await {
+        Err(reason) => Disconnect::Closed(reason),
+        Ok(Err(error)) => Disconnect::Failed(error),
+        Ok(Ok(conn)) => {
+            strand.connected(Info {
+                peer: Some(conn.peer_addr()),
+                local: conn.local_addr(),
+                #[cfg(feature = "tls")]
+                tls: conn.tls(),
+            });
+            Disconnect::Closed(carry(&strand, conn).await)
+        }
+    };
+    driven.why = Some(why);
+}
+
+/// Awaits `future`, unless there is a reason to give it up. That is looked at whenever the task is woken.
+pub(super) async fn unless<T>(
+    mut reason: impl FnMut() -> Option<CloseReason>,
+    future: impl Future<Output = T>,
+) -> Result<T, CloseReason> {
+    unless_polled(|_| reason(), future).await
+}
+
+async fn unless_polled<T>(
+    mut reason: impl FnMut(&Context<'_>) -> Option<CloseReason>,
+    future: impl Future<Output = T>,
+) -> Result<T, CloseReason> {
+    let mut future = pin!(future);
+    poll_fn(|cx| match reason(cx) {
+        Some(reason) => Poll::Ready(Err(reason)),
+        None => future.as_mut().poll(cx).map(Ok),
+    })
+    .await
+}
+
+/// Serves a connection that stands, until it is closed; returns why it was.
+async fn carry(strand: &Arc<Strand>, conn: Connection) -> CloseReason {
+    let link = conn.link().clone();
+    let mut closed = pin!(conn.closed());
+    let (mut reader, mut writer) = conn.split();
+    let reason = {
+        let mut receiving = pin!(receive(strand, &mut reader));
+        let mut sending = pin!(send(strand, &link, &mut writer));
+        let (mut has_received, mut has_sent) = (false, false);
+        poll_fn(|cx| {
+            // First of all: what changes behind this wakes the task again.
+            strand.register(cx.waker());
+            if let Some(reason) = strand.take_reset() {
+                link.command(|conn| conn.reset(reason));
+            }
+            has_received = has_received || receiving.as_mut().poll(cx).is_ready();
+            has_sent = has_sent || sending.as_mut().poll(cx).is_ready();
+            closed.as_mut().poll(cx)
+        })
+        .await
+    };
+    // What came before the end is told before the end, also where there was no credit for it.
+    loop {
+        let chunk = link.conn.borrow_mut().take_chunk();
+        let Some(chunk) = chunk else { return reason };
+        strand.deliver(&chunk);
+    }
+}
+
+/// Delivers what comes, as far as there is credit for it.
+async fn receive(strand: &Arc<Strand>, reader: &mut ReadHalf) {
+    loop {
+        ready(|| strand.has_credit()).await;
+        match reader.recv_chunk().await {
+            Ok(Some(chunk)) => strand.deliver(&chunk),
+            Ok(None) => return strand.peer_ended(),
+            // Its close tells why.
+            Err(_) => return,
+        }
+    }
+}
+
+/// Does what the strand asks for, in order, until it is to close.
+async fn send(strand: &Arc<Strand>, link: &Rc<Link>, writer: &mut WriteHalf) {
+    loop {
+        let mut is_flushed = true;
+        let mut end = None;
+        while end.is_none() {
+            match strand.next_command() {
+                None => break,
+                Some(Command::Finish) => link.command(Conn::finish),
+                Some(Command::Close(reason)) => end = Some(reason),
+                Some(Command::Send(bytes, _)) => match writer.send_owned(bytes).await {
+                    Ok(()) => is_flushed = false,
+                    Err(error) => strand.refused(&error),
+                },
+            }
+        }
+        if !is_flushed {
+            strand.flushed(&writer.flush().await);
+        }
+        match end {
+            None => ready(|| strand.has_commands()).await,
+            Some(None) => return link.command(Conn::close),
+            Some(Some(reason)) => return link.command(|conn| conn.close_for(reason)),
+        }
+    }
+}
+
+/// Waits until `is_ready`, which is looked at whenever the task is woken.
+async fn ready(is_ready: impl Fn() -> bool) {
+    poll_fn(|_| if is_ready() { Poll::Ready(()) } else { Poll::Pending }).await;
+}

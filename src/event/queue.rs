@@ -1,0 +1,101 @@
+//! Where queued handlers run: [`Queue`], and the [`Executor`] behind it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::strand::Strand;
+
+/// A destination for handlers: a [`JobQueue`](crate::event::JobQueue), a [`PollQueue`](crate::event::PollQueue), or an
+/// [`Executor`] of the program's own. Cheap to clone.
+///
+/// The handlers of one socket run in order and never two at once, also if the executor has many threads. A socket has at most
+/// one job in its queue, however much has come for it: so a queue is as long as there are sockets, and what waits for one
+/// socket is bounded by its limits.
+#[derive(Clone)]
+pub struct Queue {
+    executor: Arc<dyn Executor>,
+}
+
+impl Queue {
+    /// Has handlers run by `executor`.
+    ///
+    /// ```
+    /// use std::thread;
+    /// use wharf::event::{Executor, Job, Queue};
+    ///
+    /// struct Threads; // one for each job
+    ///
+    /// impl Executor for Threads {
+    ///     fn execute(&self, job: Job) -> Result<(), Job> {
+    ///         thread::spawn(move || job.run());
+    ///         Ok(())
+    ///     }
+    /// }
+    ///
+    /// let queue = Queue::new(Threads);
+    /// # let _ = queue;
+    /// ```
+    pub fn new(executor: impl Executor) -> Queue {
+        Queue { executor: Arc::new(executor) }
+    }
+
+    pub(super) fn execute(&self, strand: &Arc<Strand>) {
+        // A job that comes back is dropped, which tells its socket.
+        drop(self.executor.execute(Job { strand: Some(strand.clone()) }));
+    }
+
+    /// Whether this thread is the one that runs the jobs.
+    pub(super) fn runs_here(&self) -> bool {
+        self.executor.runs_here()
+    }
+}
+
+impl fmt::Debug for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Queue")
+    }
+}
+
+/// Runs jobs somewhere: what a [`Queue`] needs of a thread pool, or of a loop.
+pub trait Executor: Send + Sync + 'static {
+    /// Has `job` run, on any thread, soon. Never waits for it.
+    ///
+    /// # Errors
+    /// The job, if none is run any more. Its socket's connection is closed then, as it is when a job is dropped.
+    fn execute(&self, job: Job) -> Result<(), Job>;
+
+    /// Whether the calling thread is the only one that runs the jobs, so that it must not wait for one of them:
+    /// [`Completion::wait`](crate::event::Completion::wait) is an error then, and not a hang. Default: no.
+    fn runs_here(&self) -> bool {
+        false
+    }
+}
+
+/// One run of a socket's handlers. One that is dropped closes its socket's connection: nobody is left to listen to it.
+#[must_use = "a job that is not run closes its connection"]
+pub struct Job {
+    strand: Option<Arc<Strand>>,
+}
+
+impl Job {
+    /// Runs it. Panics of handlers are caught, and reset their connections.
+    pub fn run(mut self) {
+        if let Some(strand) = self.strand.take() {
+            strand.run();
+        }
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        if let Some(strand) = self.strand.take() {
+            strand.abandon();
+        }
+    }
+}
+
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Job")
+    }
+}
