@@ -15,6 +15,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use crate::conn::Conn;
+use crate::engine::buffer::SLICES_MAX;
 use crate::error::{Operation, Result};
 use crate::poll;
 use crate::worker::link::{Link, SMALL_MAX};
@@ -51,26 +52,40 @@ fn poll_write_vectored(link: &Rc<Link>, cx: &Context<'_>, slices: &[IoSlice<'_>]
     if second.is_none() {
         return poll_write(link, cx, first.map_or(&[], |slice| slice));
     }
-    let len = slices.iter().fold(0_usize, |len, slice| len.saturating_add(slice.len()));
+    let filled = slices.iter().filter(|slice| !slice.is_empty()).take(SLICES_MAX);
+    let len = filled.fold(0_usize, |len, slice| len.saturating_add(slice.len()));
     let (mut conn, part) = ready!(poll::room(link, cx, |conn| part(conn, len)))?;
-    let mut parts = slices.iter().scan(part, |left, slice| {
-        let here = slice.len().min(*left);
-        *left -= here;
-        Some(&slice[..here])
-    });
+    let (parts, count) = cut(slices, part);
+    let parts = &parts[..count];
     if part <= SMALL_MAX {
         // One small message, which may leave at once, and not by the queue.
         let mut message = [0; SMALL_MAX];
-        let end = parts.fold(0, |at, part| {
+        let end = parts.iter().fold(0, |at, part| {
             message[at..at + part.len()].copy_from_slice(part);
             at + part.len()
         });
         link.send(&mut conn, &message[..end]);
     } else {
-        parts.by_ref().for_each(|part| conn.send(part));
+        link.send_gathered(&mut conn, parts);
     }
     link.sent(&conn);
     Poll::Ready(Ok(part))
+}
+
+/// The first `len` bytes of the slices, without empty ones, and in how many slices these are.
+fn cut<'a>(slices: &'a [IoSlice<'_>], len: usize) -> ([IoSlice<'a>; SLICES_MAX], usize) {
+    let mut parts = [IoSlice::new(&[]); SLICES_MAX];
+    let (mut left, mut count) = (len, 0);
+    for (part, slice) in parts.iter_mut().zip(slices.iter().filter(|slice| !slice.is_empty())) {
+        if left == 0 {
+            break;
+        }
+        let here = slice.len().min(left);
+        *part = IoSlice::new(&slice[..here]);
+        left -= here;
+        count += 1;
+    }
+    (parts, count)
 }
 
 /// How much of `len` bytes is offered to the queue: no more than it takes at all, for a stream can be cut anywhere.

@@ -7,7 +7,7 @@ use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
-use std::io;
+use std::io::{self, IoSlice};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -302,6 +302,27 @@ impl Link {
         let over = self.send_past_queue(conn, bytes);
         if over < bytes.len() {
             conn.send(&bytes[over..]);
+        }
+    }
+
+    /// Sends these slices as one message, for which the queue has room. [`Link::sent`] has to follow.
+    #[allow(dead_code, reason = "for the traits of others, which are features")]
+    pub(crate) fn send_gathered(&self, conn: &mut Conn, slices: &[IoSlice<'_>]) {
+        let len = slices.iter().map(|slice| slice.len()).sum::<usize>();
+        let pass = self.worker.pass.get();
+        let mut over = 0;
+        // As `send_past_queue` has it for large messages.
+        if len >= DIRECT_MIN && self.sends.get() >> 1 != pass && conn.is_clear() && !conn.is_sealed() {
+            self.sends.set(pass << 1);
+            let result = self.worker.engine.borrow_mut().send_gathered_now(self.token, slices);
+            over = conn.sent_past_queue(len, &result, self.worker.now());
+        }
+        for slice in slices {
+            let sent = over.min(slice.len());
+            over -= sent;
+            if sent < slice.len() {
+                conn.send(&slice[sent..]);
+            }
         }
     }
 
