@@ -305,9 +305,10 @@ impl Link {
         }
     }
 
-    /// Sends these slices as one message, for which the queue has room. [`Link::sent`] has to follow.
+    /// Sends the beginning of these slices, for which the queue has room, and returns how much that is: what the kernel takes at once,
+    /// and behind it what brings the queue to its high mark. [`Link::sent`] has to follow.
     #[allow(dead_code, reason = "for the traits of others, which are features")]
-    pub(crate) fn send_gathered(&self, conn: &mut Conn, slices: &[IoSlice<'_>]) {
+    pub(crate) fn send_stream(&self, conn: &mut Conn, slices: &[IoSlice<'_>]) -> usize {
         let len = slices.iter().map(|slice| slice.len()).sum::<usize>();
         let pass = self.worker.pass.get();
         let mut over = 0;
@@ -317,13 +318,16 @@ impl Link {
             let result = self.worker.engine.borrow_mut().send_gathered_now(self.token, slices);
             over = conn.sent_past_queue(len, &result, self.worker.now());
         }
+        let end = len.min(over + conn.send_high().saturating_sub(conn.pending()));
+        let mut at = 0;
         for slice in slices {
-            let sent = over.min(slice.len());
-            over -= sent;
-            if sent < slice.len() {
-                conn.send(&slice[sent..]);
+            let part = over.max(at)..end.min(at + slice.len());
+            if !part.is_empty() {
+                conn.send(&slice[part.start - at..part.end - at]);
             }
+            at += slice.len();
         }
+        end
     }
 
     /// Sends `bytes`, for which the queue has room, without copying them. [`Link::sent`] has to follow.
