@@ -8,7 +8,7 @@ cd "$(dirname "$0")"
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 cargo_options=("$@")
-[[ $# -gt 0 ]] || cargo_options=(--no-default-features --features wharf)
+[[ $# -gt 0 ]] || cargo_options=(--no-default-features --features http)
 bench() { cargo run --quiet "${cargo_options[@]}" -- "$@"; }
 # A peer that fails does not end a comparison; here it shall.
 none_failed() { if grep failed: "$1"; then return 1; fi; }
@@ -37,6 +37,10 @@ bench tasks --rounds 1 --wakes 2000
 if bench peers | grep -q ^wharf_event; then
     bench hostile --quick --json "$out/hostile.json"
     [[ -s $out/hostile.json ]]
+fi
+
+if bench --help | grep -q "^  http " && command -v wrk >/dev/null; then
+    bench http --rounds 1 --seconds 1 --threads 1 --connections 4
 fi
 
 # Those that answer message by message want them of one size, and c10k speaks no TLS.

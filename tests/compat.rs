@@ -124,7 +124,7 @@ scenario! {
 }
 
 scenario! {
-    /// Small, middling and large, with empty ones in between: what arrives is all of them in order.
+    /// Small, middling and large, with empty ones in between, and many: what arrives is all of them in order.
     async fn slices_arrive_as_one_stream(world) {
         let server = world.serve_async(|server| server, |mut conn: Connection| async move {
             let mut received = Vec::new();
@@ -141,7 +141,7 @@ scenario! {
             let mut end = 0;
             for _ in 0..200 {
                 let sizes: Vec<usize> =
-                    (0..rng.usize(0..5)).map(|_| {
+                    (0..[rng.usize(0..5), rng.usize(60..80)][usize::from(rng.u8(0..10) == 0)]).map(|_| {
                         let below = [2, 300, 9_000, 70_000][rng.usize(0..4)];
                         rng.usize(0..below)
                     }).collect();

@@ -47,7 +47,7 @@ async fn answer(request: Request<Incoming>) -> Result<Answer, Infallible> {
             Response::new(whole("late"))
         }
         "/whole" => {
-            let body = request.into_body().collect().await.map(|body| body.to_bytes());
+            let body = request.into_body().collect().await.map(http_body_util::Collected::to_bytes);
             Response::new(Full::new(body.unwrap_or_default()).map_err(|never| match never {}).boxed())
         }
         _ => Response::new(request.into_body().boxed()),
@@ -313,7 +313,7 @@ trait Graceful {
 }
 
 macro_rules! graceful {
-    ($module:ident<$($executor:ty)?>) => {
+    ($module:ident $(, $executor:ty)?) => {
         impl<F, S, B> Graceful for $module::Connection<Connection, S $(, $executor)?>
         where
             S: hyper::service::Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future = F>,
@@ -328,7 +328,7 @@ macro_rules! graceful {
 }
 
 graceful!(http1);
-graceful!(http2<LocalExecutor>);
+graceful!(http2, LocalExecutor);
 
 scenario! {
     async fn a_drain_answers_what_was_asked_and_ends_what_is_idle(world) {

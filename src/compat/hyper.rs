@@ -1,6 +1,6 @@
 //! hyper 1.x on Wharf: its io traits for connections, a [`Timer`] and a [`LocalExecutor`] on the worker.
 //!
-//! [`Connection`](crate::Connection) is `hyper::rt::Read` and `hyper::rt::Write` itself. It stays on its worker, and so do services
+//! [`Connection`] is `hyper::rt::Read` and `hyper::rt::Write` itself. It stays on its worker, and so do services
 //! and bodies: none of them has to be `Send`. As streams, connections are as in [`tokio`](crate::tokio).
 //!
 //! ```

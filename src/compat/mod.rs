@@ -15,6 +15,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use crate::conn::Conn;
+use crate::engine::buffer::SLICES_MAX;
 use crate::error::{Operation, Result};
 use crate::poll;
 use crate::worker::link::{Link, SMALL_MAX};
@@ -33,15 +34,22 @@ fn poll_read(
     Poll::Ready(Ok(taken.unwrap_or_default()))
 }
 
-/// Queues as much of `bytes` as the send queue has room for, waiting while it is above its high mark.
+/// Sends as much of `bytes` as the kernel takes and the send queue has room for, waiting while it is above its high mark.
 fn poll_write(link: &Rc<Link>, cx: &Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
     if bytes.is_empty() {
         return Poll::Ready(Ok(0));
     }
     let (mut conn, part) = ready!(poll::room(link, cx, |conn| part(conn, bytes.len())))?;
-    link.send(&mut conn, &bytes[..part]);
+    let sent = if part <= SMALL_MAX || conn.is_sealed() {
+        // By TLS a large message leaves a buffer at a time, and what is left of it is queued.
+        let part = part.min(conn.send_high());
+        link.send(&mut conn, &bytes[..part]);
+        part
+    } else {
+        link.send_stream(&mut conn, &[IoSlice::new(&bytes[..part])])
+    };
     link.sent(&conn);
-    Poll::Ready(Ok(part))
+    Poll::Ready(Ok(sent))
 }
 
 /// The same of several slices, which leave together.
@@ -51,32 +59,46 @@ fn poll_write_vectored(link: &Rc<Link>, cx: &Context<'_>, slices: &[IoSlice<'_>]
     if second.is_none() {
         return poll_write(link, cx, first.map_or(&[], |slice| slice));
     }
-    let len = slices.iter().fold(0_usize, |len, slice| len.saturating_add(slice.len()));
+    let filled = slices.iter().filter(|slice| !slice.is_empty()).take(SLICES_MAX);
+    let len = filled.fold(0_usize, |len, slice| len.saturating_add(slice.len()));
     let (mut conn, part) = ready!(poll::room(link, cx, |conn| part(conn, len)))?;
-    let mut parts = slices.iter().scan(part, |left, slice| {
-        let here = slice.len().min(*left);
-        *left -= here;
-        Some(&slice[..here])
-    });
-    if part <= SMALL_MAX {
+    let (parts, count) = cut(slices, part);
+    let parts = &parts[..count];
+    let sent = if part <= SMALL_MAX {
         // One small message, which may leave at once, and not by the queue.
         let mut message = [0; SMALL_MAX];
-        let end = parts.fold(0, |at, part| {
+        let end = parts.iter().fold(0, |at, part| {
             message[at..at + part.len()].copy_from_slice(part);
             at + part.len()
         });
         link.send(&mut conn, &message[..end]);
+        end
     } else {
-        parts.by_ref().for_each(|part| conn.send(part));
-    }
+        link.send_stream(&mut conn, parts)
+    };
     link.sent(&conn);
-    Poll::Ready(Ok(part))
+    Poll::Ready(Ok(sent))
+}
+
+/// The first `len` bytes of the slices, without empty ones, and in how many slices these are.
+fn cut<'a>(slices: &'a [IoSlice<'_>], len: usize) -> ([IoSlice<'a>; SLICES_MAX], usize) {
+    let mut parts = [IoSlice::new(&[]); SLICES_MAX];
+    let (mut left, mut count) = (len, 0);
+    for (part, slice) in parts.iter_mut().zip(slices.iter().filter(|slice| !slice.is_empty())) {
+        if left == 0 {
+            break;
+        }
+        let here = slice.len().min(left);
+        *part = IoSlice::new(&slice[..here]);
+        left -= here;
+        count += 1;
+    }
+    (parts, count)
 }
 
 /// How much of `len` bytes is offered to the queue: no more than it takes at all, for a stream can be cut anywhere.
 fn part(conn: &Conn, len: usize) -> usize {
-    let room = conn.send_max().saturating_sub(conn.pending());
-    len.min(conn.send_high()).min(room).max(1)
+    len.min(conn.send_max().saturating_sub(conn.pending())).max(1)
 }
 
 /// Waits until everything queued has been handed to the kernel.

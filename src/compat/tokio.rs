@@ -1,6 +1,6 @@
 //! tokio's io traits for connections, and its runtime's context around clients: [`run`].
 //!
-//! [`Connection`](crate::Connection) and its halves are `tokio::io::AsyncRead` and `AsyncWrite`, so whatever is written for those
+//! [`Connection`] and its halves are `tokio::io::AsyncRead` and `AsyncWrite`, so whatever is written for those
 //! works on them. They stay on their worker: what is spawned with them is spawned with [`spawn`](crate::spawn), not `tokio::spawn`.
 //!
 //! ```

@@ -38,7 +38,8 @@
 //!    out with it; what is left is in flight then, and the `Sent` for it follows. At most [`HANDED_MAX`] bytes are handed over: a queue that
 //!    looks empty is filled again, and holds what bounces as well.
 //!    `send_now` lends bytes for the length of the call, while no send is in flight: the engine gives the kernel what it
-//!    takes at once, which may be nothing, or hands over a copy of few bytes. The worker sends the rest.
+//!    takes at once, which may be nothing, or hands over a copy of few bytes. The worker sends the rest. `send_gathered_now` is
+//!    the same of several slices, and hands nothing over.
 //! 5. **Failure.** A broken connection (reset, unreachable, timed out in the kernel) is told at least once: by `Failed`, when
 //!    nothing is left to be received; by `Broken`, while something may be and nobody receives it; by a failed `Sent`,
 //!    `Submitted::Done`, `send_now` or `shutdown`. After all but `Failed` nothing can be sent any more, and receiving goes on as
@@ -88,7 +89,7 @@ pub(crate) mod socket;
 #[cfg(target_os = "linux")]
 pub(crate) mod uring;
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
@@ -430,6 +431,12 @@ impl Engine {
     /// Sends what the kernel takes of `bytes` right now: 0 if it takes none.
     pub(crate) fn send_now(&mut self, token: Token, bytes: &[u8]) -> io::Result<usize> {
         backend!(self, engine => engine.send_now(token, bytes))
+    }
+
+    /// The same of several slices, at most [`SLICES_MAX`](buffer::SLICES_MAX), in one call.
+    #[allow(dead_code, reason = "for the traits of others, which are features")]
+    pub(crate) fn send_gathered_now(&mut self, token: Token, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        backend!(self, engine => engine.send_gathered_now(token, slices))
     }
 
     /// Sends FIN. If it cannot yet, because bytes that were handed over were not sent, it says how many: they are in flight.

@@ -7,7 +7,7 @@ use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
-use std::io;
+use std::io::{self, IoSlice};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -303,6 +303,31 @@ impl Link {
         if over < bytes.len() {
             conn.send(&bytes[over..]);
         }
+    }
+
+    /// Sends the beginning of these slices, for which the queue has room, and returns how much that is: what the kernel takes at once,
+    /// and behind it what brings the queue to its high mark. [`Link::sent`] has to follow.
+    #[allow(dead_code, reason = "for the traits of others, which are features")]
+    pub(crate) fn send_stream(&self, conn: &mut Conn, slices: &[IoSlice<'_>]) -> usize {
+        let len = slices.iter().map(|slice| slice.len()).sum::<usize>();
+        let pass = self.worker.pass.get();
+        let mut over = 0;
+        // As `send_past_queue` has it for large messages.
+        if len >= DIRECT_MIN && self.sends.get() >> 1 != pass && conn.is_clear() && !conn.is_sealed() {
+            self.sends.set(pass << 1);
+            let result = self.worker.engine.borrow_mut().send_gathered_now(self.token, slices);
+            over = conn.sent_past_queue(len, &result, self.worker.now());
+        }
+        let end = len.min(over + conn.send_high().saturating_sub(conn.pending()));
+        let mut at = 0;
+        for slice in slices {
+            let part = over.max(at)..end.min(at + slice.len());
+            if !part.is_empty() {
+                conn.send(&slice[part.start - at..part.end - at]);
+            }
+            at += slice.len();
+        }
+        end
     }
 
     /// Sends `bytes`, for which the queue has room, without copying them. [`Link::sent`] has to follow.

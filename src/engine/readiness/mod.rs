@@ -284,6 +284,12 @@ impl Readiness {
         connection.write_slice(bytes).unwrap_or(Ok(0))
     }
 
+    pub(crate) fn send_gathered_now(&mut self, token: Token, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let connection = self.connection(token).ok_or(io::ErrorKind::NotConnected)?;
+        debug_assert!(connection.outgoing.is_none(), "nothing overtakes the send in flight");
+        connection.write_gathered(slices).unwrap_or(Ok(0))
+    }
+
     pub(crate) fn shutdown(&mut self, token: Token) -> io::Result<()> {
         match self.connection(token) {
             Some(connection) => socket::shutdown(connection.socket.as_fd()),

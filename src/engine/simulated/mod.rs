@@ -19,8 +19,8 @@ mod trace;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::io::{self, IoSlice};
 use std::rc::Rc;
 
 use rustix::io::Errno;
@@ -261,6 +261,11 @@ impl Simulated {
         }
         let sent = state.send_with(slot.end, bytes.len(), |n| bytes[..n].to_vec());
         sent.unwrap_or(Ok(0)).map_err(io::Error::from)
+    }
+
+    pub(crate) fn send_gathered_now(&mut self, token: Token, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+        self.send_now(token, &bytes)
     }
 
     /// Sends FIN behind what was handed over; or says how much of that has bounced.

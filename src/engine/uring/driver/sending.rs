@@ -77,6 +77,14 @@ impl<K: Kernel> Driver<K> {
         }
     }
 
+    pub(crate) fn send_gathered_now(&mut self, token: Token, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let connection = find(&mut self.connections, token).ok_or(io::ErrorKind::NotConnected)?;
+        if connection.is.connecting || connection.is.sending || connection.is.unconfirmed {
+            return Ok(0);
+        }
+        write(|| self.kernel.send_gathered(connection.socket.as_fd(), slices)).unwrap_or(Ok(0))
+    }
+
     pub(crate) fn send(&mut self, token: Token, outgoing: &mut Outgoing) -> Submitted {
         let Some(connection) = find(&mut self.connections, token) else {
             return Submitted::Done(Err(io::ErrorKind::NotConnected.into()));
