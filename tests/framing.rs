@@ -324,6 +324,7 @@ scenario! {
             let conn = Client::new(address).limits(limits).open().await.unwrap();
             let mut framed = Framed::new(conn, LengthPrefixed::u32());
             framed.send(&[7; 100_000]).await.unwrap();
+            framed.flush().await.unwrap();
             let given_up = interrupted(1, framed.send(&[7; 4_000_000])).await;
             assert!(given_up.is_none());
             let error = framed.send(b"more").await.unwrap_err();
