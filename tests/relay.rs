@@ -11,9 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use wharf::event::{self, Flow, Handler};
-use wharf::{
-    Client, CloseReason, Connection, Deadlines, Limits, Relay, RelayEnd, Relayed, Result, WhenFull,
-};
+use wharf::{Client, CloseReason, Connection, Deadlines, Limits, Relay, RelayEnd, Relayed, Result, WhenFull};
 
 use common::behaviours::*;
 use common::*;
