@@ -385,6 +385,43 @@ scenario! {
     }
 }
 
+#[cfg(feature = "tokio-util")]
+scenario! {
+    /// A length, and lines: what the codec does not decode yet is kept, and what it never decodes is bounded.
+    async fn codecs_of_tokio_util_run_on_a_connection(world) {
+        use tokio_util::codec::{LengthDelimitedCodec, LinesCodec};
+        use wharf::framing::Coded;
+
+        let server = world.serve(Echo::of(LengthPrefixed::u32()));
+        let address = server.local_addr();
+        world.run(async move {
+            let mut coded = Coded::new(Client::connect(address).await.unwrap(), LengthDelimitedCodec::new());
+            for size in [0, 1, 1000, 300_000] {
+                coded.send(bytes::Bytes::from(pattern(0..size))).await.unwrap();
+                let late = coded.recv();
+                assert!(interrupted(1, late).await.is_none(), "the answer takes a turn");
+                assert_same(&coded.recv().await.unwrap().unwrap(), &pattern(0..size), size);
+            }
+            coded.get_mut().send(b"\0\0\0\x04rest\0\0\0\x04more").await.unwrap();
+            assert_eq!(&coded.recv().await.unwrap().unwrap()[..], b"rest");
+            let mut conn = coded.into_inner();
+            conn.recv_exact(&mut [0; 8]).await.unwrap();
+            conn.finish().await.unwrap();
+            let mut lines = Coded::new(conn, LinesCodec::new());
+            assert!(lines.recv().await.unwrap().is_none());
+        });
+        let server = world.serve(behaviours::Echo);
+        let address = server.local_addr();
+        world.run(async move {
+            let conn = Client::connect(address).await.unwrap();
+            let mut lines = Coded::new(conn, LinesCodec::new()).unread_max(5000);
+            lines.get_mut().send(&[b'x'; 200_000]).await.unwrap();
+            let error = lines.recv().await.unwrap_err().to_string();
+            assert!(error.contains("`unread_max` allows (5000)"), "{error}");
+        });
+    }
+}
+
 /// The peer sends the beginning of a frame, and then a byte now and then.
 #[test]
 fn a_frame_that_drips_is_ended_by_the_receive_rate() {

@@ -5,7 +5,6 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[macro_use]
-#[allow(unused_macros, reason = "this is not about scenarios")]
 mod common;
 #[path = "../examples/resp/main.rs"]
 mod resp;

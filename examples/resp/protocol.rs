@@ -64,7 +64,7 @@ fn parse_words(bytes: &[u8]) -> Result<Parsed<'_>> {
     let Some(end) = line_end(bytes, "too big inline request")? else {
         return Ok(Parsed::Incomplete { total: bytes.len() + 1 });
     };
-    let words = bytes[..end].split(|byte| byte.is_ascii_whitespace());
+    let words = bytes[..end].split(u8::is_ascii_whitespace);
     let args = words.filter(|word| !word.is_empty()).collect();
     Ok(Parsed::Command { args, consumed: end + 1 })
 }

@@ -87,7 +87,7 @@ impl Store {
                 self.set_text(key, value)?;
                 reply.simple("OK");
             }
-            (b"MSET", pairs) if !pairs.is_empty() && pairs.len() % 2 == 0 => {
+            (b"MSET", pairs) if !pairs.is_empty() && pairs.len().is_multiple_of(2) => {
                 if self.keys.len() + pairs.len() / 2 > KEYS_MAX {
                     return Err(FULL);
                 }
@@ -148,7 +148,7 @@ impl Store {
                 reply.bulk_or_nil(popped.as_deref());
                 self.forget_if_empty(key);
             }
-            (b"HSET", [key, fields @ ..]) if !fields.is_empty() && fields.len() % 2 == 0 => {
+            (b"HSET", [key, fields @ ..]) if !fields.is_empty() && fields.len().is_multiple_of(2) => {
                 let hash = self.new_hash(key)?;
                 let pairs = fields.chunks_exact(2);
                 let new = pairs.filter(|pair| hash.insert(pair[0].to_vec(), pair[1].to_vec()).is_none());
@@ -158,7 +158,7 @@ impl Store {
                 let value = self.hash(key)?.and_then(|hash| hash.get(*field));
                 reply.bulk_or_nil(value.map(Vec::as_slice));
             }
-            (b"ZADD", [key, pairs @ ..]) if !pairs.is_empty() && pairs.len() % 2 == 0 => {
+            (b"ZADD", [key, pairs @ ..]) if !pairs.is_empty() && pairs.len().is_multiple_of(2) => {
                 let scored: Vec<_> = pairs
                     .chunks_exact(2)
                     .map(|pair| Ok((score(pair[0])?, pair[1])))

@@ -394,7 +394,7 @@ mod tests {
 
         #[test]
         fn delimited_frames_are_what_splitting_gives(text in "[ab]{0,200}", step in 1usize..50) {
-            let mut expected: Vec<Vec<u8>> = text.split("aab").map(|part| part.into()).collect();
+            let mut expected: Vec<Vec<u8>> = text.split("aab").map(Into::into).collect();
             expected.pop(); // not ended
             let (frames, fault) = all_frames(&mut Delimited::by(b"aab"), text.as_bytes(), step);
             prop_assert_eq!((frames, fault), (expected, None));
