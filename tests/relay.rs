@@ -5,7 +5,6 @@
 #[macro_use]
 mod common;
 
-use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -109,15 +108,13 @@ struct LateAnswer(Duration, usize);
 impl Behaviour for LateAnswer {
     type Handler = Never;
 
-    fn run(self, mut conn: Connection) -> impl Future<Output = Result<()>> {
-        async move {
-            recv_all(&mut conn).await?;
-            for part in pattern(0..self.1).chunks(10_000) {
-                wharf::sleep(self.0).await;
-                conn.send(part).await?;
-            }
-            Ok(())
+    async fn run(self, mut conn: Connection) -> Result<()> {
+        recv_all(&mut conn).await?;
+        for part in pattern(0..self.1).chunks(10_000) {
+            wharf::sleep(self.0).await;
+            conn.send(part).await?;
         }
+        Ok(())
     }
 
     fn handler(self) -> Never {
@@ -314,7 +311,7 @@ scenario! {
 
 scenario! {
     async fn a_relay_that_is_dropped_closes_both_sides(world) {
-        let target = world.serve(Hold);
+        let target = world.serve(Discard);
         let address = target.local_addr();
         let watched = target.clone();
         world.run(async move {

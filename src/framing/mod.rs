@@ -195,7 +195,7 @@ impl fmt::Debug for Envelope<'_> {
 
 /// Why bytes are no frame.
 ///
-/// Whoever drives the framing makes an [`Error`](crate::Error) of it, which names the peer: a fault of
+/// Whoever drives the framing makes an [`Error`] of it, which names the peer: a fault of
 /// size has the kind [`Limit`](crate::ErrorKind::Limit), another one [`Peer`](crate::ErrorKind::Peer), or
 /// [`Caller`](crate::ErrorKind::Caller) when sending.
 #[derive(Clone, Debug, PartialEq, Eq)]
