@@ -232,7 +232,7 @@ scenario! {
         world.run(async move {
             let framed = Framed::new(Client::connect(address).await.unwrap(), framing);
             let (mut reader, mut writer) = framed.split();
-            let frames: Vec<_> = (0..600).map(|n| pattern(n..n + 10 * n)).collect();
+            let frames: Vec<_> = (0..300).map(|n| pattern(n..n + 10 * n)).collect();
             let sent = frames.clone();
             let writing = wharf::spawn(async move {
                 for frame in &sent {
@@ -281,7 +281,7 @@ scenario! {
         world.run(async move {
             let framed = Framed::new(Client::connect(address).await.unwrap(), framing);
             let (mut reader, mut writer) = framed.split();
-            let sent = frames(&mut rng, 40, 200_000);
+            let sent = frames(&mut rng, 24, 200_000);
             let expected = sent.clone();
             let mut lots = fastrand::Rng::with_seed(rng.u64(..));
             let writing = wharf::spawn(async move {
