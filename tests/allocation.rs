@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use wharf::event::{self, Flow, Handler};
+use wharf::framing::{Fixed, FrameConnection, FrameHandler, Framed, Frames, LengthPrefixed, Lines};
 use wharf::{Backend, Connection, Server, ServerHandle};
 
 use common::{Watchdog, Wire, backends};
@@ -168,9 +169,23 @@ fn allocations_of(
 
 /// Tells how many allocations the messages of all [`TRAFFICS`] cost a server on each engine.
 fn assert_free(name: &str, wire: Wire, start: impl Fn(Server, Meter) -> wharf::Result<ServerHandle>) {
+    assert_free_of(name, wire, &TRAFFICS, start);
+}
+
+/// The same for messages that lie whole in what is received at once: what is left over is put together in event style.
+fn assert_whole_frames_are_free(name: &str, start: impl Fn(Server, Meter) -> wharf::Result<ServerHandle>) {
+    assert_free_of(name, Wire::Plain, &TRAFFICS[..2], start);
+}
+
+fn assert_free_of(
+    name: &str,
+    wire: Wire,
+    traffics: &[Traffic],
+    start: impl Fn(Server, Meter) -> wharf::Result<ServerHandle>,
+) {
     let _watchdog = Watchdog::patient(name, Duration::from_secs(120));
     for backend in backends(name) {
-        for traffic in TRAFFICS {
+        for &traffic in traffics {
             let meter = Meter::new(traffic.size, wire);
             let server = wire.server(Server::bind("127.0.0.1:0").workers(1).backend(backend));
             let server = start(server, meter.clone()).unwrap();
@@ -216,6 +231,102 @@ fn in_chunks(server: Server, meter: Meter) -> wharf::Result<ServerHandle> {
             Ok(())
         }
     })
+}
+
+/// Every message is a frame, which is sent back as one.
+struct EchoingFrames(Meter);
+
+impl FrameHandler<Fixed> for EchoingFrames {
+    fn frame(&mut self, conn: &mut FrameConnection<'_, '_, Fixed>, frame: &[u8]) -> Flow {
+        conn.send_frame(frame).expect("there is room for one message");
+        self.0.message();
+        Flow::Continue
+    }
+}
+
+fn in_event_style_by_frames(server: Server, meter: Meter) -> wharf::Result<ServerHandle> {
+    server.start_events(move || Frames::new(Fixed::of(meter.size), EchoingFrames(meter.clone())))
+}
+
+fn in_async_style_by_frames(server: Server, meter: Meter) -> wharf::Result<ServerHandle> {
+    server.start(move |conn: Connection| {
+        let meter = meter.clone();
+        async move {
+            let mut framed = Framed::new(conn, Fixed::of(meter.size));
+            while let Some(frame) = framed.recv().await? {
+                meter.message();
+                framed.send(&frame).await?;
+            }
+            Ok(())
+        }
+    })
+}
+
+/// What the messages of a framing cost a server in both styles, of which its clients send many at once: most of them lie whole in
+/// what is received, and some do not.
+fn assert_frames_are_free<F>(name: &str, framing: &F)
+where
+    F: wharf::framing::Framing + Clone + Send + Sync + 'static,
+{
+    let _watchdog = Watchdog::patient(name, Duration::from_secs(120));
+    for backend in backends(name) {
+        for size in [100, 3000] {
+            let meter = Meter::new(size, Wire::Plain);
+            let (seen, decode) = (meter.clone(), framing.clone());
+            let server =
+                Server::bind("127.0.0.1:0").workers(1).backend(backend).start(move |conn: Connection| {
+                    let (meter, framing) = (seen.clone(), decode.clone());
+                    async move {
+                        let mut framed = Framed::new(conn, framing);
+                        while let Some(frame) = framed.recv().await? {
+                            meter.message();
+                            framed.send(&frame).await?;
+                        }
+                        Ok(())
+                    }
+                });
+            let server = server.unwrap();
+            let (address, framing) = (server.local_addr(), framing.clone());
+            let rounds = (meter.warm_up + meter.count).div_ceil(50) + 1;
+            wharf::run_on(backend, async move {
+                let conn = wharf::Client::connect(address).await.unwrap();
+                let mut framed = Framed::new(conn, framing);
+                let frame = vec![b'x'; size];
+                for _ in 0..rounds {
+                    for _ in 0..50 {
+                        framed.send(&frame).await.unwrap();
+                    }
+                    for _ in 0..50 {
+                        assert_eq!(framed.recv().await.unwrap().unwrap().len(), size);
+                    }
+                }
+            })
+            .unwrap();
+            server.drain(Duration::from_secs(5)).wait().unwrap();
+            let allocated = meter.result.load(Ordering::SeqCst);
+            assert!(allocated <= NEW_MAXIMA, "{allocated} for {} frames of {size} on {backend}", meter.count);
+        }
+    }
+}
+
+#[test]
+fn a_frame_with_its_length_allocates_nothing() {
+    assert_frames_are_free("a_frame_with_its_length_allocates_nothing", &LengthPrefixed::u32());
+}
+
+#[test]
+fn a_line_allocates_nothing() {
+    assert_frames_are_free("a_line_allocates_nothing", &Lines::new());
+}
+
+#[test]
+fn a_frame_in_event_style_allocates_nothing() {
+    assert_whole_frames_are_free("a_frame_in_event_style_allocates_nothing", in_event_style_by_frames);
+}
+
+#[test]
+fn a_frame_in_async_style_allocates_nothing() {
+    assert_free("a_frame_in_async_style_allocates_nothing", Wire::Plain, in_async_style_by_frames);
 }
 
 #[test]

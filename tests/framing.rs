@@ -232,7 +232,7 @@ scenario! {
         world.run(async move {
             let framed = Framed::new(Client::connect(address).await.unwrap(), framing);
             let (mut reader, mut writer) = framed.split();
-            let frames: Vec<_> = (0..600).map(|n| pattern(n..n + 10 * n)).collect();
+            let frames: Vec<_> = (0..300).map(|n| pattern(n..n + 10 * n)).collect();
             let sent = frames.clone();
             let writing = wharf::spawn(async move {
                 for frame in &sent {
@@ -281,7 +281,7 @@ scenario! {
         world.run(async move {
             let framed = Framed::new(Client::connect(address).await.unwrap(), framing);
             let (mut reader, mut writer) = framed.split();
-            let sent = frames(&mut rng, 40, 200_000);
+            let sent = frames(&mut rng, 24, 200_000);
             let expected = sent.clone();
             let mut lots = fastrand::Rng::with_seed(rng.u64(..));
             let writing = wharf::spawn(async move {
@@ -324,6 +324,7 @@ scenario! {
             let conn = Client::new(address).limits(limits).open().await.unwrap();
             let mut framed = Framed::new(conn, LengthPrefixed::u32());
             framed.send(&[7; 100_000]).await.unwrap();
+            framed.flush().await.unwrap();
             let given_up = interrupted(1, framed.send(&[7; 4_000_000])).await;
             assert!(given_up.is_none());
             let error = framed.send(b"more").await.unwrap_err();
@@ -380,6 +381,43 @@ scenario! {
             assert!(error.to_string().contains("`frame_max`"), "{error}");
             lines.send_owned(&b"fine"[..]).await.unwrap();
             assert_eq!(&*lines.recv().await.unwrap().unwrap(), b"fine");
+        });
+    }
+}
+
+#[cfg(feature = "tokio-util")]
+scenario! {
+    /// A length, and lines: what the codec does not decode yet is kept, and what it never decodes is bounded.
+    async fn codecs_of_tokio_util_run_on_a_connection(world) {
+        use tokio_util::codec::{LengthDelimitedCodec, LinesCodec};
+        use wharf::framing::Coded;
+
+        let server = world.serve(Echo::of(LengthPrefixed::u32()));
+        let address = server.local_addr();
+        world.run(async move {
+            let mut coded = Coded::new(Client::connect(address).await.unwrap(), LengthDelimitedCodec::new());
+            for size in [0, 1, 1000, 300_000] {
+                coded.send(bytes::Bytes::from(pattern(0..size))).await.unwrap();
+                let late = coded.recv();
+                assert!(interrupted(1, late).await.is_none(), "the answer takes a turn");
+                assert_same(&coded.recv().await.unwrap().unwrap(), &pattern(0..size), size);
+            }
+            coded.get_mut().send(b"\0\0\0\x04rest\0\0\0\x04more").await.unwrap();
+            assert_eq!(&coded.recv().await.unwrap().unwrap()[..], b"rest");
+            let mut conn = coded.into_inner();
+            conn.recv_exact(&mut [0; 8]).await.unwrap();
+            conn.finish().await.unwrap();
+            let mut lines = Coded::new(conn, LinesCodec::new());
+            assert!(lines.recv().await.unwrap().is_none());
+        });
+        let server = world.serve(behaviours::Echo);
+        let address = server.local_addr();
+        world.run(async move {
+            let conn = Client::connect(address).await.unwrap();
+            let mut lines = Coded::new(conn, LinesCodec::new()).unread_max(5000);
+            lines.get_mut().send(&[b'x'; 200_000]).await.unwrap();
+            let error = lines.recv().await.unwrap_err().to_string();
+            assert!(error.contains("`unread_max` allows (5000)"), "{error}");
         });
     }
 }

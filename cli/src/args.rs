@@ -31,6 +31,7 @@ pub(crate) enum Command {
     Demo(Demo),
     Serve(Box<Serve>),
     Connect(Connect),
+    Relay(Relay),
     #[command(subcommand)]
     Cert(Cert),
     Probe(Probe),
@@ -123,6 +124,45 @@ pub(crate) struct Connect {
     #[arg(short, long)]
     pub(crate) verbose: bool,
     #[command(flatten, next_help_heading = "TLS")]
+    pub(crate) tls: ClientTls,
+}
+
+/// Pass connections on to a server, both ways, until SIGTERM or SIGINT.
+///
+/// Prints `listening on ADDRESS` to standard output before the first connection. When one side ends, that is passed on, and the
+/// other one may go on. What did not end in order is reset on both sides, and told on standard error. SIGTERM and SIGINT drain;
+/// a second signal stops at once.
+#[derive(Debug, clap::Args)]
+#[command(after_help = exit::CODES)]
+pub(crate) struct Relay {
+    /// Where to listen: HOST:PORT or unix:/PATH.
+    #[arg(value_name = "LISTEN")]
+    pub(crate) listen: String,
+    /// The server: HOST:PORT or unix:/PATH.
+    #[arg(value_name = "TARGET")]
+    pub(crate) target: String,
+    /// How long connecting to the server may take, looking up the name included.
+    #[arg(long, value_name = "D", default_value = "10s", value_parser = humantime::parse_duration)]
+    pub(crate) timeout: Duration,
+    /// End a connection through which nothing has gone for so long, in either direction.
+    #[arg(long, value_name = "D", default_value = "5m", value_parser = humantime::parse_duration)]
+    pub(crate) idle: Duration,
+    /// The same, when one side has ended and the other one has not.
+    #[arg(long, value_name = "D", default_value = "1m", value_parser = humantime::parse_duration)]
+    pub(crate) half_closed_idle: Duration,
+    /// How long connections may go on after SIGTERM.
+    #[arg(long, value_name = "D", default_value = "15s", value_parser = humantime::parse_duration)]
+    pub(crate) drain: Duration,
+    /// Hold no more connections than this, each of which takes two descriptors; others wait.
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_connections: u32,
+    /// What carries the connections: auto, uring or readiness; `wharf probe` tells what works.
+    #[arg(long, value_name = "ENGINE", default_value_t = Backend::Auto)]
+    pub(crate) backend: Backend,
+    /// Tell of each connection how much went through.
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+    #[command(flatten, next_help_heading = "TLS to the server")]
     pub(crate) tls: ClientTls,
 }
 

@@ -12,6 +12,7 @@ mod exit;
 mod operator;
 mod options;
 mod probe;
+mod relay;
 mod serve;
 mod services;
 mod settings;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Serve(args) => serve::run(&args),
         Command::Connect(args) => connect::run(&args),
+        Command::Relay(args) => relay::run(&args),
         Command::Cert(args) => cert::run(&args),
         Command::Probe(_) => probe::run(),
     };

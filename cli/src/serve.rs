@@ -71,7 +71,7 @@ fn log_to_stderr(args: &Serve) {
 }
 
 /// The lines that scripts wait for.
-fn announce(server: &ServerHandle) -> io::Result<()> {
+pub(crate) fn announce(server: &ServerHandle) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     for listener in server.listeners() {
         writeln!(stdout, "listening on {}", listener.address)?;

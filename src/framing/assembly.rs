@@ -242,7 +242,7 @@ mod tests {
         for chunk in chunks.iter().filter(|chunk| !chunk.is_empty()) {
             assembly.push(Chunk::copied(chunk));
             while let Found::Frame(frame) = assembly.next().unwrap() {
-                let held = frames.len() % hold == 0;
+                let held = frames.len().is_multiple_of(hold);
                 frames.push(if held { Ok(frame) } else { Err(frame.to_vec()) });
             }
         }

@@ -195,7 +195,7 @@ impl fmt::Debug for Envelope<'_> {
 
 /// Why bytes are no frame.
 ///
-/// Whoever drives the framing makes an [`Error`](crate::Error) of it, which names the peer: a fault of
+/// Whoever drives the framing makes an [`Error`] of it, which names the peer: a fault of
 /// size has the kind [`Limit`](crate::ErrorKind::Limit), another one [`Peer`](crate::ErrorKind::Peer), or
 /// [`Caller`](crate::ErrorKind::Caller) when sending.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -394,7 +394,7 @@ mod tests {
 
         #[test]
         fn delimited_frames_are_what_splitting_gives(text in "[ab]{0,200}", step in 1usize..50) {
-            let mut expected: Vec<Vec<u8>> = text.split("aab").map(|part| part.into()).collect();
+            let mut expected: Vec<Vec<u8>> = text.split("aab").map(Into::into).collect();
             expected.pop(); // not ended
             let (frames, fault) = all_frames(&mut Delimited::by(b"aab"), text.as_bytes(), step);
             prop_assert_eq!((frames, fault), (expected, None));

@@ -13,5 +13,6 @@ mod probe;
 mod process;
 mod proxied;
 mod refused;
+mod relay;
 mod serve;
 mod tls;
