@@ -290,7 +290,6 @@ impl Connection {
         Connection { link }
     }
 
-    #[cfg(feature = "tls")]
     pub(crate) fn link(&self) -> &Rc<Link> {
         &self.link
     }
@@ -679,6 +678,7 @@ fn poll_write<B: AsRef<[u8]>>(
         match conn.room_or_end(part) {
             Ok(Room::Yes) => {
                 let left = send(&mut conn, bytes, part);
+                conn.queued(left == 0);
                 if left == 0 {
                     link.sent(&conn);
                     return Poll::Ready(Ok(()));

@@ -5,6 +5,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::tls_fault::TlsFault;
@@ -58,6 +59,7 @@ pub(crate) enum Operation {
     TakeOver,
     Notify,
     Parse,
+    Acquire,
     #[cfg(feature = "tls")]
     Load,
 }
@@ -98,6 +100,17 @@ pub(crate) enum Cause {
         queued: usize,
         option: &'static str,
     },
+    /// There is as much of something as there may be.
+    TooMany {
+        count: usize,
+        what: &'static str,
+        option: &'static str,
+    },
+    /// What was waited for did not come, and this is what was missing.
+    Starved {
+        after: Duration,
+        detail: String,
+    },
     NotFound {
         problem: String,
     },
@@ -112,6 +125,8 @@ pub(crate) enum Cause {
         fault: TlsFault,
         detail: String,
     },
+    /// What has ended the session for good.
+    Session(Arc<Error>),
     Other(Box<dyn StdError + Send + Sync>),
 }
 
@@ -155,13 +170,14 @@ impl Error {
             Cause::Os(error) if is_network(error.kind()) => ErrorKind::Peer,
             Cause::Os(error) if error.kind() == io::ErrorKind::TimedOut => ErrorKind::Timeout,
             Cause::Os(_) => ErrorKind::System,
-            Cause::TimedOut { .. } => ErrorKind::Timeout,
+            Cause::TimedOut { .. } | Cause::Starved { .. } => ErrorKind::Timeout,
             Cause::Ended { .. } => ErrorKind::Peer,
             Cause::NotFound { .. } => ErrorKind::System,
             Cause::Tls { fault: TlsFault::Local, .. } => ErrorKind::Caller,
             Cause::Tls { .. } => ErrorKind::Peer,
-            Cause::TooLarge { .. } | Cause::Full { .. } => ErrorKind::Limit,
+            Cause::TooLarge { .. } | Cause::Full { .. } | Cause::TooMany { .. } => ErrorKind::Limit,
             Cause::Option { .. } | Cause::Variable { .. } | Cause::Address { .. } => ErrorKind::Caller,
+            Cause::Session(error) => error.kind(),
             Cause::Misuse(_) | Cause::Other(_) => ErrorKind::Caller,
             #[cfg(feature = "tls")]
             Cause::Content { .. } => ErrorKind::Caller,
@@ -268,6 +284,7 @@ impl StdError for Error {
         match &self.0.cause {
             Cause::Os(error) => Some(error),
             Cause::Other(error) => Some(&**error),
+            Cause::Session(error) => Some(&**error),
             _ => None,
         }
     }
@@ -310,6 +327,7 @@ impl Operation {
             Operation::TakeOver => "take over",
             Operation::Notify => "notify",
             Operation::Parse => "parse",
+            Operation::Acquire => "acquire",
             #[cfg(feature = "tls")]
             Operation::Load => "load",
         }
@@ -319,7 +337,7 @@ impl Operation {
     fn preposition(self) -> &'static str {
         match self {
             Operation::Listen => " on",
-            Operation::Receive | Operation::TakeOver => " from",
+            Operation::Receive | Operation::TakeOver | Operation::Acquire => " from",
             Operation::Secure => " with",
             Operation::Connect
             | Operation::Send
@@ -358,6 +376,9 @@ impl fmt::Display for Cause {
                 write!(f, "{bytes} bytes are more than `{option}` allows ({bound})")
             }
             Cause::Full { queued, option } => write!(f, "{queued} bytes are queued, see `{option}`"),
+            Cause::TooMany { count, what, option } => write!(f, "{count} {what}, see `{option}`"),
+            Cause::Starved { after, detail } => write!(f, "timed out after {after:?}: {detail}"),
+            Cause::Session(error) => write!(f, "the session has ended: {error}"),
             Cause::Misuse(what) => f.write_str(what),
             #[cfg(feature = "tls")]
             Cause::Content { problem } => f.write_str(problem),

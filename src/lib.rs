@@ -109,6 +109,7 @@ struct Readme;
 mod trace;
 
 mod address;
+mod backoff;
 mod client;
 mod config;
 mod conn;
@@ -118,8 +119,10 @@ mod engine;
 mod error;
 pub mod event;
 mod network;
+pub mod pool;
 pub mod probe;
 mod proxy;
+mod reconnect;
 mod remote;
 mod resolve;
 mod runtime;
@@ -180,6 +183,7 @@ pub mod fuzzing {
 }
 
 pub use address::{Address, UnixName};
+pub use backoff::Backoff;
 pub use client::{Client, Connect, Connecting};
 pub use config::{
     AcceptRate, Access, Backend, Deadlines, Handover, Limits, OverLimit, ProxyProtocol, ReceiveRate,
@@ -195,6 +199,9 @@ pub use error::{Bound, CloseReason, Deadline, Error, ErrorKind, ProxyFault, Resu
 pub use network::Network;
 pub use probe::probe;
 pub use proxy::Proxied;
+pub use reconnect::{
+    Changes, Received, Reconnect, Retry, Sending, Session, SessionSender, SessionState, SessionStats, Wait,
+};
 pub use remote::Remote;
 pub use runtime::{JoinHandle, Late, Sleep, Within, run, run_on, sleep, spawn, within};
 #[cfg(feature = "tls")]
