@@ -201,9 +201,8 @@ impl State {
 
     fn is_owed(&self, member: u64, oldest: Option<Common>, patience: Duration) -> bool {
         let patience = u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX);
-        let before = |other: &Member| {
-            oldest.is_none_or(|oldest| other.report.since.saturating_add(patience) < oldest)
-        };
+        let before =
+            |other: &Member| oldest.is_none_or(|oldest| other.report.since.saturating_add(patience) < oldest);
         let (mut unmet, mut asked) = (0, 0);
         for (id, other) in &self.members {
             asked += other.asked;
@@ -263,6 +262,7 @@ mod tests {
         let budget = budget(1);
         let (a, b) = (budget.join(), budget.join());
         budget.update(a, wants(1, 1));
+        budget.update(a, Report::default());
         budget.update(b, wants(1, 50));
         assert!(budget.is_owed(a, None));
         assert!(!budget.is_owed(a, Some(60)));

@@ -392,7 +392,8 @@ impl<C> Core<C> {
         });
         let lacks = self.idle.len() + self.making < self.bounds.idle_min;
         let waits = !self.queue.is_empty() || lacks;
-        let retry = (waits && self.failures > 0 && self.retry_at > now && !self.closed).then_some(self.retry_at);
+        let retry =
+            (waits && self.failures > 0 && self.retry_at > now && !self.closed).then_some(self.retry_at);
         expiring.chain(retry).min()
     }
 

@@ -110,8 +110,7 @@ impl<K: Hash + Eq + Clone + 'static, C: 'static> Pools<K, C> {
         let unused = pools.iter().filter(|(_, kept)| kept.pool.is_unused());
         let oldest = unused.min_by_key(|(_, kept)| kept.used).map(|(key, _)| key.clone());
         let displaced = oldest.and_then(|key| pools.remove(&key));
-        let cause =
-            Cause::TooMany { count: pools.len(), what: "endpoints are in use", option: "endpoints" };
+        let cause = Cause::TooMany { count: pools.len(), what: "endpoints are in use", option: "endpoints" };
         displaced.map(|kept| Some(kept.pool)).ok_or_else(|| Error::new(Operation::Acquire, cause))
     }
 

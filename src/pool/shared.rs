@@ -74,8 +74,7 @@ impl<C: 'static> SharedPool<C> {
     /// Outside a handler and outside [`run`](crate::run()).
     pub fn local(&self) -> Pool<C> {
         let Common { id, make, options, budget } = &*self.common;
-        runtime::current("a pool")
-            .local(*id, || Pool::build(make(), options.clone(), Some(budget.clone())))
+        runtime::current("a pool").local(*id, || Pool::build(make(), options.clone(), Some(budget.clone())))
     }
 
     /// Lends one of the current worker's, as [`Pool::get`] does.

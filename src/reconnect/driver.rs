@@ -31,7 +31,10 @@ pub(super) struct Driver {
 enum Outcome {
     /// The session is over, as this side wants it.
     Done,
-    Broken { error: Error, unacked: Option<u64> },
+    Broken {
+        error: Error,
+        unacked: Option<u64>,
+    },
 }
 
 impl Driver {
@@ -133,7 +136,11 @@ impl Driver {
                     // Nothing is certain before its end.
                     writer.closed().await;
                     let handed = writer.counts().sent - before;
-                    self.shared.batch_broken(if is_sealed(writer) && handed > 0 { None } else { Some(handed) });
+                    self.shared.batch_broken(if is_sealed(writer) && handed > 0 {
+                        None
+                    } else {
+                        Some(handed)
+                    });
                     return Err(error);
                 }
             }

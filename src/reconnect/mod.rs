@@ -178,12 +178,16 @@ impl Reconnect {
             return Err(Error::option("queue_max", "is 0, so nothing could ever be sent"));
         }
         if self.when_full == WhenFull::Disconnect {
-            return Err(Error::option("when_full", "is `Disconnect`, but a session without a connection has none to end"));
+            return Err(Error::option(
+                "when_full",
+                "is `Disconnect`, but a session without a connection has none to end",
+            ));
         }
         let worker = runtime::current("a session");
         let waits = self.when_full == WhenFull::Wait;
         let shared = Arc::new(Shared::new(self.label, self.queue_max, waits));
-        let local = Rc::new(Local { half: Cell::new(None), reader: Waiter::default(), worker: worker.clone() });
+        let local =
+            Rc::new(Local { half: Cell::new(None), reader: Waiter::default(), worker: worker.clone() });
         let driver = Driver {
             client: self.client,
             retry: self.retry,
