@@ -275,10 +275,11 @@ impl<C: 'static> Inner<C> {
         let member = self.budget.as_ref().map(|budget| Member::join(budget, &worker));
         let tender = Tender::start(self, &worker);
         let keeper: Rc<dyn Keeper> = self.clone();
-        worker.keep(Rc::downgrade(&keeper));
         let home = Home { worker, tender, member };
         assert!(self.home.set(home).is_ok(), "nobody else is here");
-        Ok(self.home.get().expect("it was set above"))
+        let home = self.home.get().expect("it was set above");
+        home.worker.keep(&keeper);
+        Ok(home)
     }
 
     /// Hands out what there is and carries out what follows from that. Comes behind whatever changes the core.

@@ -20,8 +20,10 @@ pub struct Getting<C: 'static> {
     inner: Rc<Inner<C>>,
     after: Duration,
     /// If there was none at once.
-    slow: Option<Pin<Box<dyn Future<Output = Result<Pooled<C>>>>>>,
+    slow: Option<Slow<C>>,
 }
+
+type Slow<C> = Pin<Box<dyn Future<Output = Result<Pooled<C>>>>>;
 
 impl<C: 'static> Getting<C> {
     pub(super) fn new(inner: Rc<Inner<C>>) -> Getting<C> {

@@ -48,7 +48,7 @@ impl Driver {
             match policy.next(self.now()) {
                 Next::Attempt => {}
                 Next::Wait(delay, why) => {
-                    self.enter(SessionState::Waiting { failures: policy.failures(), delay, why });
+                    self.enter(&SessionState::Waiting { failures: policy.failures(), delay, why });
                     self.pause(delay).await;
                     continue;
                 }
@@ -59,7 +59,7 @@ impl Driver {
             let is_final = (self.is_final)(&error);
             let error = Arc::new(error);
             self.shared.count(|stats| stats.unacked += unacked.unwrap_or_default());
-            self.enter(SessionState::Disconnected { error: error.clone(), unacked });
+            self.enter(&SessionState::Disconnected { error: error.clone(), unacked });
             self.local.end();
             if is_final {
                 return self.failed(error);
@@ -70,7 +70,7 @@ impl Driver {
 
     /// Connects, and stays until the connection ends.
     async fn attempt(&mut self, attempt: u32, policy: &mut Policy) -> Outcome {
-        self.enter(SessionState::Connecting { attempt });
+        self.enter(&SessionState::Connecting { attempt });
         let connected = self.unless_done(self.connect()).await;
         let conn = match connected {
             None => return Outcome::Done,
@@ -87,7 +87,7 @@ impl Driver {
         link.await_delivery();
         let (reader, mut writer) = conn.split();
         self.local.begin(reader);
-        self.enter(SessionState::Connected);
+        self.enter(&SessionState::Connected);
         let ended = self.serve(&mut writer).await;
         policy.ended(self.now().since(began), self.now(), self.random());
         match ended {
@@ -202,20 +202,20 @@ impl Driver {
     fn closed(&mut self) {
         let cause = Cause::Misuse("it was closed by this side");
         self.shared.end(Arc::new(Error::new(Operation::Finish, cause)));
-        self.enter(SessionState::Closed);
+        self.enter(&SessionState::Closed);
         self.local.end();
     }
 
     fn failed(&mut self, error: Arc<Error>) {
         self.shared.end(error.clone());
-        self.enter(SessionState::Failed(error));
+        self.enter(&SessionState::Failed(error));
         self.local.end();
     }
 
-    fn enter(&mut self, state: SessionState) {
-        self.shared.enter(&state);
+    fn enter(&mut self, state: &SessionState) {
+        self.shared.enter(state);
         if let Some(observe) = &mut self.observe {
-            observe(&state);
+            observe(state);
         }
     }
 

@@ -239,6 +239,10 @@ impl<F: AsyncFn(&mut Connection) -> Result<()>> Greet for F {
 /// At most once: what was handed to the kernel is never sent again, for nobody but the peer knows whether it arrived; how much of it was
 /// not acknowledged is told with the disconnect. What was only queued is sent on the next connection, in order.
 ///
+/// # On a server
+/// A session of a handler's ends with the handler that owns it. One that is kept beyond has to be closed when the server drains, or its
+/// connection stands until the drain's deadline.
+///
 /// # Dropping
 /// Dropping a session ends it: the connection is closed gracefully, what is queued is not sent. [`Session::close`] sends it first.
 pub struct Session {

@@ -22,13 +22,13 @@ pub(super) struct Keepers {
 
 impl Worker {
     /// Has `keeper` told when connections must not be kept any more.
-    pub(crate) fn keep(&self, keeper: Weak<dyn Keeper>) {
+    pub(crate) fn keep(&self, keeper: &Rc<dyn Keeper>) {
         let mut keepers = self.keepers.keepers.borrow_mut();
         keepers.retain(|keeper| keeper.strong_count() > 0);
-        keepers.push(keeper.clone());
+        keepers.push(Rc::downgrade(keeper));
         drop(keepers);
         let is_draining = self.member.borrow().as_ref().is_some_and(|member| member.is_draining());
-        if let Some(keeper) = keeper.upgrade().filter(|_| is_draining) {
+        if is_draining {
             keeper.keep_none();
         }
     }
