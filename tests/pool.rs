@@ -1,5 +1,7 @@
 //! Pools of connections: bounds, fairness, what is used again and what is not, outages, and one bound over several workers.
 
+#![allow(clippy::print_stdout, reason = "what was measured is shown with `--nocapture`")]
+
 #[macro_use]
 mod common;
 
@@ -22,13 +24,23 @@ async fn ping(conn: &mut Connection) -> Result<()> {
     conn.recv_exact(&mut [0; 4]).await
 }
 
+/// Lets other tasks run until `done`; no time passes that a deadline could be measured by.
+async fn soon(what: &str, done: impl Fn() -> bool) {
+    for _ in 0..1000 {
+        if done() {
+            return;
+        }
+        futures_lite::future::yield_now().await;
+    }
+    panic!("still not so: {what}");
+}
+
 fn pool(address: impl std::fmt::Display, options: PoolOptions) -> Pool<Connection> {
     Pool::new(Client::new(address), options).expect("the options make sense")
 }
 
 scenario! {
     async fn a_thousand_tasks_share_sixteen_connections_fairly(world) {
-        world.calm();
         let turns_each = if world.is_simulated() { 4 } else { 20 };
         let address = world.serve(Echo).local_addr();
         let (least, most, stats) = world.run(async move {
@@ -64,7 +76,6 @@ scenario! {
 
 scenario! {
     async fn a_killed_server_costs_each_request_at_most_one_error_and_nothing_stale_is_used_after(world) {
-        world.calm();
         let settled = Duration::from_millis(100);
         let (worst, late, after, stats) = world.with_outages(Echo, |address, outage| async move {
             let backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(20));
@@ -117,7 +128,6 @@ scenario! {
 
 scenario! {
     async fn what_is_idle_when_the_server_dies_goes_at_once_and_is_never_handed_out(world) {
-        world.calm();
         let settled = Duration::from_millis(100);
         let (before, dead, stats) = world.with_outages(Echo, |address, outage| async move {
             let pool = pool(address, PoolOptions::default().size(4));
@@ -143,7 +153,6 @@ scenario! {
 
 scenario! {
     async fn only_what_is_as_good_as_new_is_used_again(world) {
-        world.calm();
         let address = world.serve(Echo).local_addr();
         let stats = world.run(async move {
             let pool = pool(address, PoolOptions::default().size(2));
@@ -193,8 +202,8 @@ scenario! {
 
 scenario! {
     async fn those_who_wait_are_served_in_turn_and_who_gives_up_passes_it_on(world) {
-        world.calm();
         let address = world.serve(Echo).local_addr();
+        let patience = world.time(5.0);
         let order = world.run(async move {
             let pool = pool(address, PoolOptions::default().size(1));
             let held = pool.get().await.expect("a connection");
@@ -204,7 +213,7 @@ scenario! {
                     let (pool, order) = (pool.clone(), order.clone());
                     wharf::spawn(async move {
                         // The third has no patience.
-                        let after = Duration::from_millis(if number == 2 { 5 } else { 60_000 });
+                        let after = if number == 2 { patience } else { patience * 100 };
                         match pool.get().within(after).await {
                             Ok(_) => order.borrow_mut().push(number),
                             Err(error) => assert!(error.is_timeout() && number == 2, "{error}"),
@@ -212,13 +221,13 @@ scenario! {
                     })
                 })
                 .collect();
-            until("all wait", || pool.stats().waiting == 6).await;
+            soon("all wait", || pool.stats().waiting == 6).await;
             until("one has given up", || pool.stats().waiting == 5).await;
             // One is dropped at the very moment when it is handed the connection.
             let mut dropped = Box::pin(pool.get());
             assert!(futures_lite::future::poll_once(&mut dropped).await.is_none(), "none is free");
             let last = wharf::spawn({ let pool = pool.clone(); async move { pool.get().await.map(drop) } });
-            until("all wait", || pool.stats().waiting == 7).await;
+            soon("all wait", || pool.stats().waiting == 7).await;
             drop(held);
             for task in tasks {
                 task.await.expect("no task panics");
@@ -234,7 +243,6 @@ scenario! {
 
 scenario! {
     async fn nobody_waits_beyond_the_deadline_and_the_error_tells_what_was_missing(world) {
-        world.calm();
         let address = world.serve(Echo).local_addr();
         let wait = world.time(1.0);
         world.run(async move {
@@ -242,7 +250,7 @@ scenario! {
             let pool = pool(address, options);
             let _held = pool.get().await.expect("a connection");
             let waiting = wharf::spawn({ let pool = pool.clone(); async move { pool.get().await.map(drop) } });
-            until("one waits", || pool.stats().waiting == 1).await;
+            soon("one waits", || pool.stats().waiting == 1).await;
             let refused = pool.get().await.expect_err("one may wait");
             assert_eq!(refused.kind(), ErrorKind::Limit);
             assert_eq!(refused.to_string(), "acquire from cache: 1 wait for a connection, see `waiters`");
@@ -250,7 +258,7 @@ scenario! {
             let expected = format!("acquire from cache: timed out after {wait:?}: all 1 are in use, see `size`");
             assert_eq!(late.to_string(), expected);
             let waiting = wharf::spawn({ let pool = pool.clone(); async move { pool.get().await.map(drop) } });
-            until("one waits", || pool.stats().waiting == 1).await;
+            soon("one waits", || pool.stats().waiting == 1).await;
             pool.close();
             let told = waiting.await.expect("no panic").expect_err("the pool is closed");
             assert_eq!(told.to_string(), "acquire from cache: the pool is closed");
@@ -264,7 +272,6 @@ scenario! {
 
 scenario! {
     async fn a_dead_server_is_tried_one_connect_at_a_time_and_less_and_less_often(world) {
-        world.calm();
         let (unit, rest) = (world.time(0.1), world.time(20.0));
         let (errors, stats) = world.with_outages(Echo, |address, outage| async move {
             outage.kill().await;
@@ -296,7 +303,6 @@ scenario! {
 
 scenario! {
     async fn connections_are_made_ahead_and_end_when_they_are_idle_for_too_long_or_too_old(world) {
-        world.calm();
         let address = world.serve(Echo).local_addr();
         let (idle, age) = (world.time(2.0), world.time(8.0));
         let stats = world.run(async move {
@@ -348,7 +354,6 @@ impl Lifecycle for Counted {
 
 scenario! {
     async fn what_fails_its_own_check_is_replaced_and_nobody_is_told(world) {
-        world.calm();
         let address = world.serve(Echo).local_addr();
         world.run(async move {
             let (closed, bad) = (Rc::<Cell<u32>>::default(), Rc::<Cell<bool>>::default());
@@ -369,7 +374,6 @@ scenario! {
 
 scenario! {
     async fn there_is_a_pool_for_each_endpoint_and_not_for_more_than_may_be(world) {
-        world.calm();
         let addresses = [0, 1, 2].map(|_| world.serve(Echo).local_addr());
         world.run(async move {
             let pools = Pools::new(|address: &std::net::SocketAddr| Client::new(address), PoolOptions::default());
@@ -421,7 +425,6 @@ impl Behaviour for Front {
 
 scenario! {
     async fn workers_share_one_bound_and_none_of_them_goes_without(world) {
-        world.calm();
         let back = world.serve(Echo);
         let patience = world.time(0.1);
         let options = PoolOptions::default().size(2).patience(patience);
@@ -467,7 +470,6 @@ impl<T, F: Future<Output = Result<T>>> InTime for F {
 
 scenario! {
     async fn a_message_that_needs_no_answer_can_be_declared_so(world) {
-        world.calm();
         let address = world.serve(Sink).local_addr();
         let stats = world.run(async move {
             let pool = pool(address, PoolOptions::default().keep_unanswered(true));

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use wharf::sim::Faults;
 use wharf::{Server, ServerHandle};
 
 use super::{Behaviour, Network, Style, World};
@@ -46,13 +45,6 @@ impl Outage {
 }
 
 impl World {
-    /// No faults but those of a healthy network, if it is simulated.
-    pub(crate) fn calm(&mut self) {
-        if let Network::Simulated { simulation, .. } = &mut self.network {
-            simulation.set_faults(Faults::default());
-        }
-    }
-
     /// Runs a client of a server that the client has killed and started again.
     pub(crate) fn with_outages<T, F>(
         &mut self,
