@@ -1,7 +1,7 @@
 //! A front server that asks a backend by a pool: a few connections for many clients, on all workers together.
 //!
-//! The front answers each line with the backend's answer to it. However many clients there are, the backend sees four connections
-//! at most; who finds none free waits in turn.
+//! The front answers each line with the backend's answer to it. However many clients there are, the backend has four connections
+//! at a time at most; who finds none free waits in turn.
 //!
 //! ```text
 //! $ cargo run --example pool

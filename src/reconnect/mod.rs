@@ -253,7 +253,6 @@ pub struct Session {
 
 /// What came on a session.
 #[derive(Debug)]
-#[non_exhaustive]
 pub enum Received {
     /// There is a new connection: what follows are its first bytes. A message whose beginning came before will never be complete.
     Connected,
