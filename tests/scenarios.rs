@@ -584,7 +584,7 @@ scenario! {
         }
 
         let rate = ReceiveRate::new(1000).grace(world.time(10.0));
-        let deadlines = Deadlines::default().idle(world.time(5.0)).receive_rate(rate);
+        let deadlines = Deadlines::default().idle(world.time(12.0)).receive_rate(rate);
         let server = world.serve_with(Impatient(world.time(1.3)), |server| server.deadlines(deadlines));
         let address = server.local_addr();
         let every = world.time(2.0);
