@@ -67,6 +67,7 @@ pub(crate) enum Operation {
     Parse,
     Post,
     Close,
+    Acquire,
     #[cfg(feature = "tls")]
     Load,
 }
@@ -113,11 +114,16 @@ pub(crate) enum Cause {
         queued: usize,
         option: &'static str,
     },
-    /// So many things wait already, and that option bounds them.
-    Busy {
-        waiting: usize,
+    /// There is as much of something as there may be.
+    TooMany {
+        count: usize,
         what: &'static str,
         option: &'static str,
+    },
+    /// What was waited for did not come, and this is what was missing.
+    Starved {
+        after: Duration,
+        detail: String,
     },
     NotFound {
         problem: String,
@@ -149,6 +155,8 @@ pub(crate) enum Cause {
         fault: TlsFault,
         detail: String,
     },
+    /// What has ended the session for good.
+    Session(Arc<Error>),
     Other(Box<dyn StdError + Send + Sync>),
 }
 
@@ -217,7 +225,7 @@ impl Error {
             Cause::Os(error) if is_network(error.kind()) => ErrorKind::Peer,
             Cause::Os(error) if error.kind() == io::ErrorKind::TimedOut => ErrorKind::Timeout,
             Cause::Os(_) => ErrorKind::System,
-            Cause::TimedOut { .. } | Cause::Late { .. } => ErrorKind::Timeout,
+            Cause::TimedOut { .. } | Cause::Late { .. } | Cause::Starved { .. } => ErrorKind::Timeout,
             Cause::Ended { .. } | Cause::EndedInFrame { .. } | Cause::Unreached { .. } => ErrorKind::Peer,
             Cause::Malformed(_) if self.0.operation == Operation::Send => ErrorKind::Caller,
             Cause::Malformed(_) => ErrorKind::Peer,
@@ -227,8 +235,9 @@ impl Error {
             Cause::NotFound { .. } => ErrorKind::System,
             Cause::Tls { fault: TlsFault::Local, .. } => ErrorKind::Caller,
             Cause::Tls { .. } => ErrorKind::Peer,
-            Cause::TooLarge { .. } | Cause::Full { .. } | Cause::Busy { .. } => ErrorKind::Limit,
+            Cause::TooLarge { .. } | Cause::Full { .. } | Cause::TooMany { .. } => ErrorKind::Limit,
             Cause::Option { .. } | Cause::Variable { .. } | Cause::Address { .. } => ErrorKind::Caller,
+            Cause::Session(error) => error.kind(),
             Cause::Misuse(_) | Cause::Other(_) => ErrorKind::Caller,
             #[cfg(feature = "tls")]
             Cause::Content { .. } => ErrorKind::Caller,
@@ -395,6 +404,7 @@ impl StdError for Error {
         match self.cause() {
             Cause::Os(error) => Some(error),
             Cause::Other(error) => Some(&**error),
+            Cause::Session(error) => Some(&**error),
             _ => None,
         }
     }
@@ -462,6 +472,7 @@ impl Operation {
             Operation::Parse => "parse",
             Operation::Post => "post",
             Operation::Close => "close",
+            Operation::Acquire => "acquire",
             #[cfg(feature = "tls")]
             Operation::Load => "load",
         }
@@ -471,7 +482,7 @@ impl Operation {
     fn preposition(self) -> &'static str {
         match self {
             Operation::Listen => " on",
-            Operation::Receive | Operation::TakeOver => " from",
+            Operation::Receive | Operation::TakeOver | Operation::Acquire => " from",
             Operation::Secure => " with",
             Operation::Connect
             | Operation::Send
@@ -529,9 +540,9 @@ impl fmt::Display for Cause {
                 write!(f, "{bytes} bytes are more than `{option}` allows ({bound})")
             }
             Cause::Full { queued, option } => write!(f, "{queued} bytes are queued, see `{option}`"),
-            Cause::Busy { waiting, what, option } => {
-                write!(f, "there are {waiting} {what} already, see `{option}`")
-            }
+            Cause::TooMany { count, what, option } => write!(f, "{count} {what}, see `{option}`"),
+            Cause::Starved { after, detail } => write!(f, "timed out after {after:?}: {detail}"),
+            Cause::Session(error) => write!(f, "the session has ended: {error}"),
             Cause::Misuse(what) => f.write_str(what),
             #[cfg(feature = "tls")]
             Cause::Content { problem } => f.write_str(problem),

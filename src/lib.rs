@@ -115,6 +115,7 @@ struct Readme;
 mod trace;
 
 mod address;
+mod backoff;
 pub mod blocking;
 mod client;
 #[cfg(any(feature = "futures-io", feature = "hyper", feature = "tokio"))]
@@ -129,8 +130,10 @@ pub mod event;
 pub mod framing;
 mod network;
 mod poll;
+pub mod pool;
 pub mod probe;
 mod proxy;
+mod reconnect;
 mod relay;
 mod remote;
 mod resolve;
@@ -202,6 +205,7 @@ pub mod fuzzing {
 }
 
 pub use address::{Address, UnixName};
+pub use backoff::Backoff;
 pub use client::{Client, Connect, ConnectState, Connecting, Lazy, Proxy};
 #[cfg(feature = "hyper")]
 pub use compat::hyper;
@@ -221,6 +225,9 @@ pub use error::{Bound, CloseReason, Deadline, Error, ErrorKind, ProxyFault, Resu
 pub use network::Network;
 pub use probe::probe;
 pub use proxy::Proxied;
+pub use reconnect::{
+    Changes, Received, Reconnect, Retry, Sending, Session, SessionSender, SessionState, SessionStats, Wait,
+};
 pub use relay::{Relay, RelayEnd, Relayed, relay};
 pub use remote::Remote;
 pub use runtime::{JoinHandle, Late, Sleep, Within, run, run_on, sleep, spawn, within};

@@ -76,7 +76,9 @@ pub(crate) fn write<B: AsRef<[u8]>>(
             if divided { conn.send_high() } else { len }
         };
         let (mut conn, part) = ready!(room(link, cx, part))?;
-        if send(&mut conn, bytes, part) == 0 {
+        let left = send(&mut conn, bytes, part);
+        conn.queued(left == 0);
+        if left == 0 {
             link.sent(&conn);
             return Poll::Ready(Ok(()));
         }

@@ -70,6 +70,7 @@ pub fn run_on<F: Future>(backend: Backend, future: F) -> Result<F::Output> {
         }
     };
     worker.tasks.clear();
+    worker.forget_locals();
     for link in worker.slots.all() {
         link.command(Conn::close);
     }

@@ -53,7 +53,7 @@ fn reset(socket: TcpStream) {
 fn took(began: Instant, expected: Duration) {
     let took = began.elapsed();
     assert!(took >= expected, "{took:?} instead of {expected:?}");
-    assert!(took < expected + Duration::from_secs(2), "{took:?} instead of {expected:?}");
+    assert!(took < expected + Duration::from_secs(10), "{took:?} instead of {expected:?}");
 }
 
 #[test]

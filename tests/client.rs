@@ -192,8 +192,8 @@ scenario! {
                 let error = client.open().observe(|state| assert!(!state.is_connecting())).await.unwrap_err();
                 assert!(error.to_string().starts_with(&format!("start: option `{name}` ")), "{error}");
             };
-            refused(Client::new(&address).attempt_delay(Duration::from_millis(9)), "attempt_delay").await;
-            refused(Client::new(&address).bind("nonsense"), "bind").await;
+            refused(Client::new(address).attempt_delay(Duration::from_millis(9)), "attempt_delay").await;
+            refused(Client::new(address).bind("nonsense"), "bind").await;
             refused(Client::new("unix:/nowhere").bind("127.0.0.1"), "bind").await;
         });
     }
@@ -204,7 +204,7 @@ scenario! {
         let server = world.serve(Echo);
         let address = server.local_addr();
         world.run(async move {
-            let mut lazy = Client::new(&address).lazy();
+            let mut lazy = Client::new(address).lazy();
             assert!(!lazy.is_connected());
             assert_eq!(server.connections(), 0, "nothing happens before the first use");
             lazy.disconnect();

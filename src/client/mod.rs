@@ -90,7 +90,7 @@ impl Client {
     ///
     /// The server has to be who the address says, by its host name or its IP address, unless
     /// [`ClientTls::server_name`](crate::tls::ClientTls::server_name) says another name; a Unix socket needs that. The handshake is a part of the connect and of its
-    /// deadline; [`Connection::tls`] tells what came of it.
+    /// deadline; [`Connection::tls`](crate::Connection::tls) tells what came of it.
     ///
     /// ```no_run
     /// use wharf::tls::{ClientTls, Connector};
@@ -160,9 +160,11 @@ impl Client {
     /// ```
     /// # let server = wharf::Server::bind("127.0.0.1:0").start(|_: wharf::Connection| async { Ok(()) })?;
     /// # let address = server.local_addr();
-    /// let conn = wharf::run(async move { wharf::Client::new(address).bind("127.0.0.2").open().await })??;
-    /// assert_eq!(conn.local_addr().unwrap().ip(), Some([127, 0, 0, 2].into()));
-    /// # drop(conn);
+    /// let local = wharf::run(async move {
+    ///     let conn = wharf::Client::new(address).bind("127.0.0.2").open().await?;
+    ///     Ok::<_, wharf::Error>(conn.local_addr())
+    /// })??;
+    /// assert_eq!(local.and_then(|local| local.ip()), Some([127, 0, 0, 2].into()));
     /// # server.stop().wait()?;
     /// # Ok::<(), wharf::Error>(())
     /// ```

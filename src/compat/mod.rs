@@ -48,6 +48,7 @@ fn poll_write(link: &Rc<Link>, cx: &Context<'_>, bytes: &[u8]) -> Poll<io::Resul
     } else {
         link.send_stream(&mut conn, &[IoSlice::new(&bytes[..part])])
     };
+    conn.queued(true);
     link.sent(&conn);
     Poll::Ready(Ok(sent))
 }
@@ -76,6 +77,7 @@ fn poll_write_vectored(link: &Rc<Link>, cx: &Context<'_>, slices: &[IoSlice<'_>]
     } else {
         link.send_stream(&mut conn, parts)
     };
+    conn.queued(true);
     link.sent(&conn);
     Poll::Ready(Ok(sent))
 }

@@ -107,6 +107,8 @@ pub(crate) struct Conn<C: Received = Chunk> {
     blocked: bool,
     /// Somebody waits for an empty queue.
     flush_awaited: bool,
+    /// What its user has left undone.
+    undone: Undone,
     /// When bytes were last handed to the engine without a word of their end.
     handed_at: Time,
     /// Who ended its direction first.
@@ -141,6 +143,17 @@ enum Writing {
     Broken {
         after_end: bool,
     },
+}
+
+/// What the user of a connection has begun and not ended. Whoever uses it next would meet the rest.
+#[derive(Copy, Clone, Debug, Default)]
+struct Undone {
+    /// Something was sent, and nothing was read since.
+    answer: bool,
+    /// A read was given up while it waited.
+    read: bool,
+    /// A message was queued in part.
+    message: bool,
 }
 
 /// What the worker has to ask of the engine.
@@ -306,6 +319,16 @@ impl<C: Received> Conn<C> {
         self.phase == Phase::Closed
     }
 
+    /// Whether something was sent and nothing read since.
+    pub(crate) fn is_unanswered(&self) -> bool {
+        self.undone.answer
+    }
+
+    /// Whether its user gave up an operation in the middle.
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.undone.read || self.undone.message
+    }
+
     pub(crate) fn is_connecting(&self) -> bool {
         self.phase == Phase::Connecting
     }
@@ -424,6 +447,7 @@ impl<C: Received> Conn<C> {
             expected: 0,
             blocked: false,
             flush_awaited: false,
+            undone: Undone::default(),
             handed_at: Time::NEVER,
             first_end: None,
             reason: None,
@@ -544,6 +568,12 @@ impl<C: Received> Conn<C> {
     /// Nobody waits for bytes: the peer may be silent.
     pub(crate) fn stop_awaiting(&mut self) {
         self.clock.read_over();
+        self.undone = Undone { message: self.undone.message, ..Undone::default() };
+    }
+
+    /// A message was queued, whole or the first parts of it.
+    pub(crate) fn queued(&mut self, is_whole: bool) {
+        self.undone = Undone { answer: true, message: !is_whole, ..self.undone };
     }
 
     /// It is this side that makes the peer wait, until the send queue has drained.
@@ -555,6 +585,7 @@ impl<C: Received> Conn<C> {
     /// Nobody waits for bytes any more, and none has come.
     pub(crate) fn give_up_awaiting(&mut self, now: Time) {
         self.clock.read_given_up(now);
+        self.undone.read = true;
     }
 
     /// Whether `len` bytes can be queued whole, and if not yet, remembers that somebody waits; an error once writing

@@ -386,6 +386,14 @@ impl Engine {
         }
     }
 
+    /// A random number. In a simulation it follows from the seed.
+    pub(crate) fn random(&self) -> u64 {
+        match self {
+            Engine::Simulated(engine) => engine.network().random(),
+            _ => fastrand::u64(..),
+        }
+    }
+
     /// The local address of the socket in the slot.
     pub(crate) fn local_addr(&self, token: Token) -> io::Result<Address> {
         backend!(self, engine => engine.local_addr(token))

@@ -88,7 +88,7 @@ impl Jobs {
         let mut list = self.lock();
         let problem = match (list.is_closed, list.posted < list.posted_max) {
             (true, _) => Cause::Misuse("the queue has ended"),
-            (false, false) => Cause::Busy { waiting: list.posted, what: "jobs", option: "posted_max" },
+            (false, false) => Cause::TooMany { count: list.posted, what: "jobs wait", option: "posted_max" },
             (false, true) => {
                 list.posted += 1;
                 list.push(Work::Posted(job));

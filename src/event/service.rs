@@ -317,9 +317,9 @@ impl Hall {
             return Err(failed(Cause::Misuse("the service has not been started")));
         };
         let fits = |taken| (taken < crew.connections_max).then_some(taken + 1);
-        if let Err(waiting) = self.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits) {
+        if let Err(count) = self.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits) {
             let option = "connections_max";
-            return Err(failed(Cause::Busy { waiting, what: "connections", option }));
+            return Err(failed(Cause::TooMany { count, what: "connections are there", option }));
         }
         let loads = crew.loads.iter().map(|load| load.load(Ordering::Relaxed)).enumerate();
         let worker = loads.min_by_key(|(_, load)| *load).map_or(0, |(worker, _)| worker);

@@ -208,7 +208,7 @@ impl Strand {
         }
         if inner.states >= STATES_MAX {
             let (waiting, option) = (inner.states, "the socket's queue, which nobody runs");
-            return failed(Cause::Busy { waiting, what: "untold changes of state", option });
+            return failed(Cause::TooMany { count: waiting, what: "changes of state are untold", option });
         }
         inner.begin();
         inner.connecting = told.take();
@@ -304,8 +304,8 @@ impl Strand {
         }
         if let Some(told) = told {
             if inner.closers.len() >= CLOSERS_MAX {
-                let (waiting, what) = (inner.closers.len(), "operations that wait for this close");
-                let cause = Cause::Busy { waiting, what, option: "close_with" };
+                let (count, what) = (inner.closers.len(), "operations wait for this close");
+                let cause = Cause::TooMany { count, what, option: "close_with" };
                 drop(inner);
                 let error = Error::new(Operation::Close, cause).at(&self.client.address);
                 told.finish(Err(error.clone()));

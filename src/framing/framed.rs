@@ -315,6 +315,7 @@ impl Future for SendFrame<'_> {
                 Ok(Room::Yes) => {
                     queue(link, &mut conn, envelope, &this.body, (this.queued, this.queued + part));
                     this.queued += part;
+                    conn.queued(this.queued == this.total);
                     if this.queued == this.total {
                         link.sent(&conn);
                         return Poll::Ready(Ok(()));

@@ -199,6 +199,7 @@ impl Member {
         worker.timers.borrow_mut().insert(at, Alarm::Drain);
         if self.drain.get() == Drain::No {
             self.drain.set(Drain::Draining);
+            worker.keep_none();
             for link in worker.slots.all() {
                 worker.tell_draining(&link);
             }

@@ -18,6 +18,7 @@
 pub(crate) mod accept;
 mod events;
 mod handshakes;
+mod keepers;
 pub(crate) mod link;
 pub(crate) mod mailbox;
 pub(crate) mod member;
@@ -50,6 +51,8 @@ use crate::server::{Admission, Reply, ServerEvent, Whom};
 use crate::time::Time;
 
 use handshakes::Handshakes;
+pub(crate) use keepers::Keeper;
+use keepers::Keepers;
 use link::Link;
 use mailbox::Mailbox;
 use member::Member;
@@ -172,6 +175,8 @@ pub(crate) struct Worker {
     pass: Cell<u32>,
     inbox: RefCell<Vec<Message>>,
     spare: RefCell<Vec<Rc<Link>>>,
+    /// What keeps connections for later use here.
+    keepers: Keepers,
 }
 
 thread_local! {
@@ -219,6 +224,7 @@ impl Worker {
             pass: Cell::new(1),
             inbox: RefCell::default(),
             spare: RefCell::default(),
+            keepers: Keepers::default(),
         })
     }
 
@@ -357,6 +363,7 @@ impl Worker {
     pub(crate) fn shut(self: &Rc<Self>) {
         let _entered = self.enter();
         self.tasks.clear();
+        self.forget_locals();
         for link in self.slots.all() {
             link.command(|conn| conn.reset(CloseReason::Shutdown));
         }

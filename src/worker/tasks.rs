@@ -301,6 +301,11 @@ impl Waiter {
         self.0.set(Some(Wakeup::of(tasks, cx)));
     }
 
+    /// From now on `wakeup` is what is woken.
+    pub(crate) fn set(&self, wakeup: Wakeup) {
+        self.0.set(Some(wakeup));
+    }
+
     pub(crate) fn wake(&self, tasks: &Tasks) {
         if let Some(wakeup) = self.0.take() {
             wakeup.wake(tasks);
@@ -317,6 +322,14 @@ impl Waiters {
         let mut waiters = self.0.borrow_mut();
         if !waiters.iter().any(|wakeup| wakeup.is_for(tasks, cx)) {
             waiters.push(Wakeup::of(tasks, cx));
+        }
+    }
+
+    /// A task of this worker waits here too.
+    pub(crate) fn add(&self, task: TaskId) {
+        let mut waiters = self.0.borrow_mut();
+        if !waiters.iter().any(|wakeup| matches!(wakeup, Wakeup::Task(id) if *id == task)) {
+            waiters.push(Wakeup::Task(task));
         }
     }
 

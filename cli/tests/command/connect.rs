@@ -210,15 +210,15 @@ fn socks5(listener: TcpListener) -> thread::JoinHandle<Vec<u8>> {
         let mut peer = accept(listener);
         let mut expect = |expected: &[u8], answer: &[u8]| {
             let mut told = vec![0; expected.len()];
-            peer.read_exact(&mut told).unwrap();
+            peer.read_exact(&mut told).expect("the client speaks");
             assert_eq!(told, expected);
-            peer.write_all(answer).unwrap();
+            peer.write_all(answer).expect("the client listens");
         };
         expect(b"\x05\x02\x00\x02", b"\x05\x02");
         expect(b"\x01\x04user\x06secret", b"\x01\x00");
         expect(b"\x05\x01\x00\x03\x0bhidden.test\x12\x67", b"\x05\x00\x00\x01\0\0\0\0\0\0through");
         let mut input = Vec::new();
-        peer.read_to_end(&mut input).unwrap();
+        peer.read_to_end(&mut input).expect("the client ends");
         input
     })
 }

@@ -19,8 +19,8 @@ mod trace;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
 use std::io::{self, IoSlice};
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use rustix::io::Errno;

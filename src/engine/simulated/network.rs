@@ -71,6 +71,11 @@ impl Network {
         self.state().names.get(name).cloned()
     }
 
+    /// A random number that follows from the seed.
+    pub(crate) fn random(&self) -> u64 {
+        self.state().rng.u64(..)
+    }
+
     /// From now on nothing answers a connect to `address`, not even with a refusal.
     pub(crate) fn blackhole(&self, address: IpAddr) {
         self.state().blackholes.insert(address);
