@@ -80,14 +80,13 @@ fn whoever_closes_after_a_failed_send_waits_for_nothing() {
 #[test]
 fn an_end_that_comes_when_this_side_has_ended_is_not_read_as_one_in_order() {
     let late = CloseReason::Timeout(Deadline::Idle);
-    let ends: [(CloseReason, fn(&mut Conn)); 3] = [
-        (late, |conn| conn.end(CloseReason::Timeout(Deadline::Idle), Time::ZERO)),
-        (CloseReason::Shutdown, |conn| conn.reset(CloseReason::Shutdown)),
-        (CloseReason::Local, Conn::close),
-    ];
-    for (reason, end) in ends {
+    for reason in [late, CloseReason::Shutdown, CloseReason::Local] {
         let mut conn = open();
-        end(&mut conn);
+        match reason {
+            CloseReason::Shutdown => conn.reset(reason),
+            CloseReason::Local => conn.close(),
+            _ => conn.end(reason, Time::ZERO),
+        }
         assert_eq!(conn.readable(), Err(reason));
         conn.receive_ended(Time::ZERO);
         assert_eq!(conn.readable(), Err(reason));
