@@ -95,6 +95,9 @@ pub(crate) struct Conn<C: Received = Chunk> {
     armed: bool,
     /// The peer's end is known, or this one's is certain: whoever waited for that was told.
     hung_up: bool,
+    /// This side ended before the peer's end was read, and something of the stream may be missing: reading ends with the reason, not as
+    /// if everything had come.
+    cut_short: bool,
     news: News,
     /// What is unread is the beginning of a message, and a handler waits for the rest.
     incomplete: bool,
@@ -409,6 +412,12 @@ impl<C: Received> Conn<C> {
         self.reading == Reading::Ended || self.tls.as_ref().is_some_and(|tls| tls.peer_has_ended())
     }
 
+    /// Whether the peer has ended, and a handler should know: the connection stands, or is over because this side had finished before.
+    pub(crate) fn ended_in_order(&self) -> bool {
+        let stands = self.is_open() || (!self.cut_short && self.reason.is_none());
+        stands && self.peer_ended()
+    }
+
     /// Whether the peer's end is known, or this connection's is certain.
     pub(crate) fn hangup(&self) -> Option<Hangup> {
         match self.reason() {
@@ -432,6 +441,7 @@ impl<C: Received> Conn<C> {
             tls: None,
             armed: false,
             hung_up: false,
+            cut_short: false,
             news: News::default(),
             incomplete: false,
             expected: 0,
@@ -451,7 +461,7 @@ impl<C: Received> Conn<C> {
             return Ok(Readable::Bytes(self.inbox.len()));
         }
         match (self.reading, self.reason()) {
-            _ if self.peer_ended() => Ok(Readable::Ended),
+            _ if self.peer_ended() && !self.cut_short => Ok(Readable::Ended),
             (Reading::Open, _) if self.phase == Phase::Open => Ok(Readable::NotYet),
             (_, Some(reason)) => Err(reason),
             (_, None) => Ok(Readable::NotYet),
@@ -686,7 +696,10 @@ impl<C: Received> Conn<C> {
             }
             Phase::Open => {
                 self.begin_closing();
-                self.counts.discarded += self.inbox.clear() as u64;
+                let unread = self.inbox.clear() as u64;
+                self.counts.discarded += unread;
+                // An end that could not be told before is not told any more.
+                self.cut_short |= unread > 0 || self.blocked;
             }
             _ => {}
         }
@@ -695,6 +708,7 @@ impl<C: Received> Conn<C> {
     /// From now on only what is queued matters, and what was received already.
     fn begin_closing(&mut self) {
         self.finish();
+        self.cut_short = !self.peer_ended();
         self.phase = Phase::Closing;
         self.clock.closing();
         self.news.add(News::READABLE);
@@ -1073,6 +1087,7 @@ impl<C: Received> Conn<C> {
         if let Some(reason) = reason {
             self.reason.get_or_insert(reason);
         }
+        self.cut_short |= !self.peer_ended();
         self.drop_queue();
         self.clock.stop();
         self.phase = Phase::Releasing { reset };

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{Action, Conn, Hangup, Profile, Readable};
 use crate::config::{Deadlines, Limits};
 use crate::engine::buffer::{Chunk, PiecePool};
-use crate::error::CloseReason;
+use crate::error::{CloseReason, Deadline};
 use crate::time::Time;
 
 const LINGER: Duration = Duration::from_secs(2);
@@ -74,4 +74,48 @@ fn whoever_closes_after_a_failed_send_waits_for_nothing() {
     conn.close();
     assert!(matches!(conn.next_action(Time::ZERO), Some(Action::Close { reset: false })));
     assert_eq!(conn.reason(), Some(CloseReason::PeerReset));
+}
+
+/// What comes while this side closes is thrown away: behind it an end says nothing of the stream.
+#[test]
+fn an_end_that_comes_when_this_side_has_ended_is_not_read_as_one_in_order() {
+    let late = CloseReason::Timeout(Deadline::Idle);
+    for reason in [late, CloseReason::Shutdown, CloseReason::Local] {
+        let mut conn = open();
+        match reason {
+            CloseReason::Shutdown => conn.reset(reason),
+            CloseReason::Local => conn.close(),
+            _ => conn.end(reason, Time::ZERO),
+        }
+        assert_eq!(conn.readable(), Err(reason));
+        conn.receive_ended(Time::ZERO);
+        assert_eq!(conn.readable(), Err(reason));
+        assert!(!conn.ended_in_order());
+    }
+}
+
+#[test]
+fn an_end_that_was_there_when_this_side_ended_can_still_be_read_unless_bytes_before_it_are_gone() {
+    let mut conn = open();
+    conn.receive_ended(Time::ZERO);
+    conn.close();
+    assert_eq!(conn.readable(), Ok(Readable::Ended));
+
+    let mut conn = open();
+    assert!(conn.received(4, Time::ZERO));
+    conn.deliver(Chunk::copied(b"gone"));
+    conn.receive_ended(Time::ZERO);
+    conn.close();
+    assert_eq!(conn.readable(), Err(CloseReason::Peer));
+}
+
+#[test]
+fn who_has_finished_is_told_the_end_of_the_peer_though_it_ends_the_connection() {
+    let mut conn = open();
+    conn.finish();
+    assert!(matches!(conn.next_action(Time::ZERO), Some(Action::Shutdown)));
+    assert!(!conn.ended_in_order());
+    conn.receive_ended(Time::ZERO);
+    assert!(matches!(conn.next_action(Time::ZERO), Some(Action::Close { reset: false })));
+    assert!(conn.ended_in_order() && !conn.is_open());
 }

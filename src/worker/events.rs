@@ -106,7 +106,7 @@ impl Worker {
     fn tell_end(self: &Rc<Self>, link: &Rc<Link>) {
         let due = {
             let conn = link.conn.borrow();
-            conn.peer_ended() && conn.is_open() && !conn.is_blocked()
+            conn.ended_in_order() && !conn.is_blocked()
         };
         if due && !link.end_told.replace(true) && !self.call(link, Handler::ended) {
             // What the handler waits for did not come whole, and will not.

@@ -21,6 +21,7 @@ pub(crate) mod tls;
 use std::cell::RefCell;
 use std::future::Future;
 use std::io::Write as _;
+use std::net::{SocketAddr, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::sync::{LazyLock, mpsc};
@@ -28,7 +29,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use wharf::event::Handler;
+use socket2::{Domain, Socket, Type};
+use wharf::event::{Handler, Service};
 use wharf::sim::{Faults, Simulation};
 use wharf::{Backend, Client, Connection, Result, Server, ServerHandle, Stats};
 
@@ -160,6 +162,8 @@ pub(crate) struct World {
     network: Network,
     style: Style,
     servers: Vec<ServerHandle>,
+    /// Carries the clients in event style, if there are any.
+    service: Option<Service>,
     began: Instant,
 }
 
@@ -173,12 +177,12 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Seeds for each preset of faults.
 const SEEDS: u64 = 3;
 
-pub(crate) fn on_readiness(name: &str, style: Style, scenario: fn(&mut World)) {
+pub(crate) fn on_readiness(name: &str, style: Style, scenario: impl Fn(&mut World)) {
     on_real(Backend::Readiness, name, style, scenario);
 }
 
 /// Skipped, and not silently, where io_uring does not work.
-pub(crate) fn on_uring(name: &str, style: Style, scenario: fn(&mut World)) {
+pub(crate) fn on_uring(name: &str, style: Style, scenario: impl Fn(&mut World)) {
     if works(Backend::Uring, name) {
         on_real(Backend::Uring, name, style, scenario);
     }
@@ -209,14 +213,14 @@ fn is_uring_required() -> bool {
     std::env::var("WHARF_REQUIRE_URING").is_ok_and(|value| value == "1")
 }
 
-fn on_real(backend: Backend, name: &str, style: Style, scenario: fn(&mut World)) {
+fn on_real(backend: Backend, name: &str, style: Style, scenario: impl Fn(&mut World)) {
     let _watchdog = Watchdog::new(name);
     let mut world = World::new(Network::Real(backend), style);
     scenario(&mut world);
     world.finish();
 }
 
-pub(crate) fn on_simulation(name: &str, style: Style, scenario: fn(&mut World)) {
+pub(crate) fn on_simulation(name: &str, style: Style, scenario: impl Fn(&mut World)) {
     let presets = [("default", Faults::default()), ("none", Faults::none()), ("harsh", Faults::harsh())];
     for (preset, faults) in presets {
         for seed in seeds(SEEDS) {
@@ -246,7 +250,7 @@ pub(crate) fn seeds(count: u64) -> Vec<u64> {
 
 impl World {
     fn new(network: Network, style: Style) -> World {
-        World { network, style, servers: Vec::new(), began: Instant::now() }
+        World { network, style, servers: Vec::new(), service: None, began: Instant::now() }
     }
 
     pub(crate) fn style(&self) -> Style {
@@ -292,51 +296,60 @@ impl World {
         behaviour: impl Behaviour,
         configure: impl FnOnce(Server) -> Server,
     ) -> ServerHandle {
-        let started = match (&mut self.network, self.style) {
-            (Network::Real(backend), style) => {
-                let server = configure(Server::bind("127.0.0.1:0").workers(2).backend(*backend));
-                match style {
-                    Style::Async => server.start(move |conn| behaviour.clone().run(conn)),
-                    Style::Event => server.start_events(move || behaviour.clone().handler()),
-                }
-            }
-            (Network::Simulated { simulation, seed }, style) => {
-                // One worker or two, as the seed has it.
-                let server = Server::bind("10.0.0.1:0").workers(1 + (*seed as usize) % 2);
-                let server = configure(server);
-                match style {
-                    Style::Async => simulation.serve(server, move |conn| behaviour.clone().run(conn)),
-                    Style::Event => simulation.serve_events(server, move || behaviour.clone().handler()),
-                }
-            }
+        if self.style == Style::Async {
+            return self.serve_async(configure, move |conn| behaviour.clone().run(conn));
+        }
+        let server = configure(self.server());
+        let make = move || behaviour.clone().handler();
+        let started = match &mut self.network {
+            Network::Real(_) => server.start_events(make),
+            Network::Simulated { simulation, .. } => simulation.serve_events(server, make),
         };
+        self.started(started)
+    }
+
+    /// Starts a server in async style, whatever the style of the world.
+    pub(crate) fn serve_async<F>(
+        &mut self,
+        configure: impl FnOnce(Server) -> Server,
+        handler: impl Fn(Connection) -> F + Send + Sync + 'static,
+    ) -> ServerHandle
+    where
+        F: Future<Output = Result<()>> + 'static,
+    {
+        let server = configure(self.server());
+        let started = match &mut self.network {
+            Network::Real(_) => server.start(handler),
+            Network::Simulated { simulation, .. } => simulation.serve(server, handler),
+        };
+        self.started(started)
+    }
+
+    fn server(&self) -> Server {
+        match &self.network {
+            Network::Real(backend) => Server::bind("127.0.0.1:0").workers(2).backend(*backend),
+            // One worker or two, as the seed has it.
+            Network::Simulated { seed, .. } => Server::bind("10.0.0.1:0").workers(1 + (*seed as usize) % 2),
+        }
+    }
+
+    fn started(&mut self, started: Result<ServerHandle>) -> ServerHandle {
         let handle = started.expect("the server starts");
         self.servers.push(handle.clone());
         handle
     }
 
-    /// Starts a server of a handler that there is in async style only.
-    pub(crate) fn serve_async<F, Fut>(
-        &mut self,
-        configure: impl FnOnce(Server) -> Server,
-        handler: F,
-    ) -> ServerHandle
-    where
-        F: Fn(Connection) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<()>> + 'static,
-    {
-        let started = match &mut self.network {
+    /// Has a client connect in event style; it goes on beside the scenario.
+    pub(crate) fn connect_events(&mut self, client: &Client, handler: impl Handler + Send) {
+        let service = self.service.get_or_insert_with(|| match &mut self.network {
             Network::Real(backend) => {
-                configure(Server::bind("127.0.0.1:0").workers(2).backend(*backend)).start(handler)
+                let service = Service::new().backend(*backend);
+                service.start().expect("a worker for the clients");
+                service
             }
-            Network::Simulated { simulation, seed } => {
-                let server = Server::bind("10.0.0.1:0").workers(1 + (*seed as usize) % 2);
-                simulation.serve(configure(server), handler)
-            }
-        };
-        let handle = started.expect("the server starts");
-        self.servers.push(handle.clone());
-        handle
+            Network::Simulated { simulation, .. } => simulation.service("10.0.0.2"),
+        });
+        service.connect(client, handler).expect("the service takes it");
     }
 
     /// Runs a client to its end.
@@ -357,14 +370,72 @@ impl World {
         }
     }
 
+    /// Starts a client, which goes on beside the scenario; the scenario waits for what it does by [`World::wait_until`].
+    pub(crate) fn start<F>(&mut self, client: impl FnOnce() -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        match &mut self.network {
+            Network::Real(backend) => {
+                let backend = *backend;
+                thread::spawn(move || wharf::run_on(backend, client()).expect("a worker for the client"));
+            }
+            Network::Simulated { simulation, .. } => {
+                simulation.client("10.0.0.2", client());
+            }
+        }
+    }
+
+    /// Has so much time pass.
+    pub(crate) fn pass(&mut self, time: Duration) {
+        match &mut self.network {
+            Network::Real(_) => thread::sleep(time),
+            Network::Simulated { simulation, .. } => simulation.run_for(time),
+        }
+    }
+
+    /// An address at which a connect is answered neither by yes nor by no.
+    pub(crate) fn nobody(&mut self) -> Nobody {
+        match &mut self.network {
+            Network::Real(_) => Nobody::with_a_full_backlog(),
+            Network::Simulated { simulation, .. } => {
+                let address = SocketAddr::from(([10, 0, 0, 3], 7788));
+                simulation.blackhole(address.ip());
+                Nobody { address, _backlog: Vec::new(), _listener: None }
+            }
+        }
+    }
+
+    /// Waits until `done`; fails after a long time, or when nothing can happen any more.
+    pub(crate) fn wait_until(&mut self, what: &str, mut done: impl FnMut() -> bool) {
+        match &mut self.network {
+            Network::Real(_) => {
+                let began = Instant::now();
+                while !done() {
+                    assert!(began.elapsed() < PATIENCE / 2, "still not so: {what}");
+                    thread::sleep(Duration::from_millis(1));
+                }
+            }
+            Network::Simulated { simulation, .. } => {
+                assert!(simulation.run_until(done), "it will never be so: {what}");
+            }
+        }
+    }
+
     /// Stops every server in order and looks at what is left: nothing.
     pub(crate) fn finish(&mut self) {
         for server in std::mem::take(&mut self.servers) {
             self.stop(&server);
         }
+        let service = self.service.take();
+        if let Some(service) = &service {
+            service.stop();
+        }
         if let Network::Simulated { simulation, .. } = &mut self.network {
             simulation.run();
             assert_eq!(simulation.open_sockets(), 0, "sockets are left open");
+        } else if let Some(service) = service {
+            service.stop_and_wait().expect("the service ends");
         }
     }
 
@@ -380,6 +451,33 @@ impl World {
         let closed: u64 = stats.closes.iter().map(|(_, count)| count).sum();
         assert_eq!(closed, stats.accepted, "every connection has exactly one reason: {stats:?}");
         stats
+    }
+}
+
+/// Where nobody answers, as long as this is there.
+pub(crate) struct Nobody {
+    address: SocketAddr,
+    _backlog: Vec<TcpStream>,
+    _listener: Option<Socket>,
+}
+
+impl Nobody {
+    /// Nobody accepts, and the system has no room for one more who waits: it answers no further SYN (listen(2), tcp(7)).
+    fn with_a_full_backlog() -> Nobody {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        let local = SocketAddr::from(([127, 0, 0, 1], 0));
+        listener.bind(&local.into()).expect("a free port");
+        listener.listen(0).expect("it listens");
+        let address =
+            listener.local_addr().ok().and_then(|address| address.as_socket()).expect("its address");
+        let knock = || TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok();
+        let backlog = std::iter::from_fn(knock).take(64).collect::<Vec<_>>();
+        assert!(backlog.len() < 64, "a backlog of none has an end");
+        Nobody { address, _backlog: backlog, _listener: Some(listener) }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 }
 
