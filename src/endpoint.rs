@@ -26,6 +26,17 @@ pub(crate) enum Host {
 impl Endpoint {
     /// Reads `host:port`, `1.2.3.4:port`, `[v6]:port`, `[v6%scope]:port`, `unix:/path` or `unix:@name`.
     pub(crate) fn parse(operation: Operation, text: &str) -> Result<Endpoint> {
+        let endpoint = Endpoint::read(operation, text)?;
+        // The kernel would say that it is refused, as if a server might come.
+        let is_port_missing = endpoint.port == 0 && !matches!(endpoint.host, Host::Unix(_));
+        if operation == Operation::Connect && is_port_missing {
+            let problem = String::from("nobody listens at port 0; it is what listeners write for a free one");
+            return Err(Error::new(operation, Cause::Address { problem }).at(text));
+        }
+        Ok(endpoint)
+    }
+
+    fn read(operation: Operation, text: &str) -> Result<Endpoint> {
         let problem = |problem: String| Error::new(operation, Cause::Address { problem }).at(text);
         if let Ok(address) = text.parse::<SocketAddr>() {
             let scoped = matches!(address, SocketAddr::V6(v6) if v6.scope_id() != 0);
@@ -81,7 +92,7 @@ pub(crate) fn local(text: &str) -> Result<SocketAddr> {
     let with_port = text.parse::<SocketAddr>().ok().or_else(|| {
         let ip = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
         let whole = if ip.contains(':') { format!("[{ip}]:0") } else { format!("{ip}:0") };
-        let endpoint = |text: &str| Endpoint::parse(Operation::Connect, text).ok()?.literal();
+        let endpoint = |text: &str| Endpoint::read(Operation::Connect, text).ok()?.literal();
         endpoint(text).or_else(|| endpoint(&whole))
     });
     with_port.ok_or_else(|| {
@@ -201,6 +212,8 @@ mod tests {
             ("localhost", "the port is missing"),
             ("localhost:http", "`http` is not a port number"),
             ("localhost:65536", "`65536` is not a port number"),
+            ("localhost:0", "nobody listens at port 0"),
+            ("[::1]:0", "nobody listens at port 0"),
             ("::1:80", "`::1` is not an IPv6 address"),
             ("[::1:80", "`[::1` is not an IPv6 address"),
             (":80", "`` is not a host name"),

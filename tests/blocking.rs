@@ -579,3 +579,23 @@ fn blocking_clients_talk_to_async_servers_on_every_engine() {
         server.drain(PATIENCE).wait().expect("it ends");
     }
 }
+
+#[test]
+fn a_client_s_source_and_resolver_hold_for_a_blocking_connect_and_a_proxy_is_not_gone_past() {
+    let mut listener = listener();
+    let port = listener.local_addr().port().expect("it has one");
+    // Nobody listens at the first.
+    let two = |_: &str| Ok(vec![[127, 0, 0, 99].into(), [127, 0, 0, 1].into()]);
+    let client = Client::new(format!("server.test:{port}")).resolver(two).bind("127.0.0.5");
+    let mut near = client.open_blocking().expect("it listens at the second");
+    let ours = near.local_addr().expect("it stands");
+    assert_eq!(ours.ip(), Some([127, 0, 0, 5].into()));
+    assert_eq!(listener.accept().expect("it has connected").peer_addr(), ours);
+
+    let odd = client.clone().bind("::1").open_blocking().expect_err("there are no such addresses");
+    assert!(odd.to_string().contains("`bind`"), "{odd}");
+    let proxy = wharf::Proxy::parse("socks5://127.0.0.1:1").expect("an address");
+    let past = client.proxy(proxy).open_blocking().expect_err("it would go past the proxy");
+    assert!(past.to_string().contains("`proxy`"), "{past}");
+    assert!(listener.accept_within(Duration::ZERO).expect("it listens").is_none());
+}

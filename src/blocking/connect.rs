@@ -14,12 +14,12 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::connection::Connection;
 use super::line::Line;
 use crate::address::Address;
-use crate::client::Client;
+use crate::client::{Client, interleave, of_source};
 use crate::config::SocketOptions;
 use crate::endpoint::{Endpoint, Host};
 use crate::engine::socket;
 use crate::error::{Cause, Error, Operation, Result};
-use crate::resolve;
+use crate::resolve::{self, Lookup};
 
 /// Between two tries to connect to a Unix socket whose backlog is full.
 const FULL_RETRY: Duration = Duration::from_millis(5);
@@ -34,22 +34,21 @@ pub fn connect(address: impl fmt::Display) -> Result<Connection> {
 
 /// Connects as `client` says.
 pub(crate) fn open(client: &Client) -> Result<Connection> {
-    client.limits.validate()?;
-    client.deadlines.validate()?;
-    client.sockets.validate()?;
+    let (sockets, resolver) = client.by_hand()?;
     let endpoint = Endpoint::parse(Operation::Connect, &client.address)?;
     let began = Instant::now();
     let left = || client.within.saturating_sub(began.elapsed());
     let failed = |cause| Error::new(Operation::Connect, cause);
     let late = || failed(Cause::TimedOut { after: client.within }).at(&client.address);
-    let candidates = match candidates(&endpoint, left()) {
+    let candidates = match candidates(&endpoint, resolver, left()) {
         Some(found) => found.map_err(|cause| failed(cause).at(&client.address))?,
         None => return Err(late()),
     };
+    let candidates = of_source(candidates, sockets.source)?;
     let mut failure = failed(Cause::Misuse("the name has no addresses"));
     for (tried, peer) in candidates.iter().enumerate() {
         let share = left() / u32::try_from(candidates.len() - tried).unwrap_or(u32::MAX);
-        let cause = match attempt(client, &endpoint, peer, share) {
+        let cause = match attempt(client, &endpoint, peer, &sockets, share) {
             Ok(conn) => return Ok(conn),
             Err(cause) => cause,
         };
@@ -65,13 +64,17 @@ pub(crate) fn open(client: &Client) -> Result<Connection> {
 }
 
 /// The addresses to try, in turn; `None` if the name is not looked up in time.
-fn candidates(endpoint: &Endpoint, within: Duration) -> Option<Result<Vec<Address>, Cause>> {
+fn candidates(
+    endpoint: &Endpoint,
+    resolver: Option<Arc<Lookup>>,
+    within: Duration,
+) -> Option<Result<Vec<Address>, Cause>> {
     match &endpoint.host {
         Host::Unix(name) => Some(Ok(vec![Address::Unix(name.clone())])),
         Host::Ip(_) | Host::Scoped(_) => Some(Ok(endpoint.literal().into_iter().map(Address::Ip).collect())),
         Host::Name(name) => {
-            let found = wait_for(resolve::lookup(name, endpoint.port, None), within)?;
-            Some(found.map(|found| found.into_iter().map(Address::Ip).collect()))
+            let found = wait_for(resolve::lookup(name, endpoint.port, resolver), within)?;
+            Some(found.map(|found| interleave(found).into_iter().map(Address::Ip).collect()))
         }
     }
 }
@@ -81,10 +84,11 @@ fn attempt(
     client: &Client,
     endpoint: &Endpoint,
     peer: &Address,
+    sockets: &SocketOptions,
     within: Duration,
 ) -> Result<Connection, Cause> {
     let began = Instant::now();
-    let socket = connected(peer, &client.sockets, within)?;
+    let socket = connected(peer, sockets, within)?;
     let line = Line::new(socket, peer.clone(), &client.limits, &client.deadlines).map_err(Cause::Os)?;
     let mut conn = Connection::new(line);
     let secured = secure(client, endpoint, &mut conn, within.saturating_sub(began.elapsed()));

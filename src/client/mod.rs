@@ -23,7 +23,9 @@ use crate::tls::Connector;
 
 pub use connect::{Connect, Connecting};
 pub use lazy::Lazy;
+pub(crate) use open::of_source;
 pub use proxy::Proxy;
+pub(crate) use race::interleave;
 use race::{ATTEMPT_DELAY, ATTEMPT_DELAY_MIN};
 pub use state::ConnectState;
 
@@ -240,8 +242,10 @@ impl Client {
 
     /// Connects in the [blocking style](crate::blocking): waits on the caller's thread, within the same deadline.
     ///
+    /// The addresses of a name are tried one after the other, each with its share of the time that is left.
+    ///
     /// # Errors
-    /// As [`Client::open`].
+    /// As [`Client::open`]. With a [`Client::proxy`], which this style does not go through: it is refused, and not connected past.
     ///
     /// ```no_run
     /// use std::time::Duration;
@@ -264,6 +268,20 @@ impl Client {
     pub(crate) fn endpoint(&self) -> Result<Endpoint> {
         self.validate()?;
         Endpoint::parse(Operation::Connect, &self.address)
+    }
+
+    /// For who connects without a worker: the options of its sockets, with the local address; and who looks names up. There must be
+    /// no proxy.
+    pub(crate) fn by_hand(&self) -> Result<(SocketOptions, Option<Arc<crate::resolve::Lookup>>)> {
+        self.validate()?;
+        if self.proxy.is_some() {
+            let problem =
+                "is not for the blocking style, which would connect without it; connect within `wharf::run`";
+            return Err(Error::option("proxy", problem));
+        }
+        let mut sockets = self.sockets.clone();
+        sockets.source = self.source.as_deref().map(crate::endpoint::local).transpose()?;
+        Ok((sockets, self.resolver.as_ref().map(|resolver| resolver.0.clone())))
     }
 
     fn validate(&self) -> Result<()> {

@@ -98,7 +98,7 @@ async fn addresses(
 }
 
 /// Those of the addresses that can be reached from the local one.
-fn of_source(mut addresses: Vec<Address>, source: Option<SocketAddr>) -> Result<Vec<Address>> {
+pub(crate) fn of_source(mut addresses: Vec<Address>, source: Option<SocketAddr>) -> Result<Vec<Address>> {
     let Some(source) = source else { return Ok(addresses) };
     if addresses.iter().any(|address| address.unix().is_some()) {
         return Err(Error::option("bind", "is for IP addresses; a Unix socket has no local one"));

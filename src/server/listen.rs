@@ -370,6 +370,13 @@ impl From<SocketAddr> for Listen {
     }
 }
 
+impl From<Address> for Listen {
+    /// At an address that was told: of another listener, or of a connection.
+    fn from(address: Address) -> Listen {
+        Listen::at(address)
+    }
+}
+
 impl From<std::net::TcpListener> for Listen {
     fn from(listener: std::net::TcpListener) -> Listen {
         Listen::given(listener)
