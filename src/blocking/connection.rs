@@ -45,7 +45,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(line: Line) -> Connection {
+    pub(crate) fn new(line: Line) -> Connection {
         Connection { line: Box::new(line) }
     }
 
@@ -428,6 +428,11 @@ impl Within<'_> {
         Ok(())
     }
 
+    /// What was read too far is read next.
+    pub(crate) fn put_back(&mut self, bytes: &[u8]) {
+        self.line.put_back(bytes);
+    }
+
     /// As [`Connection::recv_chunk`].
     ///
     /// # Errors
@@ -515,7 +520,7 @@ impl Within<'_> {
 
     /// The same with a server whose name may be the connector's to know, and without waiting.
     #[cfg(feature = "tls")]
-    pub(super) fn begin_connect(&mut self, connector: &Connector, host: Option<&str>) -> Result<()> {
+    pub(crate) fn begin_connect(&mut self, connector: &Connector, host: Option<&str>) -> Result<()> {
         let session = session_of(self.line, Session::connect(connector, host))?;
         self.line.begin_tls(session, None)
     }

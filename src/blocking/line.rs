@@ -41,7 +41,7 @@ const LOOK_MIN: Duration = Duration::from_millis(1);
 const LOOK_MAX: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
-pub(super) struct Line {
+pub(crate) struct Line {
     socket: Option<Arc<OwnedFd>>,
     conn: Conn<Block>,
     peer: Address,
@@ -135,7 +135,7 @@ enum Tried {
 
 impl Line {
     /// A line on a connected socket.
-    pub(super) fn new(
+    pub(crate) fn new(
         socket: OwnedFd,
         peer: Address,
         limits: &Limits,

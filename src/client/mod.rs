@@ -4,10 +4,12 @@ mod connect;
 mod http_connect;
 mod lazy;
 mod open;
+mod open_blocking;
 mod proxy;
 mod race;
 mod socks5;
 mod state;
+mod way;
 
 use std::fmt;
 use std::io;
@@ -238,7 +240,8 @@ impl Client {
         Connect::new(self.clone())
     }
 
-    /// Connects in the [blocking style](crate::blocking): waits on the caller's thread, within the same deadline.
+    /// Connects in the [blocking style](crate::blocking): waits on the caller's thread, within the same deadline. The same as
+    /// [`Client::open`] and [`Connect::blocking`], where an observer can be given.
     ///
     /// # Errors
     /// As [`Client::open`].
@@ -252,7 +255,7 @@ impl Client {
     /// # Ok::<(), wharf::Error>(())
     /// ```
     pub fn open_blocking(&self) -> Result<crate::blocking::Connection> {
-        crate::blocking::open(self)
+        self.open().blocking()
     }
 
     /// A connection to the same target that is made at its first use, and made again at the first use after it has ended.
