@@ -7,7 +7,7 @@
 //! ```
 //! use wharf::blocking::{self, Connection, Listener};
 //!
-//! let server = Listener::bind("127.0.0.1:0")?.serve(|conn: &mut Connection| {
+//! let server = Listener::bind("127.0.0.1:0")?.serve(|mut conn: Connection| {
 //!     let mut buf = [0; 512];
 //!     loop {
 //!         match conn.recv(&mut buf)? {
@@ -41,6 +41,7 @@ mod alert;
 mod connection;
 mod halves;
 mod line;
+mod linger;
 mod listener;
 mod places;
 mod pool;
