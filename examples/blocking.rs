@@ -37,7 +37,7 @@ fn main() -> Result<()> {
 }
 
 /// The server's side: a line in capitals for every line. Between two lines it hears of the drain.
-fn shout(conn: &mut Connection) -> Result<()> {
+fn shout(mut conn: Connection) -> Result<()> {
     let mut buf = [0; 1024];
     while conn.ready()? {
         match conn.recv(&mut buf)? {

@@ -18,7 +18,7 @@ fn listener() -> Listener {
     Listener::bind("127.0.0.1:0").expect("a port is free")
 }
 
-fn echo(conn: &mut Connection) -> Result<()> {
+fn echo(mut conn: Connection) -> Result<()> {
     let mut buf = [0; 4096];
     loop {
         match conn.recv(&mut buf)? {
@@ -69,7 +69,7 @@ fn each_connection_is_served_until_it_ends() {
 
 #[test]
 fn a_panic_loses_one_connection_and_no_other() {
-    let server = listener().serve(|conn: &mut Connection| {
+    let server = listener().serve(|mut conn: Connection| {
         let mut byte = [0; 1];
         while conn.recv(&mut byte)? > 0 {
             assert_ne!(byte[0], b'!', "on purpose");
@@ -92,7 +92,7 @@ fn a_panic_loses_one_connection_and_no_other() {
 
 #[test]
 fn a_handler_that_fails_closes_gracefully_and_says_why() {
-    let server = listener().serve(|conn: &mut Connection| {
+    let server = listener().serve(|mut conn: Connection| {
         conn.send(b"no")?;
         match conn.within(SOON).recv(&mut [0; 1]) {
             Ok(_) => Err(wharf::Error::other("unknown command")),
@@ -119,7 +119,7 @@ fn no_more_handlers_run_than_may_and_the_others_wait() {
     let names = Arc::new(Mutex::new(Vec::new()));
     let handler = {
         let (running, most, names) = (running.clone(), most.clone(), names.clone());
-        move |conn: &mut Connection| {
+        move |conn: Connection| {
             most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
             names.lock().expect("nobody panics").push(thread::current().name().map(str::to_owned));
             let result = echo(conn);
@@ -130,6 +130,7 @@ fn no_more_handlers_run_than_may_and_the_others_wait() {
     let server = listener().threads(2).expect("it makes sense").serve(handler).expect("it starts");
     assert_eq!(server.connections_max(), 2);
     let mut clients: Vec<_> = (0..6).map(|_| connect(&server)).collect();
+    await_that("as many as may be run", || running.load(Ordering::SeqCst) == 2);
     // Those who wait are served when others leave.
     for client in &mut clients {
         exchange(client);
@@ -199,7 +200,7 @@ fn a_drain_waits_for_who_ends_and_resets_the_rest() {
 
 #[test]
 fn a_handler_between_two_requests_hears_of_the_drain() {
-    let server = listener().serve(|conn: &mut Connection| {
+    let server = listener().serve(|mut conn: Connection| {
         let mut request = [0; 1];
         while conn.ready()? {
             if conn.recv(&mut request)? == 0 {
@@ -225,7 +226,7 @@ fn a_handler_between_two_requests_hears_of_the_drain() {
 
 #[test]
 fn a_stop_ends_at_once_whatever_handlers_wait_for() {
-    let server = listener().serve(|conn: &mut Connection| {
+    let server = listener().serve(|mut conn: Connection| {
         let mut kind = [0; 1];
         conn.recv_exact(&mut kind)?;
         match kind[0] {
@@ -265,7 +266,7 @@ fn a_handler_cannot_wait_for_its_own_server() {
     let (tell, told) = mpsc::channel();
     let (hand, handed) = mpsc::channel::<ServerHandle>();
     let handed = Mutex::new(handed);
-    let server = listener().serve(move |_: &mut Connection| {
+    let server = listener().serve(move |_: Connection| {
         let server = handed.lock().expect("nobody panics").recv().expect("the test hands it");
         tell.send(server.wait().map(drop)).expect("the test waits");
         Ok(())
@@ -286,4 +287,43 @@ fn who_says_nothing_is_ended_by_the_servers_deadlines() {
     assert_eq!(silent.read(&mut [0; 1]).expect("it is closed"), 0);
     let stats = server.drain(PATIENCE).wait().expect("it ends");
     assert_eq!(stats.closed(CloseReason::Timeout(Deadline::FirstByte)), 1);
+}
+
+#[test]
+fn a_handler_may_split_its_connection_and_give_it_away() {
+    let server = listener().serve(|conn: Connection| {
+        let (mut read, mut write) = conn.split()?;
+        // The handler is over before its connection is.
+        thread::spawn(move || std::io::copy(&mut read, &mut write));
+        Ok(())
+    });
+    let server = server.expect("it starts");
+    let mut sockets: Vec<_> = (0..3).map(|_| connect(&server)).collect();
+    for socket in &mut sockets {
+        exchange(socket);
+    }
+    assert_eq!(server.connections(), 3, "each is one for as long as it lasts");
+    drop(sockets);
+    let stats = server.drain(PATIENCE).wait().expect("it ends");
+    assert_eq!((stats.accepted, stats.closed(CloseReason::Peer)), (3, 3));
+    assert_eq!((stats.received, stats.sent), (3, 3));
+}
+
+#[test]
+fn a_stop_does_not_wait_for_connections_that_nobody_uses() {
+    let kept: Arc<Mutex<Vec<Connection>>> = Arc::default();
+    let keeper = kept.clone();
+    let server = listener().serve(move |mut conn: Connection| {
+        conn.send(b"!")?;
+        keeper.lock().expect("nobody panics").push(conn);
+        Ok(())
+    });
+    let server = server.expect("it starts");
+    let mut socket = connect(&server);
+    socket.read_exact(&mut [0; 1]).expect("it is served");
+    let stats = server.stop().wait().expect("it ends");
+    assert_eq!(stats.closed(CloseReason::Shutdown), 1);
+    assert_eq!(socket.read(&mut [0; 1]).unwrap_or(0), 0, "the peer is told");
+    let mut conn = kept.lock().expect("nobody panics").pop().expect("it is kept");
+    assert_eq!(conn.send(b"late").expect_err("it is over").close_reason(), Some(CloseReason::Shutdown));
 }

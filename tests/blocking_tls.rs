@@ -23,7 +23,7 @@ fn listener() -> Listener {
     Listener::bind("127.0.0.1:0").expect("a port is free")
 }
 
-fn echo(conn: &mut Connection) -> Result<()> {
+fn echo(mut conn: Connection) -> Result<()> {
     let mut buf = [0; 4096];
     loop {
         match conn.recv(&mut buf)? {

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::halves::{ReadHalf, WriteHalf};
 use super::line::{Line, Until};
+use super::linger;
 use super::remote::Remote;
 use crate::address::Address;
 use crate::conn::{Conn, Counts, Hangup};
@@ -25,8 +26,10 @@ use crate::tls::{Acceptor, Connector, Info, Session};
 /// connection and are read next, and [`Error::unsent`] tells what of a message was not sent.
 ///
 /// # Dropping
-/// Dropping a connection closes it gracefully, as [`Connection::close`] does: that waits until the peer has ended too, for
-/// [`Deadlines::linger`](crate::Deadlines::linger) at most. Dropping it in a panic resets it.
+/// Dropping a connection closes it gracefully, and does not wait: FIN goes out behind what was sent, and until the peer has ended too,
+/// for [`Deadlines::linger`](crate::Deadlines::linger) at most, a thread that all connections share throws away what still comes.
+/// It waits for up to 1,024 of them; with more than that a drop waits itself. A process that ends does not wait for that thread: who has to be sure that
+/// the peer has read the last words calls [`Connection::close`], which waits and tells. Dropping a connection in a panic resets it.
 ///
 /// # Examples
 /// ```no_run
@@ -40,13 +43,13 @@ use crate::tls::{Acceptor, Connector, Info, Session};
 /// # Ok::<(), wharf::Error>(())
 /// ```
 pub struct Connection {
-    // Boxed, for it is large and is moved often.
-    line: Box<Line>,
+    // Boxed, for it is large and is moved often. There until this is dropped.
+    line: Option<Box<Line>>,
 }
 
 impl Connection {
-    pub(super) fn new(line: Line) -> Connection {
-        Connection { line: Box::new(line) }
+    pub(crate) fn new(line: Line) -> Connection {
+        Connection { line: Some(Box::new(line)) }
     }
 
     /// Connects to `address` with the options of [`Client`](crate::Client) by default; see [`connect`](super::connect).
@@ -57,8 +60,13 @@ impl Connection {
         super::connect(address)
     }
 
+    #[inline]
     pub(super) fn line(&mut self) -> &mut Line {
-        &mut self.line
+        self.line.as_mut().expect("it is there until this is dropped")
+    }
+
+    fn seen(&self) -> &Line {
+        self.line.as_ref().expect("it is there until this is dropped")
     }
 
     /// Gives all that is done through what it returns one total deadline, counted from this call.
@@ -76,12 +84,12 @@ impl Connection {
     pub fn within(&mut self, after: Duration) -> Within<'_> {
         // What is further away than time reaches is no deadline.
         let until = Instant::now().checked_add(after).map(|at| Until { at, after });
-        Within { line: &mut self.line, until }
+        Within { line: self.line(), until }
     }
 
     #[inline]
     fn untimed(&mut self) -> Within<'_> {
-        Within { line: &mut self.line, until: None }
+        Within { line: self.line(), until: None }
     }
 
     /// Receives what is there, at most `buf.len()` bytes, waiting for the first. Returns 0 after the peer's end.
@@ -172,30 +180,30 @@ impl Connection {
     /// Closes gracefully: what was sent goes out, then FIN; what the peer still sends is thrown away until it ends, or
     /// [`Deadlines::linger`](crate::Deadlines::linger) has passed. Tells why the connection ended. Closing twice is closing once.
     pub fn close(&mut self) -> CloseReason {
-        self.line.close();
+        self.line().close();
         self.end()
     }
 
     /// Throws the connection away: the peer gets RST. Tells why the connection ended, which may be an earlier reason.
     pub fn reset(&mut self) -> CloseReason {
-        self.line.reset(CloseReason::LocalReset);
+        self.line().reset(CloseReason::LocalReset);
         self.end()
     }
 
     pub(super) fn end(&mut self) -> CloseReason {
-        let ended = self.line.drive(|line| Ok(line.end()));
+        let ended = self.line().drive(|line| Ok(line.end()));
         ended.unwrap_or(CloseReason::Local)
     }
 
     /// Closes gracefully after `delay`, unless it is closed before. That is looked at when the connection is used, and while it
     /// waits.
     pub fn close_after(&mut self, delay: Duration) {
-        self.line.with_clock(|conn, now| conn.close_after(delay, now));
+        self.line().with_clock(|conn, now| conn.close_after(delay, now));
     }
 
     /// Resets after `delay`, unless it is closed before. That is looked at when the connection is used, and while it waits.
     pub fn reset_after(&mut self, delay: Duration) {
-        self.line.with_clock(|conn, now| conn.reset_after(delay, now));
+        self.line().with_clock(|conn, now| conn.reset_after(delay, now));
     }
 
     /// Sets a deadline for whatever the connection is used for next, or removes it with `None`.
@@ -204,24 +212,24 @@ impl Connection {
     /// but another call.
     pub fn set_deadline(&mut self, after: impl Into<Option<Duration>>) {
         let after = after.into();
-        self.line.with_clock(|conn: &mut Conn<Block>, now| {
+        self.line().with_clock(|conn: &mut Conn<Block>, now| {
             conn.set_deadline(after.map(|after| now.after(after)));
         });
     }
 
     /// The address of the other end.
     pub fn peer_addr(&self) -> Address {
-        self.line.peer().clone()
+        self.seen().peer().clone()
     }
 
     /// The address of this end; `None` if the operating system no longer tells it.
     pub fn local_addr(&mut self) -> Option<Address> {
-        self.line.local()
+        self.line().local()
     }
 
     /// Bytes that went through so far.
     pub fn counts(&self) -> Counts {
-        self.line.conn().counts()
+        self.seen().conn().counts()
     }
 
     /// Bytes that were sent and that the peer's system has not acknowledged. A few too many for a moment, never too few.
@@ -229,7 +237,7 @@ impl Connection {
     /// `None` if the connection is closed, or if the operating system does not tell, which Linux does for TCP. Acknowledged is
     /// not read.
     pub fn unacked(&self) -> Option<usize> {
-        self.line.unacked()
+        self.seen().unacked()
     }
 
     /// Waits until the peer's system has acknowledged everything that was sent before the call.
@@ -246,7 +254,7 @@ impl Connection {
 
     /// Why the connection ended, or is about to; `None` while it stands.
     pub fn close_reason(&self) -> Option<CloseReason> {
-        self.line.conn().reason()
+        self.seen().conn().reason()
     }
 
     /// Whether it is known that the peer sends nothing more: it has ended its side (FIN), or the connection is closed. Does not
@@ -254,12 +262,12 @@ impl Connection {
     ///
     /// On Linux it is told also while bytes are unread. Elsewhere only when they have been read.
     pub fn hangup(&mut self) -> Option<Hangup> {
-        self.line.hangup()
+        self.line().hangup()
     }
 
     /// Whether the server that it belongs to drains.
     pub fn is_draining(&self) -> bool {
-        self.line.place().is_some_and(|place| place.is_draining())
+        self.seen().place().is_some_and(|place| place.is_draining())
     }
 
     /// A handle for other threads, by which they can end the connection.
@@ -269,8 +277,8 @@ impl Connection {
     /// # Errors
     /// If the system has no descriptors for it.
     pub fn remote(&mut self) -> Result<Remote> {
-        let watch =
-            self.line.watch().map_err(|error| self.line.failed(Operation::Handle, Cause::Os(error)))?;
+        let line = self.line();
+        let watch = line.watch().map_err(|error| line.failed(Operation::Handle, Cause::Os(error)))?;
         Ok(Remote::new(watch, self.peer_addr()))
     }
 
@@ -302,7 +310,7 @@ impl Connection {
     /// What was agreed on by TLS, and what is known of the peer; `None` without TLS, before a handshake is over, and when
     /// TLS has been left.
     pub fn tls(&self) -> Option<Info> {
-        self.line.conn().tls_info().cloned()
+        self.seen().conn().tls_info().cloned()
     }
 
     /// Begins TLS in mid-stream, as the server (STARTTLS): behind what was sent, and in front of what is unread. Waits for the
@@ -321,7 +329,7 @@ impl Connection {
     /// The same without waiting: the first operation does that.
     pub(super) fn begin_accept(&mut self, acceptor: &Acceptor) -> Result<()> {
         let session = self.session(Session::accept(acceptor))?;
-        self.line.begin_tls(session, Some(acceptor.current().within))
+        self.line().begin_tls(session, Some(acceptor.current().within))
     }
 
     /// Begins TLS in mid-stream, as the client, with a server that has to be `host`: a DNS name, which the server is also told
@@ -346,7 +354,7 @@ impl Connection {
     }
 
     fn session(&self, session: Result<Session<Block>, crate::tls::Failure>) -> Result<Session<Block>> {
-        session_of(&self.line, session)
+        session_of(self.seen(), session)
     }
 }
 
@@ -359,7 +367,15 @@ fn session_of(line: &Line, session: Result<Session<Block>, crate::tls::Failure>)
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("peer", self.line.peer()).finish_non_exhaustive()
+        f.debug_struct("Connection").field("peer", self.seen().peer()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Some(line) = self.line.take() {
+            linger::leave(line);
+        }
     }
 }
 
@@ -426,6 +442,11 @@ impl Within<'_> {
             return Err(failure);
         }
         Ok(())
+    }
+
+    /// What was read too far is read next.
+    pub(crate) fn put_back(&mut self, bytes: &[u8]) {
+        self.line.put_back(bytes);
     }
 
     /// As [`Connection::recv_chunk`].
@@ -515,7 +536,7 @@ impl Within<'_> {
 
     /// The same with a server whose name may be the connector's to know, and without waiting.
     #[cfg(feature = "tls")]
-    pub(super) fn begin_connect(&mut self, connector: &Connector, host: Option<&str>) -> Result<()> {
+    pub(crate) fn begin_connect(&mut self, connector: &Connector, host: Option<&str>) -> Result<()> {
         let session = session_of(self.line, Session::connect(connector, host))?;
         self.line.begin_tls(session, None)
     }

@@ -41,7 +41,7 @@ const LOOK_MIN: Duration = Duration::from_millis(1);
 const LOOK_MAX: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
-pub(super) struct Line {
+pub(crate) struct Line {
     socket: Option<Arc<OwnedFd>>,
     conn: Conn<Block>,
     peer: Address,
@@ -135,7 +135,7 @@ enum Tried {
 
 impl Line {
     /// A line on a connected socket.
-    pub(super) fn new(
+    pub(crate) fn new(
         socket: OwnedFd,
         peer: Address,
         limits: &Limits,
@@ -565,6 +565,16 @@ impl Line {
         self.advance();
     }
 
+    /// Its owner drops it: it closes gracefully, or in a panic not at all so.
+    pub(super) fn part(&mut self) {
+        self.heed();
+        if thread::panicking() {
+            self.reset(CloseReason::HandlerPanicked);
+        } else {
+            self.close();
+        }
+    }
+
     /// Changes the deadlines of the core.
     pub(super) fn with_clock(&mut self, change: impl FnOnce(&mut Conn<Block>, Time)) {
         let now = self.now();
@@ -948,21 +958,6 @@ impl Line {
     }
 }
 
-impl Drop for Line {
-    /// Closes gracefully, which may take the linger time; in a panic it is reset.
-    fn drop(&mut self) {
-        if self.conn.is_closed() {
-            return;
-        }
-        if thread::panicking() {
-            self.reset(CloseReason::HandlerPanicked);
-        } else {
-            self.close();
-        }
-        drop(self.drive(|line| Ok(line.end())));
-    }
-}
-
 /// A wait, apart from its line.
 pub(super) struct Waiting {
     wanted: Wanted,
@@ -975,12 +970,15 @@ pub(super) struct Waiting {
 impl Waiting {
     /// Returns when there is what is wanted, the time is over, or for no reason at all.
     pub(super) fn wait(self) {
+        wait_for_any(&[self], None, None);
+    }
+
+    fn watch<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
         let Wanted { read, write, drain, .. } = self.wanted;
         let mut events = PollFlags::empty();
         events.set(PollFlags::IN, read);
         events.set(PollFlags::OUT, write);
         let watched = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
-        let mut fds = Vec::with_capacity(4);
         if let Some(socket) = self.socket.as_ref().filter(|_| read || write) {
             fds.push(PollFd::new(socket, events));
         }
@@ -989,9 +987,17 @@ impl Waiting {
             fds.push(watched(place.stopping()));
             fds.extend(drain.then(|| watched(place.draining())));
         }
-        debug_assert!(!fds.is_empty() || self.timeout.is_some(), "it would wait for ever");
-        let timeout = self.timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
-        // Whatever comes of it, the next step looks for itself.
-        let _ = poll(&mut fds, timeout.as_ref());
     }
+}
+
+/// Waits for the first of several, for something else that can be read, and for no longer than `timeout`.
+pub(super) fn wait_for_any(waits: &[Waiting], ear: Option<BorrowedFd<'_>>, timeout: Option<Duration>) {
+    let mut fds = Vec::with_capacity(waits.len() + 3);
+    waits.iter().for_each(|waiting| waiting.watch(&mut fds));
+    fds.extend(ear.map(|ear| PollFd::from_borrowed_fd(ear, PollFlags::IN)));
+    let timeout = waits.iter().filter_map(|waiting| waiting.timeout).chain(timeout).min();
+    debug_assert!(!fds.is_empty() || timeout.is_some(), "it would wait for ever");
+    let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+    // Whatever comes of it, the next step looks for itself.
+    let _ = poll(&mut fds, timeout.as_ref());
 }

@@ -237,7 +237,8 @@ impl Listener {
 
     /// Serves each connection by `handler`, on a thread of its own, until the handle that this returns stops it.
     ///
-    /// Threads are kept for a while for those who come next. A handler that returns `Ok` closes its connection gracefully, one that
+    /// Threads are kept for a while for those who come next. The connection is the handler's: it may split it, or give it to another
+    /// thread. Its own thread stays with the connection until that is dropped and its peer has ended. A handler that returns `Ok` closes its connection gracefully, one that
     /// fails too, for [`CloseReason::HandlerFailed`](crate::CloseReason::HandlerFailed); one that panics loses its own connection,
     /// which is reset, and no other. [`Listener::threads`] says how many run at once.
     ///
@@ -245,7 +246,7 @@ impl Listener {
     /// If the system has no descriptors or no threads for it.
     pub fn serve<H>(self, handler: H) -> Result<ServerHandle>
     where
-        H: Fn(&mut Connection) -> Result<()> + Send + Sync + 'static,
+        H: Fn(Connection) -> Result<()> + Send + Sync + 'static,
     {
         serving::start(self, handler)
     }

@@ -7,7 +7,7 @@
 //! ```
 //! use wharf::blocking::{self, Connection, Listener};
 //!
-//! let server = Listener::bind("127.0.0.1:0")?.serve(|conn: &mut Connection| {
+//! let server = Listener::bind("127.0.0.1:0")?.serve(|mut conn: Connection| {
 //!     let mut buf = [0; 512];
 //!     loop {
 //!         match conn.recv(&mut buf)? {
@@ -38,20 +38,33 @@
 //! is [`Server`](crate::Server).
 
 mod alert;
-mod connect;
 mod connection;
 mod halves;
 mod line;
+mod linger;
 mod listener;
 mod places;
 mod pool;
 mod remote;
 mod serving;
 
-pub use connect::connect;
-pub(crate) use connect::open;
+use std::fmt;
+
+use crate::client::Client;
+use crate::error::Result;
+
 pub use connection::{Connection, Within};
 pub use halves::{ReadHalf, WriteHalf};
+pub(crate) use line::Line;
 pub use listener::Listener;
 pub use remote::Remote;
 pub use serving::ServerHandle;
+
+/// Connects to `address` (`host:port`, `1.2.3.4:port`, `[v6]:port`, `unix:/path`, `unix:@name`) with default options;
+/// [`Client::open_blocking`] is for others.
+///
+/// # Errors
+/// See [`Client::open`].
+pub fn connect(address: impl fmt::Display) -> Result<Connection> {
+    Client::new(address).open_blocking()
+}

@@ -6,11 +6,17 @@
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use rustix::net::Shutdown;
 
 use super::alert::Alert;
+use super::line::Line;
+use crate::error::CloseReason;
+
+/// How long a server that stops waits for a connection that its handler has given to another thread.
+const BACK_WITHIN: Duration = Duration::from_secs(1);
 
 /// All connections of one server.
 #[derive(Debug)]
@@ -27,6 +33,20 @@ pub(super) struct Places {
 pub(super) struct Place {
     places: Arc<Places>,
     socket: Mutex<Weak<OwnedFd>>,
+    left: Mutex<Left>,
+    /// The connection has come back, or the server stops.
+    changed: Condvar,
+}
+
+/// Where a connection is when its handler is over.
+#[derive(Debug)]
+enum Left {
+    /// The handler has it, or another thread has, to whom the handler gave it.
+    Out,
+    /// Its owner has dropped it.
+    Back(Box<Line>),
+    /// Nobody waits for it any more.
+    Forsaken,
 }
 
 impl Places {
@@ -42,7 +62,12 @@ impl Places {
 
     /// A place for another connection.
     pub(super) fn take(self: &Arc<Self>) -> Arc<Place> {
-        let place = Arc::new(Place { places: self.clone(), socket: Mutex::default() });
+        let place = Arc::new(Place {
+            places: self.clone(),
+            socket: Mutex::default(),
+            left: Mutex::new(Left::Out),
+            changed: Condvar::new(),
+        });
         let mut taken = lock(&self.taken);
         // No more than those who are here, and as many that have gone.
         if taken.len() == taken.capacity() {
@@ -90,6 +115,44 @@ impl Place {
         *lock(&self.socket) = Weak::new();
     }
 
+    /// The connection's owner has dropped it: the server's thread sees it off.
+    pub(super) fn give_back(&self, mut line: Box<Line>) {
+        let mut left = lock(&self.left);
+        if matches!(*left, Left::Forsaken) {
+            drop(left);
+            return line.reset(CloseReason::Shutdown);
+        }
+        *left = Left::Back(line);
+        drop(left);
+        self.changed.notify_all();
+    }
+
+    /// Waits until the connection is given back. `None` if that does not come about although the server stops: whoever has it
+    /// finds it shut down.
+    pub(super) fn await_line(&self) -> Option<Box<Line>> {
+        let mut left = lock(&self.left);
+        let mut stopped_at = None;
+        loop {
+            match std::mem::replace(&mut *left, Left::Out) {
+                Left::Back(line) => return Some(line),
+                other => *left = other,
+            }
+            if !self.is_stopped() {
+                left = self.changed.wait(left).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            let passed = stopped_at.get_or_insert_with(Instant::now).elapsed();
+            let Some(rest) = BACK_WITHIN.checked_sub(passed) else { break };
+            left = self.changed.wait_timeout(left, rest).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        *left = Left::Forsaken;
+        drop(left);
+        if let Some(socket) = lock(&self.socket).upgrade() {
+            let _ = rustix::net::shutdown(&*socket, Shutdown::Both);
+        }
+        None
+    }
+
     #[inline]
     pub(super) fn is_stopped(&self) -> bool {
         self.places.stopped.load(Ordering::Relaxed)
@@ -108,6 +171,9 @@ impl Place {
     }
 
     fn wake(&self) {
+        // Under the lock, so that nobody has looked and does not wait yet.
+        drop(lock(&self.left));
+        self.changed.notify_all();
         if let Some(socket) = lock(&self.socket).upgrade() {
             // One that is not connected any more wakes its thread by that.
             let _ = rustix::net::shutdown(&*socket, Shutdown::Read);

@@ -14,6 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::connection::Connection;
+use super::line::Line;
 use super::listener::{Listener, Remedy, wait_for};
 use super::places::Places;
 use super::pool::Pool;
@@ -28,7 +29,7 @@ use crate::time::Time;
 /// The most connections that are taken from a backlog when the server drains.
 const BACKLOG_MAX: usize = 65_536;
 
-type Handler = dyn Fn(&mut Connection) -> Result<()> + Send + Sync;
+type Handler = dyn Fn(Connection) -> Result<()> + Send + Sync;
 
 /// What the accepting thread, the handlers' threads and the handles share.
 struct Shared {
@@ -58,7 +59,7 @@ thread_local! {
 /// Starts serving.
 pub(super) fn start<H>(listener: Listener, handler: H) -> Result<ServerHandle>
 where
-    H: Fn(&mut Connection) -> Result<()> + Send + Sync + 'static,
+    H: Fn(Connection) -> Result<()> + Send + Sync + 'static,
 {
     let failed = |error| Error::os(Operation::Start, error);
     let max = listener.limits.connections.map_or(listener.threads, |max| max.min(listener.threads));
@@ -149,8 +150,7 @@ impl Acceptor {
         drop(books);
         let mut visit = Visit { shared: shared.clone(), seat, outcome: None };
         match self.listener.open(socket, peer) {
-            Ok(mut conn) => {
-                conn.line().take_place(shared.places.take());
+            Ok(conn) => {
                 let job = move || visit.serve(conn);
                 if let Err(error) = self.pool.submit(Box::new(job)) {
                     // The connection was closed with the job, and its place given back.
@@ -179,16 +179,27 @@ struct Visit {
 impl Visit {
     fn serve(&mut self, mut conn: Connection) {
         SERVING.set(Some(Arc::as_ptr(&self.shared)));
-        if self.secure(&mut conn) {
-            match catch_unwind(AssertUnwindSafe(|| (self.shared.handler)(&mut conn))) {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => failed(&mut conn, &error),
-                Err(payload) => self.panicked(&mut conn, payload),
-            }
+        let place = self.shared.places.take();
+        conn.line().take_place(place.clone());
+        let returned = if self.secure(&mut conn) {
+            catch_unwind(AssertUnwindSafe(|| (self.shared.handler)(conn)))
+        } else {
+            drop(conn);
+            Ok(Ok(()))
+        };
+        // Its owner, who need not be this thread's handler, has dropped it by then; here it is seen off.
+        let mut line = place.await_line();
+        self.outcome = Some((CloseReason::Shutdown, Counts::default()));
+        if let (Some(line), Ok(Err(error))) = (&mut line, &returned) {
+            failed(line, error);
         }
-        conn.line().close();
-        let reason = conn.end();
-        self.outcome = Some((reason, conn.counts()));
+        if let Err(payload) = returned {
+            self.panicked(line.as_deref_mut(), payload);
+        }
+        if let Some(mut line) = line {
+            let reason = line.drive(|line| Ok(line.end())).unwrap_or(CloseReason::Local);
+            self.outcome = Some((reason, line.conn().counts()));
+        }
         SERVING.set(None);
     }
 
@@ -216,8 +227,10 @@ impl Visit {
     }
 
     /// Nobody knows in which state the handler left what it sends.
-    fn panicked(&self, conn: &mut Connection, payload: Box<dyn Any + Send>) {
-        conn.line().reset(CloseReason::HandlerPanicked);
+    fn panicked(&self, line: Option<&mut Line>, payload: Box<dyn Any + Send>) {
+        if let Some(line) = line {
+            line.reset(CloseReason::HandlerPanicked);
+        }
         self.shared.books().stats.panics += 1;
         // What was thrown may panic when it is dropped.
         drop(catch_unwind(AssertUnwindSafe(|| drop(payload))));
@@ -252,17 +265,17 @@ impl Drop for Visit {
 }
 
 /// The handler returned an error.
-fn failed(conn: &mut Connection, error: &Error) {
-    if error.is_closed() && error.close_reason() == conn.close_reason() {
+fn failed(line: &mut Line, error: &Error) {
+    if error.is_closed() && error.close_reason() == line.conn().reason() {
         // The connection was closed under the handler's hands: that is no failure of the handler.
         return;
     }
-    event!(debug, peer = %conn.peer_addr(), %error, "handler failed");
+    event!(debug, peer = %line.peer(), %error, "handler failed");
     let reason = match error.is_timeout() {
         true => CloseReason::Timeout(Deadline::Handler),
         false => CloseReason::HandlerFailed,
     };
-    conn.line().close_for(reason);
+    line.close_for(reason);
 }
 
 fn count_refusal(stats: &mut Stats, rule: Rule) {

@@ -1,4 +1,4 @@
-//! A connect as it is awaited: [`Connect`] and [`Connecting`], the deadline of the whole, and who looks on.
+//! A connect as it is awaited, or waited for: [`Connect`] and [`Connecting`], the deadline of the whole, and who looks on.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -7,13 +7,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::state::ConnectState;
-use super::{Client, open};
+use super::{Client, open, open_blocking};
 use crate::address::Address;
+use crate::blocking;
 use crate::connection::Connection;
 use crate::error::{Attempt, Cause, Error, Operation, Result};
 use crate::runtime;
 
-/// The future of [`Client::connect`] and [`Client::open`].
+/// The future of [`Client::connect`] and [`Client::open`]; or [`Connect::blocking`], for who has no use for futures.
 #[must_use = "futures do nothing unless awaited"]
 pub struct Connect {
     client: Client,
@@ -48,6 +49,30 @@ impl Connect {
     pub fn observe(mut self, observer: impl FnMut(&ConnectState) + 'static) -> Connect {
         self.observer = Some(Box::new(observer));
         self
+    }
+
+    /// Connects in the [blocking style](crate::blocking): waits here and now, on the caller's thread, with the same options, steps and
+    /// deadline.
+    ///
+    /// ```
+    /// # let server = wharf::Server::bind("127.0.0.1:0").start(|_: wharf::Connection| async { Ok(()) })?;
+    /// # let address = server.local_addr();
+    /// let conn = wharf::Client::connect(address).observe(|state| println!("{state}")).blocking()?;
+    /// // connecting to 127.0.0.1:7788
+    /// // connected to 127.0.0.1:7788
+    /// # drop(conn);
+    /// # server.stop().wait()?;
+    /// # Ok::<(), wharf::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Client::open`].
+    pub fn blocking(self) -> Result<blocking::Connection> {
+        let Connect { client, observer } = self;
+        let progress = Progress::new(observer);
+        let connected = open_blocking::open(&client, &progress);
+        progress.over(connected.as_ref().map(blocking::Connection::peer_addr));
+        connected
     }
 }
 
@@ -88,18 +113,11 @@ impl fmt::Debug for Connecting {
 }
 
 async fn connect(client: Client, progress: Progress) -> Result<Connection> {
-    let after = client.within;
-    let connected = match runtime::within(after, open::open(&client, &progress)).await {
+    let connected = match runtime::within(client.within, open::open(&client, &progress)).await {
         Ok(connected) => connected,
-        Err(_) => {
-            let target = progress.target(&client);
-            Err(Error::new(Operation::Connect, progress.late(after)).at(target))
-        }
+        Err(_) => Err(progress.late(&client)),
     };
-    progress.tell(match &connected {
-        Ok(conn) => ConnectState::Connected(conn.peer_addr()),
-        Err(error) => ConnectState::Disconnected(error.clone()),
-    });
+    progress.over(connected.as_ref().map(Connection::peer_addr));
     connected
 }
 
@@ -143,21 +161,32 @@ impl Progress {
         }
     }
 
+    /// The connect has come to this.
+    fn over(&self, connected: Result<Address, &Error>) {
+        self.tell(match connected {
+            Ok(peer) => ConnectState::Connected(peer),
+            Err(error) => ConnectState::Disconnected(error.clone()),
+        });
+    }
+
     /// Why there is no connection, now that every address was tried.
-    pub(super) fn unreached(&self) -> Cause {
+    pub(super) fn unreached(&self, client: &Client) -> Error {
+        let target = self.target(client);
         let mut attempts = self.attempts.take();
-        match attempts.pop() {
+        let cause = match attempts.pop() {
             Some(Attempt { failure: Some(failure), .. }) if attempts.is_empty() => failure,
             Some(last) => {
                 attempts.push(last);
                 Cause::Unreached { attempts }
             }
             None => Cause::Misuse("the name has no addresses"),
-        }
+        };
+        Error::new(Operation::Connect, cause).at(target)
     }
 
     /// Why there is no connection, now that the time is over.
-    fn late(&self, after: Duration) -> Cause {
+    pub(super) fn late(&self, client: &Client) -> Error {
+        let (after, target) = (client.within, self.target(client));
         let mut attempts = self.attempts.take();
         if attempts.len() == 1 {
             attempts.clear();
@@ -167,10 +196,11 @@ impl Progress {
             ConnectState::Connecting(_) => None,
             state => Some(state.to_string()),
         };
-        match (doing, &*attempts) {
+        let cause = match (doing, &*attempts) {
             (None, []) => Cause::TimedOut { after },
             (doing, _) => Cause::Late { after, doing, attempts },
-        }
+        };
+        Error::new(Operation::Connect, cause).at(target)
     }
 
     /// Whom an error is about: as the user wrote it, and which address that was if there is only one.

@@ -4,10 +4,12 @@ mod connect;
 mod http_connect;
 mod lazy;
 mod open;
+mod open_blocking;
 mod proxy;
 mod race;
 mod socks5;
 mod state;
+mod way;
 
 use std::fmt;
 use std::io;
@@ -23,9 +25,7 @@ use crate::tls::Connector;
 
 pub use connect::{Connect, Connecting};
 pub use lazy::Lazy;
-pub(crate) use open::of_source;
 pub use proxy::Proxy;
-pub(crate) use race::interleave;
 use race::{ATTEMPT_DELAY, ATTEMPT_DELAY_MIN};
 pub use state::ConnectState;
 
@@ -240,7 +240,8 @@ impl Client {
         Connect::new(self.clone())
     }
 
-    /// Connects in the [blocking style](crate::blocking): waits on the caller's thread, within the same deadline.
+    /// Connects in the [blocking style](crate::blocking): waits on the caller's thread, within the same deadline. The same as
+    /// [`Client::open`] and [`Connect::blocking`], where an observer can be given.
     ///
     /// The addresses of a name are tried one after the other, each with its share of the time that is left.
     ///
@@ -256,7 +257,7 @@ impl Client {
     /// # Ok::<(), wharf::Error>(())
     /// ```
     pub fn open_blocking(&self) -> Result<crate::blocking::Connection> {
-        crate::blocking::open(self)
+        self.open().blocking()
     }
 
     /// A connection to the same target that is made at its first use, and made again at the first use after it has ended.
@@ -268,20 +269,6 @@ impl Client {
     pub(crate) fn endpoint(&self) -> Result<Endpoint> {
         self.validate()?;
         Endpoint::parse(Operation::Connect, &self.address)
-    }
-
-    /// For who connects without a worker: the options of its sockets, with the local address; and who looks names up. There must be
-    /// no proxy.
-    pub(crate) fn by_hand(&self) -> Result<(SocketOptions, Option<Arc<crate::resolve::Lookup>>)> {
-        self.validate()?;
-        if self.proxy.is_some() {
-            let problem =
-                "is not for the blocking style, which would connect without it; connect within `wharf::run`";
-            return Err(Error::option("proxy", problem));
-        }
-        let mut sockets = self.sockets.clone();
-        sockets.source = self.source.as_deref().map(crate::endpoint::local).transpose()?;
-        Ok((sockets, self.resolver.as_ref().map(|resolver| resolver.0.clone())))
     }
 
     fn validate(&self) -> Result<()> {

@@ -1,8 +1,7 @@
 //! The way from an address to a connection: look-up, race of the addresses, proxy, TLS. The deadline is the caller's.
 
 use std::future::poll_fn;
-use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
+use std::io::ErrorKind;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -10,47 +9,33 @@ use std::time::Duration;
 
 use super::Client;
 use super::connect::Progress;
-use super::race::{Race, Step, interleave};
+use super::race::{Race, Step};
 use super::state::ConnectState;
+use super::way::{FULL_RETRY, Way, at_once, refusal};
 use crate::address::Address;
 use crate::config::SocketOptions;
 use crate::conn::{Conn, Profile};
 use crate::connection::Connection;
-use crate::endpoint::{Endpoint, Host, local};
-use crate::error::{Cause, CloseReason, Error, Operation, Result, is_network};
-use crate::resolve;
+use crate::endpoint::Endpoint;
+use crate::error::{Cause, CloseReason, Result};
 use crate::runtime::{self, Sleep};
 use crate::time::Time;
 #[cfg(feature = "tls")]
 use crate::tls::Session;
 use crate::worker::Worker;
 
-/// Between two tries to connect to a Unix socket whose backlog is full.
-const FULL_RETRY: Duration = Duration::from_millis(5);
-
 /// Connects as `client` says. Dropped before it is done, it takes every socket with it.
 pub(super) async fn open(client: &Client, progress: &Progress) -> Result<Connection> {
-    client.validate()?;
-    let target = Endpoint::parse(Operation::Connect, &client.address)?;
-    let hop = match &client.proxy {
-        Some(proxy) => {
-            proxy.check(&target)?;
-            proxy.endpoint()
-        }
-        None => &target,
-    };
-    let mut sockets = client.sockets.clone();
-    sockets.source = client.source.as_deref().map(local).transpose()?;
+    let way = Way::of(client)?;
     let worker = runtime::current("a connect");
     let began = worker.clock();
-    let failed = |cause| Error::new(Operation::Connect, cause).at(progress.target(client));
-    let addresses = addresses(client, &worker, hop, progress).await.map_err(failed)?;
-    let addresses = of_source(addresses, sockets.source)?;
+    let simulated = |name: &str| worker.engine.borrow().resolve(name);
+    let addresses = way.addresses(client, progress, simulated).await?;
     let mut runner = Runner {
         race: Race::new(addresses.len(), client.attempt_delay),
         profile: worker.profile(&client.limits, &client.deadlines),
         addresses,
-        sockets,
+        sockets: way.sockets.clone(),
         worker,
         began,
         progress,
@@ -58,9 +43,9 @@ pub(super) async fn open(client: &Client, progress: &Progress) -> Result<Connect
         alarm: None,
     };
     while let Some((index, conn)) = poll_fn(|cx| runner.poll(cx)).await {
-        let share = client.within.saturating_sub(runner.elapsed()) / runner.race.left().max(1) as u32;
+        let share = runner.race.share(client.within.saturating_sub(runner.elapsed()));
         let is_last = runner.race.left() <= 1;
-        let dressed = dress(client, &target, conn, progress);
+        let dressed = dress(client, &way.target, conn, progress);
         let cause = match if is_last { Ok(dressed.await) } else { runtime::within(share, dressed).await } {
             Ok(Ok(conn)) => return Ok(conn),
             Ok(Err(cause)) => cause,
@@ -68,49 +53,7 @@ pub(super) async fn open(client: &Client, progress: &Progress) -> Result<Connect
         };
         runner.failed(index, cause);
     }
-    let target = progress.target(client);
-    Err(Error::new(Operation::Connect, progress.unreached()).at(target))
-}
-
-/// The addresses of an endpoint, in the order in which they are tried.
-async fn addresses(
-    client: &Client,
-    worker: &Rc<Worker>,
-    endpoint: &Endpoint,
-    progress: &Progress,
-) -> Result<Vec<Address>, Cause> {
-    let name = match &endpoint.host {
-        Host::Unix(name) => return Ok(vec![Address::Unix(name.clone())]),
-        Host::Ip(_) | Host::Scoped(_) => {
-            return Ok(endpoint.literal().into_iter().map(Address::Ip).collect());
-        }
-        Host::Name(name) => name,
-    };
-    progress.tell(ConnectState::Resolving);
-    let resolver = client.resolver.as_ref().map(|resolver| resolver.0.clone());
-    let simulated = worker.engine.borrow().resolve(name);
-    let found = match (simulated, resolver) {
-        (None, resolver) => resolve::lookup(name, endpoint.port, resolver).await?,
-        (Some(_), Some(resolver)) => resolve::ask(&*resolver, name, endpoint.port)?,
-        (Some(found), None) => resolve::found(name, endpoint.port, found)?,
-    };
-    Ok(interleave(found).into_iter().map(Address::Ip).collect())
-}
-
-/// Those of the addresses that can be reached from the local one.
-pub(crate) fn of_source(mut addresses: Vec<Address>, source: Option<SocketAddr>) -> Result<Vec<Address>> {
-    let Some(source) = source else { return Ok(addresses) };
-    if addresses.iter().any(|address| address.unix().is_some()) {
-        return Err(Error::option("bind", "is for IP addresses; a Unix socket has no local one"));
-    }
-    addresses.retain(|address| address.socket().is_some_and(|each| each.is_ipv4() == source.is_ipv4()));
-    if addresses.is_empty() {
-        let [own, other] = if source.is_ipv4() { ["IPv4", "IPv6"] } else { ["IPv6", "IPv4"] };
-        let problem =
-            format!("is an {own} address ({}), and there are only {other} ones to connect to", source.ip());
-        return Err(Error::option("bind", problem));
-    }
-    Ok(addresses)
+    Err(progress.unreached(client))
 }
 
 /// Drives the race: has attempts begin, and waits for the first of them that ends.
@@ -282,21 +225,4 @@ async fn attempt_once(
         return Err(refusal(CloseReason::Network(ErrorKind::ConnectionRefused)));
     }
     Ok(conn)
-}
-
-/// An engine may tell at once what another one tells later: it is told in the same words.
-fn at_once(error: io::Error) -> Cause {
-    match error.kind() {
-        kind if error.raw_os_error().is_some() && is_network(kind) => Cause::Os(kind.into()),
-        _ => Cause::Os(error),
-    }
-}
-
-/// What a connection that ended before it was ready is told as.
-pub(super) fn refusal(reason: CloseReason) -> Cause {
-    match reason {
-        CloseReason::Network(kind) => Cause::Os(kind.into()),
-        CloseReason::PeerReset => Cause::Os(ErrorKind::ConnectionReset.into()),
-        reason => Cause::Closed(reason),
-    }
 }

@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 
 use super::http_connect::{self, Answer};
 use super::socks5::{self, Socks5};
+use crate::blocking;
 use crate::connection::Connection;
 use crate::endpoint::{Endpoint, Host};
 use crate::error::{Cause, Error, Operation, Result};
@@ -154,44 +155,113 @@ impl Proxy {
 
     /// Has the proxy at the other end of `conn` lead it to the target.
     pub(super) async fn lead(&self, conn: &mut Connection, target: &Endpoint) -> Result<(), Cause> {
-        match self.protocol {
-            Protocol::Socks5 => self.lead_socks5(conn, target).await,
-            Protocol::Http => self.lead_http(conn, target).await,
-        }
-    }
-
-    async fn lead_socks5(&self, conn: &mut Connection, target: &Endpoint) -> Result<(), Cause> {
-        let (mut handshake, greeting) = Socks5::new(target, self.credentials.as_ref());
-        conn.send(&greeting).await.map_err(lost)?;
-        let mut buf = [0; socks5::WANTED_MAX];
-        while let Some(wanted) = handshake.wants() {
-            let answer = &mut buf[..wanted];
-            conn.recv_exact(answer).await.map_err(lost)?;
-            let next = handshake.receive(answer)?;
-            if !next.is_empty() {
-                conn.send(&next).await.map_err(lost)?;
+        let (mut talk, request) = self.ask(target)?;
+        conn.send(&request).await.map_err(lost)?;
+        let mut buf = [0; READ_SIZE];
+        loop {
+            let read = match talk.wants() {
+                Wants::Nothing => return Ok(()),
+                Wants::Exactly(n) => conn.recv_exact(&mut buf[..n]).await.map(|()| n),
+                Wants::Anything => conn.recv(&mut buf).await,
+            };
+            let answer = &buf[..read.map_err(lost)?];
+            let Heard { reply, behind } = talk.hear(answer)?;
+            conn.link().conn.borrow_mut().unread_bytes(&answer[answer.len() - behind..]);
+            if !reply.is_empty() {
+                conn.send(&reply).await.map_err(lost)?;
             }
         }
-        Ok(())
     }
 
-    async fn lead_http(&self, conn: &mut Connection, target: &Endpoint) -> Result<(), Cause> {
+    /// The same in the blocking style.
+    pub(super) fn lead_blocking(
+        &self,
+        conn: &mut blocking::Within<'_>,
+        target: &Endpoint,
+    ) -> Result<(), Cause> {
+        let (mut talk, request) = self.ask(target)?;
+        conn.send(&request).map_err(lost)?;
+        let mut buf = [0; READ_SIZE];
+        loop {
+            let read = match talk.wants() {
+                Wants::Nothing => return Ok(()),
+                Wants::Exactly(n) => conn.recv_exact(&mut buf[..n]).map(|()| n),
+                Wants::Anything => conn.recv(&mut buf),
+            };
+            let answer = &buf[..read.map_err(lost)?];
+            let Heard { reply, behind } = talk.hear(answer)?;
+            conn.put_back(&answer[answer.len() - behind..]);
+            if !reply.is_empty() {
+                conn.send(&reply).map_err(lost)?;
+            }
+        }
+    }
+
+    /// A talk with the proxy that asks for `target`, and what to say first.
+    fn ask(&self, target: &Endpoint) -> Result<(Talk, Vec<u8>), Cause> {
+        let credentials = self.credentials.as_ref();
+        if self.protocol == Protocol::Socks5 {
+            let (handshake, greeting) = Socks5::new(target, credentials);
+            return Ok((Talk::Socks5(handshake), greeting));
+        }
         let authority = match (&target.host, target.literal()) {
             (Host::Name(name), _) => format!("{name}:{}", target.port),
             (_, Some(address)) => address.to_string(),
             (_, None) => return Err(Cause::Misuse("a proxy was asked for a Unix socket")),
         };
-        conn.send(&http_connect::request(&authority, self.credentials.as_ref())).await.map_err(lost)?;
-        let (mut reader, mut buf) = (http_connect::Reader::default(), [0; READ_SIZE]);
-        loop {
-            let read = conn.recv(&mut buf).await.map_err(lost)?;
-            if read == 0 {
-                return Err(ended());
-            }
-            if let Answer::Tunnel { behind } = reader.receive(&buf[..read])? {
-                conn.link().conn.borrow_mut().unread_bytes(&buf[read - behind..read]);
-                return Ok(());
-            }
+        let request = http_connect::request(&authority, credentials);
+        Ok((Talk::Http(Some(http_connect::Reader::default())), request))
+    }
+}
+
+/// What is said between a client and its proxy, in either protocol. No socket: bytes in, bytes out.
+enum Talk {
+    Socks5(Socks5),
+    /// Until there is a tunnel.
+    Http(Option<http_connect::Reader>),
+}
+
+/// What a [`Talk`] has to hear next.
+enum Wants {
+    Exactly(usize),
+    /// What comes, and not more than [`READ_SIZE`] of it at once.
+    Anything,
+    /// The proxy has connected.
+    Nothing,
+}
+
+/// What follows from what was heard.
+struct Heard {
+    /// To be said, if it is anything.
+    reply: Vec<u8>,
+    /// So many of the bytes at the end are the target's.
+    behind: usize,
+}
+
+const _: () = assert!(socks5::WANTED_MAX <= READ_SIZE);
+
+impl Talk {
+    fn wants(&self) -> Wants {
+        match self {
+            Talk::Socks5(handshake) => handshake.wants().map_or(Wants::Nothing, Wants::Exactly),
+            Talk::Http(Some(_)) => Wants::Anything,
+            Talk::Http(None) => Wants::Nothing,
+        }
+    }
+
+    fn hear(&mut self, answer: &[u8]) -> Result<Heard, Cause> {
+        let heard = |reply, behind| Ok(Heard { reply, behind });
+        match self {
+            _ if answer.is_empty() => Err(ended()),
+            Talk::Socks5(handshake) => heard(handshake.receive(answer)?, 0),
+            Talk::Http(reader) => match reader.as_mut().map(|reader| reader.receive(answer)).transpose()? {
+                Some(Answer::More) => heard(Vec::new(), 0),
+                Some(Answer::Tunnel { behind }) => {
+                    *reader = None;
+                    heard(Vec::new(), behind)
+                }
+                None => heard(Vec::new(), answer.len()),
+            },
         }
     }
 }
@@ -240,7 +310,7 @@ impl From<Fault> for Cause {
 fn lost(error: Error) -> Cause {
     match error.into_cause() {
         Cause::Ended { .. } => ended(),
-        Cause::Closed(reason) => super::open::refusal(reason),
+        Cause::Closed(reason) => super::way::refusal(reason),
         cause => cause,
     }
 }

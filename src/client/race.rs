@@ -93,9 +93,14 @@ impl Race {
         self.due = 0;
     }
 
-    /// How many addresses have not failed: among so many the time that is left is to be shared.
+    /// How many addresses have not failed.
     pub(crate) fn left(&self) -> usize {
         self.addresses.iter().filter(|stage| **stage != Stage::Failed).count()
+    }
+
+    /// What one of them may take of the `time` that is left, for what comes after it has connected.
+    pub(crate) fn share(&self, time: Duration) -> Duration {
+        time / self.left().max(1) as u32
     }
 }
 

@@ -21,7 +21,7 @@ fn serve() -> Result<()> {
     Ok(())
 }
 
-fn echo(connection: &mut Connection) -> wharf::Result<()> {
+fn echo(mut connection: Connection) -> wharf::Result<()> {
     let mut buffer = vec![0; BUFFER_SIZE];
     loop {
         match connection.recv(&mut buffer)? {

@@ -1,0 +1,114 @@
+//! The way of a connect, as a client's options describe it: what both styles of connecting have in common, but no waiting.
+
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use super::Client;
+use super::connect::Progress;
+use super::race::interleave;
+use super::state::ConnectState;
+use crate::address::Address;
+use crate::config::SocketOptions;
+use crate::endpoint::{Endpoint, Host, local};
+use crate::error::{Cause, CloseReason, Error, Operation, Result, is_network};
+use crate::resolve;
+
+/// Between two tries to connect to a Unix socket whose backlog is full.
+pub(super) const FULL_RETRY: Duration = Duration::from_millis(5);
+
+/// Where a connect goes.
+pub(super) struct Way {
+    /// Whom the user wants.
+    pub(super) target: Endpoint,
+    /// To whom this side connects: the proxy, or the target.
+    hop: Endpoint,
+    /// Of each socket, its local address among them.
+    pub(super) sockets: SocketOptions,
+}
+
+impl Way {
+    /// The way that `client` wants.
+    pub(super) fn of(client: &Client) -> Result<Way> {
+        client.validate()?;
+        let target = Endpoint::parse(Operation::Connect, &client.address)?;
+        let hop = match &client.proxy {
+            Some(proxy) => {
+                proxy.check(&target)?;
+                proxy.endpoint().clone()
+            }
+            None => target.clone(),
+        };
+        let mut sockets = client.sockets.clone();
+        sockets.source = client.source.as_deref().map(local).transpose()?;
+        Ok(Way { target, hop, sockets })
+    }
+
+    /// The addresses that it begins with, in the order in which they are tried. `simulated` knows the names of a simulation.
+    pub(super) async fn addresses(
+        &self,
+        client: &Client,
+        progress: &Progress,
+        simulated: impl FnOnce(&str) -> Option<Vec<IpAddr>>,
+    ) -> Result<Vec<Address>> {
+        let found = self.find(client, progress, simulated).await;
+        let failed = |cause| Error::new(Operation::Connect, cause).at(progress.target(client));
+        of_source(found.map_err(failed)?, self.sockets.source)
+    }
+
+    async fn find(
+        &self,
+        client: &Client,
+        progress: &Progress,
+        simulated: impl FnOnce(&str) -> Option<Vec<IpAddr>>,
+    ) -> Result<Vec<Address>, Cause> {
+        let name = match &self.hop.host {
+            Host::Unix(name) => return Ok(vec![Address::Unix(name.clone())]),
+            Host::Ip(_) | Host::Scoped(_) => {
+                return Ok(self.hop.literal().into_iter().map(Address::Ip).collect());
+            }
+            Host::Name(name) => name,
+        };
+        progress.tell(ConnectState::Resolving);
+        let resolver = client.resolver.as_ref().map(|resolver| resolver.0.clone());
+        let found = match (simulated(name), resolver) {
+            (None, resolver) => resolve::lookup(name, self.hop.port, resolver).await?,
+            (Some(_), Some(resolver)) => resolve::ask(&*resolver, name, self.hop.port)?,
+            (Some(found), None) => resolve::found(name, self.hop.port, found)?,
+        };
+        Ok(interleave(found).into_iter().map(Address::Ip).collect())
+    }
+}
+
+/// Those of the addresses that can be reached from the local one.
+fn of_source(mut addresses: Vec<Address>, source: Option<SocketAddr>) -> Result<Vec<Address>> {
+    let Some(source) = source else { return Ok(addresses) };
+    if addresses.iter().any(|address| address.unix().is_some()) {
+        return Err(Error::option("bind", "is for IP addresses; a Unix socket has no local one"));
+    }
+    addresses.retain(|address| address.socket().is_some_and(|each| each.is_ipv4() == source.is_ipv4()));
+    if addresses.is_empty() {
+        let [own, other] = if source.is_ipv4() { ["IPv4", "IPv6"] } else { ["IPv6", "IPv4"] };
+        let problem =
+            format!("is an {own} address ({}), and there are only {other} ones to connect to", source.ip());
+        return Err(Error::option("bind", problem));
+    }
+    Ok(addresses)
+}
+
+/// An engine may tell at once what another one tells later: it is told in the same words.
+pub(super) fn at_once(error: io::Error) -> Cause {
+    match error.kind() {
+        kind if error.raw_os_error().is_some() && is_network(kind) => Cause::Os(kind.into()),
+        _ => Cause::Os(error),
+    }
+}
+
+/// What a connection that ended before it was ready is told as.
+pub(super) fn refusal(reason: CloseReason) -> Cause {
+    match reason {
+        CloseReason::Network(kind) => Cause::Os(kind.into()),
+        CloseReason::PeerReset => Cause::Os(ErrorKind::ConnectionReset.into()),
+        reason => Cause::Closed(reason),
+    }
+}
