@@ -228,7 +228,7 @@ fn o12_each_client_has_a_thread_and_the_server_is_back_to_accept_the_next() {
     // None of them is answered before all are there: a server that served one after the other would wait for ever.
     let (all, there) = (Arc::new(Barrier::new(CLIENTS)), Barrier::new(CLIENTS));
     let server = Listener::bind("127.0.0.1:0").unwrap().threads(CLIENTS).unwrap();
-    let server = server.serve(move |conn: &mut Connection| {
+    let server = server.serve(move |mut conn: Connection| {
         let mut word = [0; 4];
         conn.recv_exact(&mut word)?;
         there.wait();
