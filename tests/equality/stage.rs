@@ -296,7 +296,7 @@ impl Serving {
     fn of_threads(script: Script, tellings: Tellings, options: &Options) -> Serving {
         let begun = tellings.clone();
         let listener = options.listener().expect("it can listen");
-        let serving = listener.serve(move |conn| in_blocking::serve(conn, &script, &begun.begin()));
+        let serving = listener.serve(move |mut conn| in_blocking::serve(&mut conn, &script, &begun.begin()));
         let handle = serving.expect("the server starts");
         let Address::Ip(address) = handle.local_addr() else { panic!("it is told where it listens") };
         Serving { address, tellings, handle: Handle::Threads(handle) }
