@@ -128,6 +128,7 @@ mod engine;
 mod error;
 pub mod event;
 pub mod framing;
+pub mod guide;
 mod network;
 mod poll;
 pub mod pool;
