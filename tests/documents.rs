@@ -36,6 +36,7 @@ fn every_acceptance_test_that_is_named_exists() {
 fn source(file: &str) -> PathBuf {
     let path = match file.strip_prefix("cli::") {
         Some(file) => format!("cli/tests/command/{file}.rs"),
+        None if file.starts_with("interop::") => format!("interop/tests/{}.rs", &file["interop::".len()..]),
         None if file.starts_with("src/") => format!("{file}.rs"),
         None => format!("tests/{file}.rs"),
     };

@@ -49,14 +49,15 @@
 //! |---|---|---|
 //! | one conversation | [`Client::connect`](crate::Client::connect) | it is over |
 //! | one connection, made when it is used | [`Client::lazy`](crate::Client::lazy) | the next use makes another one |
-//! | a stream that goes on: a feed, a broker | [`Reconnect`](crate::Reconnect) | it is made again by itself, with back-off |
+//! | a stream that goes on: a feed, a broker | [`Reconnect`](crate::reconnect::Reconnect) | it is made again by itself, with back-off |
 //! | requests and answers, many at once | [`pool::Pool`](crate::pool::Pool) | the next request gets another one |
 //! | to be told, and to decide | [`event::Socket`](crate::event::Socket) | its handler is told, and may connect again |
 //!
 //! # Staying connected
 //!
 //! ```
-//! use wharf::{Client, Connection, Received, Reconnect, Server};
+//! use wharf::reconnect::{Received, Reconnect};
+//! use wharf::{Client, Connection, Server};
 //! # let server = Server::bind("127.0.0.1:0").start(|mut conn: Connection| async move {
 //! #     let mut buf = [0; 64];
 //! #     let n = conn.recv(&mut buf).await?;
@@ -84,8 +85,8 @@
 //! # Ok::<(), wharf::Error>(())
 //! ```
 //!
-//! Pauses grow from 100 ms to 30 s, with full jitter, and at most 30 attempts go out in a minute ([`Retry`](crate::Retry)). What is sent meanwhile is queued within
-//! [`queue_max`](crate::Reconnect::queue_max). Nothing is sent twice; what may be lost is told.
+//! Pauses grow from 100 ms to 30 s, with full jitter, and at most 30 attempts go out in a minute ([`Retry`](crate::reconnect::Retry)). What is sent meanwhile is queued within
+//! [`queue_max`](crate::reconnect::Reconnect::queue_max). Nothing is sent twice; what may be lost is told.
 //!
 //! # Pools
 //!
