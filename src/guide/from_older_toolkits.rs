@@ -98,7 +98,7 @@
 //!     println!("{} bytes", data?.len());
 //!     Ok(())
 //! })?;
-//! assert!(all.wait(Duration::from_secs(3)).map_err(wharf::Error::from)?, "false: it takes longer");
+//! assert!(all.wait(Duration::from_secs(3))?, "false: it takes longer");
 //! drop(socket);
 //! service.stop_and_wait()?;
 //! # queue.join()?;
