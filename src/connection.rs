@@ -335,6 +335,16 @@ impl Connection {
     }
 
     /// Keeps a value of the user's own with the connection; replaces an earlier one.
+    ///
+    /// ```
+    /// # async fn serve(mut conn: wharf::Connection) {
+    /// struct Player(u32);
+    ///
+    /// conn.set_data(Player(7));
+    /// assert_eq!(conn.data::<Player>().map(|player| player.0), Some(7));
+    /// assert!(conn.data::<String>().is_none(), "there is none of this type");
+    /// # }
+    /// ```
     pub fn set_data<T: 'static>(&mut self, data: T) {
         *self.link.rare().user.borrow_mut() = Some(Box::new(data));
     }
@@ -348,6 +358,22 @@ impl Connection {
     /// Splits it, so that one task can read while another writes.
     ///
     /// Dropping the writing half finishes (FIN); dropping both halves closes.
+    ///
+    /// ```
+    /// use wharf::{Connection, Server};
+    ///
+    /// let server = Server::bind("127.0.0.1:0").workers(1).start(|conn: Connection| async move {
+    ///     let (mut read, mut write) = conn.split();
+    ///     let greeting = wharf::spawn(async move { write.send(b"hello").await });
+    ///     while read.recv_chunk().await?.is_some() {} // meanwhile
+    ///     greeting.await?
+    /// })?;
+    /// # let mut conn = wharf::blocking::connect(server.local_addr())?;
+    /// # conn.recv_exact(&mut [0; 5])?;
+    /// # drop(conn);
+    /// # server.stop().wait()?;
+    /// # Ok::<(), wharf::Error>(())
+    /// ```
     pub fn split(self) -> (ReadHalf, WriteHalf) {
         let whole = Rc::new(self);
         let (link, finishes) = (whole.link.clone(), true);

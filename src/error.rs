@@ -18,7 +18,14 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Any failure of an operation: what was done, to whom, and the cause.
 ///
 /// Prints as one line, for example `receive from 10.0.0.7:443: connection reset by peer`. A clone is the same error, for whoever else
-/// waits for what has failed.
+/// waits for what has failed. Programs ask it, and do not read its text:
+///
+/// ```
+/// let error = wharf::blocking::connect("127.0.0.1:1").unwrap_err();
+/// assert!(error.is_refused() && !error.is_timeout());
+/// assert_eq!(error.operation(), "connect");
+/// assert!(error.to_string().contains("127.0.0.1:1"), "{error}");
+/// ```
 #[derive(Clone)]
 pub struct Error(Arc<Inner>);
 

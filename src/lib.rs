@@ -21,15 +21,33 @@
 //! # Ok::<(), wharf::Error>(())
 //! ```
 //!
-//! # The two styles
+//! # The three styles
 //!
-//! * **Async**: [`Server::start`] runs a future for each connection, with a [`Connection`] to read and write.
-//! * **Event**: [`Server::start_events`] calls an [`event::Handler`] when something happens. It is the engine's own
-//!   shape and allocates nothing for a message.
+//! | | Servers | Clients | A connection has |
+//! |---|---|---|---|
+//! | **Async** | [`Server::start`] | [`Client::connect`], within a handler or [`run`] | a future; it awaits what it does with its [`Connection`] |
+//! | **Event** | [`Server::start_events`] | [`event::Service`] | an [`event::Handler`], called when something happens: the engine's own shape, nothing is allocated for a message |
+//! | **Blocking** | [`blocking::Listener`] | [`blocking::connect`] | a thread; it makes its system calls itself |
 //!
-//! Clients are async: [`Client::connect`], within a handler or within [`run`].
+//! Limits, deadlines, errors, TLS and close reasons are the same in all of them. In event style, clients' handlers may also run on a thread
+//! or a loop of the program's own ([`event::Socket`]). The [`guide`] has a first program in each style, says which one to choose, and how to move from tokio and from
+//! other toolkits.
 //!
-//! For programs that are not async there is [`blocking`]: the same connections by plain blocking calls, a thread for each.
+//! # What there is
+//!
+//! | For | |
+//! |---|---|
+//! | Who may come in, and how much of everything | [`Limits`], [`Access`], [`Deadlines`], [`SocketOptions`] |
+//! | A running server: look, change, drain, replace | [`ServerHandle`], [`Handover`], [`systemd`] |
+//! | Connecting: names, races, proxies | [`Client`], [`Proxy`], [`Connect::observe`], [`Client::lazy`] |
+//! | Staying connected, with back-off and a bounded queue | [`reconnect`] |
+//! | Connections that are used again | [`pool`] |
+//! | Messages instead of bytes | [`framing`] |
+//! | Two connections become one | [`relay()`] |
+//! | A connection for other threads | [`Remote`], [`blocking::Remote`], [`event::SocketHandle`] |
+//! | What went wrong, and why it ended | [`Error`], [`CloseReason`] |
+//! | Encryption | [`tls`] |
+//! | Tests without a network | [`sim`] |
 //!
 //! # How data moves
 //!
@@ -51,6 +69,15 @@
 //! ```
 //!
 //! A connection never leaves its worker, so nothing on this path is locked or atomic. Other threads hold a [`Remote`].
+//! A handler on a queue ([`event::Socket`]) is beside the worker: bytes go to its thread, and what it sends comes back by the worker's mailbox.
+//!
+//! A blocking connection has no worker. The caller's thread makes the calls, with the same core beside it for deadlines, counts and TLS:
+//!
+//! ```text
+//!   kernel                 the caller's own thread
+//!   recv --> straight into the caller's buffer     conn: deadlines, counts, end
+//!   send <-- straight from the caller's bytes
+//! ```
 //!
 //! # TLS
 //!
@@ -95,7 +122,7 @@
 //! | `tls` | on | [`tls`], by rustls and aws-lc-rs; needs a C compiler |
 //! | `self-signed` | off | [`tls::Identity::self_signed`], for tests and trials; turns `tls` on |
 //! | `tokio` | off | tokio's io traits for connections, and its runtime's context on workers: [`tokio`], [`Server::tokio`] |
-//! | `futures-io` | off | the io traits of futures-io for connections |
+//! | `futures-io` | off | the io traits of futures-io for connections and their halves |
 //! | `hyper` | off | hyper 1.x on connections, with a timer and an executor: [`hyper`] |
 //! | `tokio-util` | off | [`framing::Coded`]: any codec of tokio-util on a connection |
 //! | `tracing` | off | lifecycle events to the program's `tracing` subscriber, and once why io_uring is not used |
@@ -128,12 +155,13 @@ mod engine;
 mod error;
 pub mod event;
 pub mod framing;
+pub mod guide;
 mod network;
 mod poll;
 pub mod pool;
 pub mod probe;
 mod proxy;
-mod reconnect;
+pub mod reconnect;
 mod relay;
 mod remote;
 mod resolve;
@@ -225,9 +253,6 @@ pub use error::{Bound, CloseReason, Deadline, Error, ErrorKind, ProxyFault, Resu
 pub use network::Network;
 pub use probe::probe;
 pub use proxy::Proxied;
-pub use reconnect::{
-    Changes, Received, Reconnect, Retry, Sending, Session, SessionSender, SessionState, SessionStats, Wait,
-};
 pub use relay::{Relay, RelayEnd, Relayed, relay};
 pub use remote::Remote;
 pub use runtime::{JoinHandle, Late, Sleep, Within, run, run_on, sleep, spawn, within};

@@ -17,6 +17,23 @@ use crate::worker::{Message, Post};
 ///
 /// Messages of one thread arrive in order. They are sent behind what the connection's own handler has queued when they
 /// arrive, with at most one wake of the worker for many of them.
+///
+/// ```
+/// use std::thread;
+/// use wharf::{Connection, Server};
+///
+/// let server = Server::bind("127.0.0.1:0").workers(1).start(|conn: Connection| async move {
+///     let client = conn.remote();
+///     thread::spawn(move || client.send("from another thread"));
+///     conn.closed().await; // the thread may send for as long as the connection stands
+///     Ok(())
+/// })?;
+/// let mut conn = wharf::blocking::connect(server.local_addr())?;
+/// conn.recv_exact(&mut [0; 19])?;
+/// # drop(conn);
+/// # server.stop().wait()?;
+/// # Ok::<(), wharf::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct Remote {
     state: Arc<RemoteState>,

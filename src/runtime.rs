@@ -92,6 +92,21 @@ impl Drop for Shut<'_> {
 
 /// Runs `future` beside the current task, on the same worker. Dropping the handle lets it run on.
 ///
+/// ```
+/// use std::rc::Rc;
+///
+/// let sum = wharf::run(async {
+///     let numbers = Rc::new([1, 2, 3]); // it need not be `Send`
+///     let task = wharf::spawn({
+///         let numbers = numbers.clone();
+///         async move { numbers.iter().sum::<i32>() }
+///     });
+///     task.await
+/// })??;
+/// assert_eq!(sum, 6);
+/// # Ok::<(), wharf::Error>(())
+/// ```
+///
 /// # Panics
 /// Outside a handler and outside [`run`].
 pub fn spawn<T: 'static>(future: impl Future<Output = T> + 'static) -> JoinHandle<T> {

@@ -306,7 +306,7 @@ scenario! {
         let address = world.serve(Echo).local_addr();
         let (idle, age) = (world.time(2.0), world.time(8.0));
         let stats = world.run(async move {
-            let pool = pool(address, PoolOptions::default().size(4).idle_min(2).max_idle(idle).max_age(age));
+            let pool = pool(address, PoolOptions::default().size(4).idle_min(2).idle(idle).age(age));
             pool.warm().expect("the pool is open");
             until("two are made ahead", || pool.stats().idle == 2).await;
             let held = [pool.get().await, pool.get().await, pool.get().await, pool.get().await];

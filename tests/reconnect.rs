@@ -13,10 +13,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use wharf::event::{self, Flow, Handler};
-use wharf::{
-    Backoff, Client, Connection, Error, ErrorKind, Received, Reconnect, Result, Retry, Session, SessionState,
-    Wait, WhenFull,
-};
+use wharf::reconnect::{Received, Reconnect, Retry, Session, SessionState, Wait};
+use wharf::{Backoff, Client, Connection, Error, ErrorKind, Result, WhenFull};
 
 use common::behaviours::Echo;
 use common::{Behaviour, until};

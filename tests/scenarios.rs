@@ -1521,12 +1521,12 @@ impl Handler for Burst {
     fn received(&mut self, conn: &mut event::Connection<'_>, _: &[u8]) -> Flow {
         std::thread::sleep(self.busy);
         for message in self.messages() {
-            let before = conn.counts().sent as usize + conn.pending();
+            let before = conn.counts().sent as usize + conn.queued();
             if conn.send(&message).is_err() {
                 return Flow::Close;
             }
             let counts = conn.counts();
-            let after = (counts.sent + counts.unsent) as usize + conn.pending();
+            let after = (counts.sent + counts.unsent) as usize + conn.queued();
             assert_eq!(after, before + message.len(), "a message is sent, queued or lost");
         }
         self.sent_at_once.fetch_max(conn.counts().sent, Ordering::SeqCst);

@@ -10,6 +10,15 @@ use crate::error::{Error, Result};
 /// reads nothing. `first_byte` and `receive_rate` bound a peer that says as little as it can.
 ///
 /// `None` turns a deadline off.
+///
+/// ```
+/// use std::time::Duration;
+/// use wharf::Deadlines;
+///
+/// // Peers may be silent for as long as they like, once they have said something.
+/// let deadlines = Deadlines::default().first_byte(Duration::from_secs(10)).idle(None);
+/// assert!(deadlines.to_string().starts_with("first byte 10s, receive rate"), "{deadlines}");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deadlines {
     pub(crate) first_byte: Option<Duration>,

@@ -235,11 +235,11 @@ impl<'a> Connection<'a> {
     }
 
     /// Bytes queued and not yet handed to the kernel.
-    pub fn pending(&self) -> usize {
+    pub fn queued(&self) -> usize {
         self.link.conn.borrow().pending()
     }
 
-    /// Bytes that were sent and that the peer's system has not acknowledged: those [`pending`](Connection::pending), and those in
+    /// Bytes that were sent and that the peer's system has not acknowledged: those [`queued`](Connection::queued), and those in
     /// the kernel's hands. A few too many for a moment, never too few.
     ///
     /// `None` if the connection is closed, or if the operating system does not tell, which Linux does for TCP. Acknowledged

@@ -17,6 +17,25 @@ use crate::error::{CloseReason, Error, Operation, Result};
 /// A client's end in event style: it connects, tells each change of its [`State`], and may connect again. Made by
 /// [`Service::socket`]; what it can do stands at [`SocketHandle`], which it derefs to.
 ///
+/// ```
+/// use std::time::Duration;
+/// use wharf::event::{Callbacks, Completion, JobQueue, Service};
+/// use wharf::Client;
+///
+/// let service = Service::new();
+/// service.start()?;
+/// let queue = JobQueue::new("network")?;
+/// let states = Callbacks::new().feedback(|_, state| println!("{state}"));
+/// let socket = service.socket(&Client::new("127.0.0.1:1"), &queue.queue(), states);
+/// let done = Completion::new();
+/// socket.connect_with(&done)?; // nobody listens there
+/// assert!(done.wait(Duration::from_secs(10)).is_err());
+/// assert!(socket.error().expect("it is told why").is_refused());
+/// # drop(socket);
+/// # service.stop_and_wait()?;
+/// # Ok::<(), wharf::Error>(())
+/// ```
+///
 /// Its handlers run on its [`Queue`], in order and never two at once. What a slow queue has not handled is bounded by
 /// [`Limits::receive_buffer`](crate::Limits::receive_buffer) bytes here and as many in the connection; then the peer has to wait.
 ///

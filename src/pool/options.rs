@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 /// use std::time::Duration;
 /// use wharf::pool::PoolOptions;
 ///
-/// let options = PoolOptions::default().size(32).idle_min(2).max_idle(Duration::from_secs(20));
+/// let options = PoolOptions::default().size(32).idle_min(2).idle(Duration::from_secs(20));
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct PoolOptions {
@@ -87,7 +87,7 @@ impl PoolOptions {
 
     /// Sets how long one may be idle before it is closed. It should be less than what the server allows. Default: 60 s.
     #[must_use]
-    pub fn max_idle(mut self, after: Duration) -> PoolOptions {
+    pub fn idle(mut self, after: Duration) -> PoolOptions {
         self.max_idle = after;
         self
     }
@@ -95,7 +95,7 @@ impl PoolOptions {
     /// Sets how old one may be when it is used again, so that connections move on when servers are added. Each has its own age, by chance
     /// up to a tenth less, so that they do not end together. Default: 30 min.
     #[must_use]
-    pub fn max_age(mut self, after: Duration) -> PoolOptions {
+    pub fn age(mut self, after: Duration) -> PoolOptions {
         self.max_age = after;
         self
     }
@@ -164,10 +164,10 @@ impl PoolOptions {
             return refused("idle_min", "is more than `idle_max` or `size` allows");
         }
         if self.max_idle.is_zero() {
-            return refused("max_idle", "is zero; to keep none, set `idle_max` to 0");
+            return refused("idle", "is zero; to keep none, set `idle_max` to 0");
         }
         if self.max_age.is_zero() {
-            return refused("max_age", "is zero; to keep none, set `idle_max` to 0");
+            return refused("age", "is zero; to keep none, set `idle_max` to 0");
         }
         if self.check_within.is_zero() {
             return refused("check_within", "is zero, so no check could succeed");
@@ -192,8 +192,8 @@ mod tests {
             (options().size(0), "size"),
             (options().idle_min(17), "idle_min"),
             (options().idle_max(1).idle_min(2), "idle_min"),
-            (options().max_idle(Duration::ZERO), "max_idle"),
-            (options().max_age(Duration::ZERO), "max_age"),
+            (options().idle(Duration::ZERO), "idle"),
+            (options().age(Duration::ZERO), "age"),
             (options().check_within(Duration::ZERO), "check_within"),
             (options().backoff(Backoff::new(Duration::ZERO, Duration::ZERO)), "backoff"),
         ];

@@ -1,4 +1,4 @@
-//! A session that outlives its connections: [`Reconnect`] describes it, [`Session`] is it.
+//! Staying connected: a [`Session`] outlives its connections. [`Reconnect`] describes it, [`Retry`] says when it tries again.
 //!
 //! ```text
 //!            +-----------------------------------------------------+
@@ -8,7 +8,9 @@
 //!       +-----------------------------+  +--> Failed      close: --> Closed
 //! ```
 //!
-//! One task drives it ([`driver`]), by what [`policy`] says. What is sent waits in [`queue`].
+//! What is sent while there is no connection waits, within a bound, and goes out with the next one. Nothing is sent twice: what
+//! the kernel had taken when a connection broke is told ([`SessionState::Disconnected`], [`SessionStats`]), and whether to repeat it only
+//! its sender knows.
 
 mod driver;
 mod policy;
@@ -47,7 +49,8 @@ const QUEUE_MAX: usize = 1024 * 1024;
 /// Describes a [`Session`]: whom to stay connected to, when to try again, how much to queue meanwhile.
 ///
 /// ```
-/// use wharf::{Client, Connection, Received, Reconnect, Server};
+/// use wharf::reconnect::{Received, Reconnect};
+/// use wharf::{Client, Connection, Server};
 /// # let server = Server::bind("127.0.0.1:0").workers(1).start(|mut conn: Connection| async move {
 /// #     let mut buf = [0; 64];
 /// #     loop {
@@ -136,7 +139,8 @@ impl Reconnect {
     /// attempt, with the deadlines of its own operations; its errors are treated as those of a connect.
     ///
     /// ```
-    /// # use wharf::{Client, Reconnect};
+    /// # use wharf::Client;
+    /// # use wharf::reconnect::Reconnect;
     /// let session = Reconnect::new(Client::new("10.0.0.7:7788")).greet(async |conn| {
     ///     conn.send(b"LOGIN\n").await?;
     ///     conn.recv_exact(&mut [0; 3]).await

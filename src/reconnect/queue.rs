@@ -256,7 +256,7 @@ fn wake_first(inner: std::sync::MutexGuard<'_, Inner>) {
     first.into_iter().for_each(Waker::wake);
 }
 
-/// Sends on a [`Session`](crate::Session) from any thread. Cheap to clone; does not keep the session up.
+/// Sends on a [`Session`](crate::reconnect::Session) from any thread. Cheap to clone; does not keep the session up.
 #[derive(Clone)]
 pub struct SessionSender {
     shared: Arc<Shared>,
@@ -267,10 +267,10 @@ impl SessionSender {
         SessionSender { shared }
     }
 
-    /// Queues `bytes` as one message, also while there is no connection. See [`Session::send`](crate::Session::send).
+    /// Queues `bytes` as one message, also while there is no connection. See [`Session::send`](crate::reconnect::Session::send).
     ///
     /// # Errors
-    /// As [`Session::send`](crate::Session::send).
+    /// As [`Session::send`](crate::reconnect::Session::send).
     ///
     /// # Cancellation
     /// Cancel safe: the message is queued whole, when the future completes, or not at all.
@@ -303,7 +303,7 @@ impl fmt::Debug for SessionSender {
     }
 }
 
-/// The future of [`Session::send`](crate::Session::send) and [`SessionSender::send`].
+/// The future of [`Session::send`](crate::reconnect::Session::send) and [`SessionSender::send`].
 #[must_use = "futures do nothing unless awaited"]
 pub struct Sending {
     shared: Arc<Shared>,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::policy::Wait;
 use crate::error::Error;
 
-/// How it stands with a [`Session`](crate::Session).
+/// How it stands with a [`Session`](crate::reconnect::Session).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum SessionState {
@@ -94,7 +94,7 @@ pub struct SessionStats {
 /// So many changes are kept for who does not look.
 const KEPT_MAX: usize = 64;
 
-/// The changes of a session's state, one by one and in order; made by [`Session::changes`](crate::Session::changes). Any thread can
+/// The changes of a session's state, one by one and in order; made by [`Session::changes`](crate::reconnect::Session::changes). Any thread can
 /// await it.
 pub struct Changes {
     ring: Arc<Mutex<Ring>>,

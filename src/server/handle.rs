@@ -21,6 +21,19 @@ use crate::error::{Cause, Error, Operation, Result};
 use crate::worker::Message;
 
 /// A running server. Cheap to clone, usable from any thread; dropping it does not stop the server.
+///
+/// ```
+/// use std::time::Duration;
+/// use wharf::{Connection, Limits, Server};
+///
+/// let server = Server::bind("127.0.0.1:0").workers(1).start(|_: Connection| async { Ok(()) })?;
+/// server.set_limits(Limits::default().connections(100))?; // while it runs
+/// println!("{}", server.snapshot());
+///
+/// let stats = server.drain(Duration::from_secs(5)).wait()?;
+/// println!("{} connections, {} refused", stats.accepted, stats.refusals());
+/// # Ok::<(), wharf::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct ServerHandle {
     pub(super) state: Arc<ServerState>,

@@ -599,7 +599,7 @@ pub(crate) struct Watching<H> {
 
 impl<H> Watching<H> {
     fn note_pending(&self, conn: &event::Connection<'_>) {
-        let pending = conn.pending();
+        let pending = conn.queued();
         self.notes.look(|noted| noted.pending_max = noted.pending_max.max(pending));
     }
 }
