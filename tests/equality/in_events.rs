@@ -92,7 +92,7 @@ impl Performing {
                 }
             };
             let mut told = self.telling.note();
-            told.pending_max = told.pending_max.max(conn.pending());
+            told.pending_max = told.pending_max.max(conn.queued());
             drop(told);
             if !done {
                 return (used, Flow::Continue);
