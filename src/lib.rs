@@ -87,6 +87,7 @@
 //! [`Connection::leave_tls`] begin and end TLS in mid-stream. What goes wrong is a [`TlsFault`], in errors and in close reasons.
 //!
 //! ```no_run
+//! # #[cfg(feature = "tls")] {
 //! use wharf::tls::{Acceptor, ClientTls, Connector, Identity, ServerTls};
 //! use wharf::{Client, Connection, Server};
 //!
@@ -100,6 +101,7 @@
 //! let conn = wharf::run(async { Client::new("example.org:7789").tls(&connector).open().await })?;
 //! # drop(conn);
 //! # server.stop().wait()?;
+//! # }
 //! # Ok::<(), wharf::Error>(())
 //! ```
 //!
@@ -129,9 +131,13 @@
 //!
 //! [`TlsFault`], [`TlsAlert`] and [`CertificateFault`] are there without `tls` too, so that a match on reasons is the same everywhere.
 
-// What TLS needs of others stays where it belongs when there is none; and what is told of it leads nowhere.
+// What TLS needs of others stays where it belongs when there is none.
 #![cfg_attr(not(feature = "tls"), allow(dead_code))]
-#![cfg_attr(not(feature = "tls"), allow(rustdoc::broken_intra_doc_links, rustdoc::private_intra_doc_links))]
+// What is told of a feature leads nowhere without it.
+#![cfg_attr(
+    not(all(feature = "hyper", feature = "self-signed", feature = "tokio", feature = "tokio-util")),
+    allow(rustdoc::broken_intra_doc_links, rustdoc::private_intra_doc_links)
+)]
 
 /// Keeps the README's programs compiling.
 #[cfg(all(doctest, feature = "tls"))]

@@ -79,7 +79,7 @@
 //! use std::time::Duration;
 //! use wharf::blocking::{self, Connection, Listener};
 //!
-//! let server = Listener::bind("127.0.0.1:0")?.serve(|conn: &mut Connection| {
+//! let server = Listener::bind("127.0.0.1:0")?.serve(|mut conn: Connection| {
 //!     let mut request = [0; 4];
 //!     while conn.ready()? { // false: the server drains, and this is a good place to stop
 //!         if conn.recv(&mut request)? == 0 {

@@ -172,7 +172,7 @@
 //! use std::time::Duration;
 //! use wharf::blocking::{self, Connection, Listener};
 //!
-//! fn echo(conn: &mut Connection) -> wharf::Result<()> {
+//! fn echo(mut conn: Connection) -> wharf::Result<()> {
 //!     let mut buf = [0; 512];
 //!     loop {
 //!         match conn.recv(&mut buf)? {
