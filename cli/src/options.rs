@@ -202,7 +202,8 @@ impl Options {
             }
         }
         let listener = Listener::bind(Listen::at(first).sockets(self.sockets.options()))?;
-        let listener = listener.limits(self.limits())?.deadlines(self.deadlines(service))?.access(self.access());
+        let listener =
+            listener.limits(self.limits())?.deadlines(self.deadlines(service))?.access(self.access());
         match self.admission.max_connections {
             Some(connections) => listener.threads(connections as usize).map(Some),
             None => Ok(Some(listener)),

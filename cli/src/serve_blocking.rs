@@ -22,7 +22,8 @@ const READ_SIZE: usize = 16 * 1024;
 /// Serves until a signal has ended it.
 pub(crate) fn run(settings: &Settings, certificates: Option<Certificates>) -> Result<(), Failure> {
     let args = &settings.serve;
-    let listener = args.options.blocking_listener(args.service)?.ok_or_else(|| settings.without_listener())?;
+    let listener =
+        args.options.blocking_listener(args.service)?.ok_or_else(|| settings.without_listener())?;
     let listener = match &certificates {
         Some(certificates) => listener.tls(certificates.acceptor()),
         None => listener,

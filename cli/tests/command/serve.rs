@@ -255,8 +255,12 @@ fn answer(client: &mut TcpStream, bytes: &[u8]) -> Vec<u8> {
 
 #[test]
 fn blocking_style_says_what_it_does_without() {
-    for (option, value) in [("--workers", "2"), ("--backend", "readiness"), ("--max-memory", "1GiB"), ("--proxy-protocol", "::/0")]
-    {
+    for (option, value) in [
+        ("--workers", "2"),
+        ("--backend", "readiness"),
+        ("--max-memory", "1GiB"),
+        ("--proxy-protocol", "::/0"),
+    ] {
         let args = ["serve", "echo", "--style", "blocking", "--listen", "127.0.0.1:0", option, value];
         let outcome = Process::run(&mut crate::process::wharf(args), Vec::new());
         assert_eq!(outcome.code, Some(1), "{outcome:?}");
