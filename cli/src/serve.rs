@@ -23,7 +23,7 @@ pub(crate) fn run(args: &Serve) -> Result<(), Failure> {
     let settings = line.settings()?;
     let certificates = Certificates::new(&settings.serve.options.tls, args.quiet)?;
     if let Style::Blocking = settings.serve.options.running.with.style {
-        return serve_blocking::run(&settings, certificates);
+        return serve_blocking::run(&settings, certificates.as_ref());
     }
     let server = start(&settings, certificates.as_ref())?;
     let workers = workers(&settings.serve, &server);

@@ -20,11 +20,11 @@ use crate::settings::Settings;
 const READ_SIZE: usize = 16 * 1024;
 
 /// Serves until a signal has ended it.
-pub(crate) fn run(settings: &Settings, certificates: Option<Certificates>) -> Result<(), Failure> {
+pub(crate) fn run(settings: &Settings, certificates: Option<&Certificates>) -> Result<(), Failure> {
     let args = &settings.serve;
     let listener =
         args.options.blocking_listener(args.service)?.ok_or_else(|| settings.without_listener())?;
-    let listener = match &certificates {
+    let listener = match certificates {
         Some(certificates) => listener.tls(certificates.acceptor()),
         None => listener,
     };
@@ -34,15 +34,15 @@ pub(crate) fn run(settings: &Settings, certificates: Option<Certificates>) -> Re
         drain: args.options.times.drain,
         draining: false,
         server: server.clone(),
-        certificates: certificates.clone(),
+        certificates: certificates.cloned(),
     };
     operator.obey_signals()?;
-    certificates.as_ref().map_or(Ok(()), Certificates::watch)?;
+    certificates.map_or(Ok(()), Certificates::watch)?;
     serve::announce([server.local_addr()]).map_err(Failure::of_output)?;
     drop(wharf::systemd::notify(&[State::Ready]));
     if !args.quiet {
         note(format_args!("a thread for each connection, {} at most", server.connections_max()));
-        certificates.iter().flat_map(Certificates::lines).for_each(note);
+        certificates.into_iter().flat_map(Certificates::lines).for_each(note);
     }
     let stats = server.wait()?;
     if !args.quiet {
