@@ -292,6 +292,21 @@ fn a_silent_peer_is_ended() {
 }
 
 #[test]
+fn a_peer_that_falls_silent_after_some_messages_is_ended_as_soon() {
+    let idle = Duration::from_millis(150);
+    let (mut conn, mut socket) = with_socket(Deadlines::default().idle(idle));
+    let mut began = Instant::now();
+    for _ in 0..3 {
+        socket.write_all(b"hi").expect("it stands");
+        conn.recv_exact(&mut [0; 2]).expect("it stands");
+        began = Instant::now();
+    }
+    let error = conn.recv(&mut [0; 1]).expect_err("nothing comes");
+    assert_eq!(error.close_reason(), Some(CloseReason::Timeout(Deadline::Idle)));
+    took(began, idle);
+}
+
+#[test]
 fn a_peer_that_drips_a_message_is_ended() {
     let rate = ReceiveRate::new(1_000_000).grace(SOON);
     let (mut conn, socket) = with_socket(Deadlines::default().receive_rate(rate).linger(Duration::ZERO));

@@ -83,8 +83,29 @@ fn can_have_namespaces() -> Result<(), String> {
     }
 }
 
-/// Connects, and tells how long that took.
+/// The same in the blocking style.
+fn timed_blocking(client: &Client) -> (Duration, Result<String, Error>) {
+    let began = Instant::now();
+    let connected = client.open_blocking().map(|mut conn| {
+        conn.reset();
+        conn.peer_addr().to_string()
+    });
+    (began.elapsed(), connected)
+}
+
+/// Connects, in both styles, and tells how long the slower one took.
 fn timed(backend: Backend, client: Client) -> (Duration, Result<String, Error>) {
+    let blocking = timed_blocking(&client);
+    let awaited = timed_awaited(backend, client);
+    let told = |connected: &Result<String, Error>| match connected {
+        Ok(peer) => peer.clone(),
+        Err(error) => error.to_string(),
+    };
+    assert_eq!(told(&blocking.1), told(&awaited.1));
+    if blocking.0 > awaited.0 { blocking } else { awaited }
+}
+
+fn timed_awaited(backend: Backend, client: Client) -> (Duration, Result<String, Error>) {
     let began = Instant::now();
     let connected = wharf::run_on(backend, async move {
         let mut conn = client.open().await?;
@@ -237,7 +258,9 @@ fn a_link_local_address_needs_a_scope_and_takes_the_name_of_a_device() {
             let (_, connected) = timed(backend, client);
             assert_eq!(connected.unwrap(), format!("[fe80::77%1]:{port}"));
         }
-        let (_, connected) = timed(backend, Client::new(format!("[fe80::77]:{port}")));
-        connected.expect_err("nobody knows on which device");
+        let unscoped = Client::new(format!("[fe80::77]:{port}"));
+        for (_, connected) in [timed_blocking(&unscoped), timed_awaited(backend, unscoped)] {
+            connected.expect_err("nobody knows on which device");
+        }
     });
 }

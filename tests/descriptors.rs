@@ -18,6 +18,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use wharf::blocking::{self, Listener};
 use wharf::{Backend, Client, ErrorKind, Limits, Server};
 
 use common::behaviours::Echo;
@@ -37,6 +38,27 @@ fn serve_with_few_descriptors(backend: Backend, event_style: bool) {
     } else {
         server.start(|conn| Echo.run(conn)).unwrap()
     };
+    println!("\nlistening {}", server.local_addr());
+    std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
+    let stats = server.drain(Duration::from_secs(5)).wait().unwrap();
+    println!("\naccept_errors {} accepted {}", stats.accept_errors, stats.accepted);
+}
+
+/// The same in blocking style, which has no backend.
+fn serve_blocking_with_few_descriptors() {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: Some(DESCRIPTORS), maximum }).unwrap();
+    let server = Listener::bind("127.0.0.1:0").unwrap().threads(1000).unwrap();
+    let server = server.serve(|mut conn: blocking::Connection| {
+        let mut buf = [0; 64];
+        loop {
+            match conn.recv(&mut buf)? {
+                0 => return Ok(()),
+                n => conn.send(&buf[..n])?,
+            }
+        }
+    });
+    let server = server.unwrap();
     println!("\nlistening {}", server.local_addr());
     std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
     let stats = server.drain(Duration::from_secs(5)).wait().unwrap();
@@ -103,6 +125,44 @@ fn a_server_out_of_descriptors_goes_on_event() {
     match role() {
         Some(backend) => serve_with_few_descriptors(backend, true),
         None => backends(NAME).into_iter().for_each(|backend| survives(NAME, backend)),
+    }
+}
+
+#[test]
+fn a_server_out_of_descriptors_goes_on_blocking() {
+    const NAME: &str = "a_server_out_of_descriptors_goes_on_blocking";
+    match role() {
+        Some(_) => serve_blocking_with_few_descriptors(),
+        None => survives(NAME, Backend::Readiness),
+    }
+}
+
+#[test]
+fn nothing_stays_open_when_blocking_connections_are_over() {
+    alone("nothing_stays_open_when_blocking_connections_are_over", |_| {
+        // The thread that sees connections off has two of its own while it is there: here it begins.
+        let lingering = || {
+            let mut listener = Listener::bind("127.0.0.1:0").unwrap();
+            let near = blocking::connect(listener.local_addr()).unwrap();
+            let far = listener.accept().unwrap();
+            drop(near);
+            drop(far);
+        };
+        lingering();
+        let before = open_descriptors();
+        for _ in 0..20 {
+            lingering();
+        }
+        await_descriptors(|open| open <= before);
+    });
+}
+
+/// Waits until so many are open; what lingers is closed when its peer has ended.
+fn await_descriptors(are_so_many: impl Fn(usize) -> bool) {
+    let began = std::time::Instant::now();
+    while !are_so_many(open_descriptors()) {
+        assert!(began.elapsed() < Duration::from_secs(20), "{} stay open", open_descriptors());
+        std::thread::yield_now();
     }
 }
 

@@ -458,3 +458,61 @@ fn a_frame_that_drips_is_ended_by_the_receive_rate() {
         simulation.run();
     }
 }
+
+mod blocking {
+    use wharf::blocking::{Connection, Listener, connect};
+    use wharf::framing::blocking::Framed;
+
+    use super::*;
+
+    #[test]
+    fn frames_go_both_ways_over_blocking_connections() {
+        let server = Listener::bind("127.0.0.1:0").unwrap().serve(|conn: Connection| {
+            let mut framed = Framed::new(conn, LengthPrefixed::u16());
+            while let Some(frame) = framed.recv()? {
+                framed.send(&frame)?;
+            }
+            Ok(())
+        });
+        let server = server.unwrap();
+        let mut framed = Framed::new(connect(server.local_addr()).unwrap(), LengthPrefixed::u16());
+        for len in [0, 1, 100, 65_535] {
+            let frame = vec![len as u8; len];
+            framed.send(&frame).unwrap();
+            assert!(framed.recv().unwrap().unwrap() == frame, "{len} bytes");
+        }
+        drop(framed);
+        let stats = server.drain(Duration::from_secs(20)).wait().unwrap();
+        assert_eq!(stats.closed(CloseReason::Peer), 1);
+    }
+
+    #[test]
+    fn errors_of_the_connection_stay_what_they_are() {
+        let mut listener = Listener::bind("127.0.0.1:0").unwrap();
+        let mut near = Framed::new(connect(listener.local_addr()).unwrap(), Lines::new());
+        let mut far = listener.accept().unwrap();
+        far.send(b"half a li").unwrap();
+        near.get_mut().set_deadline(Duration::from_millis(50));
+        let error = near.recv().unwrap_err();
+        assert_eq!(error.close_reason(), Some(CloseReason::Timeout(wharf::Deadline::Handler)), "{error}");
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "receive from {}: connection is closed: handler's deadline passed",
+                listener.local_addr()
+            )
+        );
+        assert_eq!(near.into_inner().1, b"half a li"[..], "what came is not lost");
+
+        let mut near = Framed::new(connect(listener.local_addr()).unwrap(), Lines::new());
+        listener.accept().unwrap().reset();
+        let error = near.recv().unwrap_err();
+        assert_eq!(
+            (error.kind(), error.close_reason()),
+            (ErrorKind::Peer, Some(CloseReason::PeerReset)),
+            "{error}"
+        );
+        let error = near.send(b"nobody hears").unwrap_err();
+        assert!(error.is_closed(), "{error}");
+    }
+}

@@ -244,6 +244,8 @@ pub(crate) enum Style {
     Async,
     /// A handler that is called when something happens.
     Event,
+    /// A thread for each connection, without workers; for `serve` only.
+    Blocking,
 }
 
 #[derive(Copy, Clone, Debug, ValueEnum)]

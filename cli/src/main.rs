@@ -14,6 +14,7 @@ mod options;
 mod probe;
 mod relay;
 mod serve;
+mod serve_blocking;
 mod services;
 mod settings;
 mod tls;

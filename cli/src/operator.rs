@@ -62,8 +62,7 @@ impl Operator {
         if self.draining {
             self.say("stopping at once");
         } else {
-            let (connections, time) = (self.server.connections(), humantime::format_duration(within));
-            self.say(&format!("draining {connections} connections for at most {time}"));
+            self.say(&serve::draining(self.server.connections(), within));
         }
         self.draining = true;
         self.server.drain(within);

@@ -7,7 +7,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, value_parser};
-use wharf::{AcceptRate, Access, Deadlines, Handover, Limits, Network, ProxyProtocol, Server, SocketOptions};
+use wharf::blocking::Listener;
+use wharf::{
+    AcceptRate, Access, Backend, Deadlines, Error, Handover, Limits, Listen, Network, ProxyProtocol, Server,
+    SocketOptions,
+};
 
 use crate::args::{Service, With};
 use crate::services;
@@ -49,7 +53,7 @@ pub(crate) struct Listening {
 
 #[derive(Debug, Args)]
 pub(crate) struct Admission {
-    /// How many connections at once [default: as many as descriptors allow].
+    /// How many connections at once [default: as many as descriptors allow; 256 in blocking style].
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
     pub(crate) max_connections: Option<u32>,
     /// How many connections at once of one address [default: no limit].
@@ -176,6 +180,34 @@ impl Options {
             Some(path) => server.handover(Handover::at(path).drain(self.times.drain)),
             None => server,
         })
+    }
+
+    /// A listener in blocking style that is as asked for; without one there is none.
+    pub(crate) fn blocking_listener(&self, service: Service) -> wharf::Result<Option<Listener>> {
+        let Some((first, more)) = self.listening.listen.split_first() else { return Ok(None) };
+        let Running { with, handover, .. } = &self.running;
+        for (is_given, option) in [
+            (!more.is_empty(), "a second --listen"),
+            (!self.listening.proxy_protocol.is_empty(), "--proxy-protocol"),
+            (self.queues.max_memory.is_some(), "--max-memory"),
+            (with.backend != Backend::Auto, "--backend"),
+            (with.workers.is_some(), "--workers"),
+            (!with.spin.is_zero(), "--spin"),
+            (handover.is_some(), "--handover"),
+        ] {
+            if is_given {
+                return Err(Error::other(format!(
+                    "--style blocking has no workers, and does without {option}"
+                )));
+            }
+        }
+        let listener = Listener::bind(Listen::at(first).sockets(self.sockets.options()))?;
+        let listener =
+            listener.limits(self.limits())?.deadlines(self.deadlines(service))?.access(self.access());
+        match self.admission.max_connections {
+            Some(connections) => listener.threads(connections as usize).map(Some),
+            None => Ok(Some(listener)),
+        }
     }
 
     pub(crate) fn access(&self) -> Access {

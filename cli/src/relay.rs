@@ -6,7 +6,7 @@ use wharf::{Client, Connection, Deadlines, Limits, Relay as Relaying, RelayEnd, 
 
 use crate::args::Relay;
 use crate::exit::{self, Failure, note};
-use crate::serve::{announce, raise_descriptor_limit};
+use crate::serve::{addresses, announce, raise_descriptor_limit};
 
 /// Descriptors for everything that is no connection.
 const RESERVED: u64 = 128;
@@ -32,7 +32,7 @@ pub(crate) fn run(args: &Relay) -> Result<(), Failure> {
             handle.drain(drain);
         }
     })?;
-    announce(&server).map_err(Failure::of_output)?;
+    announce(addresses(&server)).map_err(Failure::of_output)?;
     server.wait()?;
     Ok(())
 }

@@ -1,16 +1,18 @@
 //! `wharf serve`: from arguments to a running server, and what it says about itself.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing_subscriber::filter::LevelFilter;
-use wharf::{Backend, ServerHandle, Stats};
+use wharf::{Address, Backend, ServerHandle, Stats};
 
-use crate::args::Serve;
+use crate::args::{Serve, Style};
 use crate::certificates::Certificates;
 use crate::exit::{Failure, note};
 use crate::operator;
 use crate::options::Admission;
+use crate::serve_blocking;
 use crate::services;
 use crate::settings::{CommandLine, Settings};
 
@@ -20,12 +22,15 @@ pub(crate) fn run(args: &Serve) -> Result<(), Failure> {
     let line = CommandLine::of_process(args);
     let settings = line.settings()?;
     let certificates = Certificates::new(&settings.serve.options.tls, args.quiet)?;
+    if let Style::Blocking = settings.serve.options.running.with.style {
+        return serve_blocking::run(&settings, certificates.as_ref());
+    }
     let server = start(&settings, certificates.as_ref())?;
     let workers = workers(&settings.serve, &server);
     let bounds = bounds(&settings.serve, &server);
     operator::obey_signals(line, settings, server.clone(), certificates.clone())?;
     certificates.as_ref().map_or(Ok(()), Certificates::watch)?;
-    announce(&server).map_err(Failure::of_output)?;
+    announce(addresses(&server)).map_err(Failure::of_output)?;
     if !args.quiet {
         note(workers);
         bounds.iter().for_each(note);
@@ -71,12 +76,21 @@ fn log_to_stderr(args: &Serve) {
 }
 
 /// The lines that scripts wait for.
-pub(crate) fn announce(server: &ServerHandle) -> io::Result<()> {
+pub(crate) fn announce(addresses: impl IntoIterator<Item = Address>) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    for listener in server.listeners() {
-        writeln!(stdout, "listening on {}", listener.address)?;
+    for address in addresses {
+        writeln!(stdout, "listening on {address}")?;
     }
     stdout.flush()
+}
+
+pub(crate) fn addresses(server: &ServerHandle) -> impl Iterator<Item = Address> {
+    server.listeners().into_iter().map(|listener| listener.address)
+}
+
+/// What is said when a drain begins.
+pub(crate) fn draining(connections: usize, within: Duration) -> String {
+    format!("draining {connections} connections for at most {}", humantime::format_duration(within))
 }
 
 /// How many workers a server has and what carries their connections.

@@ -1,4 +1,4 @@
-//! The four small services, each in both styles. Knows nothing of the command line's other arguments.
+//! The four small services, each in both styles that run on workers. Knows nothing of the command line's other arguments.
 
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ pub(crate) fn start(server: Server, service: Service, style: Style, piece: usize
         (Style::Event, Service::Pingpong) => {
             server.start_events(move || Player { piece, game: Pingpong::default(), drain: Drain::default() })
         }
+        (Style::Blocking, _) => Err(Error::other("this runs on workers; it has the styles async and event")),
     }
 }
 
@@ -207,19 +208,19 @@ impl Drain {
 
 /// One side of a game of ping-pong: how much of the next `ping` has come.
 #[derive(Copy, Clone, Debug, Default)]
-struct Pingpong {
+pub(crate) struct Pingpong {
     matched: usize,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct Answer {
-    bytes: Vec<u8>,
+pub(crate) struct Answer {
+    pub(crate) bytes: Vec<u8>,
     /// Something else than `ping` came.
-    is_last: bool,
+    pub(crate) is_last: bool,
 }
 
 impl Pingpong {
-    fn play(&mut self, bytes: &[u8]) -> Answer {
+    pub(crate) fn play(&mut self, bytes: &[u8]) -> Answer {
         let mut answer = Vec::with_capacity(bytes.len() + PING.len());
         for &byte in bytes {
             if self.matched == 0 && matches!(byte, b'\r' | b'\n') {
@@ -238,14 +239,14 @@ impl Pingpong {
 }
 
 /// A peer that has been silent for this long is idle: nothing is lost by a close.
-const QUIET: Duration = Duration::from_millis(500);
+pub(crate) const QUIET: Duration = Duration::from_millis(500);
 
 const PING: &[u8; 4] = b"ping";
 const PONG: &[u8; 4] = b"pong";
 
 /// The lines of RFC 864, "a popular pattern": 72 of the 95 printing characters, each line one further on. After 95 lines
 /// it begins anew.
-static PATTERN: [u8; LINES * LINE] = pattern();
+pub(crate) static PATTERN: [u8; LINES * LINE] = pattern();
 const LINES: usize = 95;
 const LINE: usize = 72 + 2;
 

@@ -58,6 +58,11 @@ macro_rules! common_methods {
             lock(&self.whole).close_reason()
         }
 
+        /// Whether the server that it belongs to drains.
+        pub fn is_draining(&self) -> bool {
+            lock(&self.whole).is_draining()
+        }
+
         /// A handle by which any thread can end the connection.
         ///
         /// # Errors

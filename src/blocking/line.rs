@@ -34,6 +34,8 @@ use crate::tls::{BUFFERFUL, Session};
 const SCRATCH: usize = 33 * 1024;
 /// The kernel counts its timeouts in ticks of up to 10 ms, and none at all is one that never passes.
 const TIMEOUT_MIN: Duration = Duration::from_millis(1);
+/// The longest of those ticks.
+const TICK: Duration = Duration::from_millis(10);
 /// The longest: so long may a step wait in vain.
 const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 /// The first look for an acknowledgement comes after the one, later ones after no more than the other.
@@ -242,6 +244,16 @@ impl Line {
                 Ok(Readable::NotYet) => {}
                 Err(reason) => return Err(self.closed(Operation::Receive, reason)),
             }
+            if alone && begun == 0 && until.is_none() {
+                match self.receive_untimed(buf) {
+                    Some(Tried::Received(n)) => {
+                        self.conn.stop_awaiting();
+                        return Ok(Step::Done(n));
+                    }
+                    Some(_) => continue,
+                    None => {}
+                }
+            }
             let now = self.now();
             self.conn.await_reading(now);
             if begun > 0 {
@@ -324,6 +336,33 @@ impl Line {
     fn wait_to_read<T>(&self, until: Option<Time>) -> Step<T> {
         let write = self.conn.has_to_send();
         Step::Wait(Wanted { read: true, write, drain: false, until })
+    }
+
+    /// Waits for bytes in the kernel alone, where nothing is measured but their silence: the kernel does that, and for a message that
+    /// comes in time nobody looks at the clock. `None` if it cannot be done so.
+    #[inline]
+    fn receive_untimed(&mut self, buf: &mut [u8]) -> Option<Tried> {
+        if self.watch.is_some() || self.handshake_at.is_some() || self.conn.has_to_send() {
+            return None;
+        }
+        let silence = self.conn.silence_alone()?;
+        if !self.conn.reads_past_inbox() {
+            return None;
+        }
+        self.limit_wait(silence);
+        let result = receive(self.socket.as_ref()?.as_fd(), buf, true);
+        if let Ok(n @ 1..) = result {
+            self.conn.received_untimed(n);
+            return Some(Tried::Received(n));
+        }
+        // It has waited in vain, and from now on by the clock: for as long as the kernel was told, which counts in ticks. How long
+        // it was before a signal came is not known.
+        let waited = match result {
+            Err(Errno::AGAIN) => self.timeout.unwrap_or_default().saturating_sub(TICK),
+            _ => Duration::ZERO,
+        };
+        self.conn.await_reading(self.now().before(waited));
+        Some(self.no_bytes(result, true))
     }
 
     /// Receives once: into `buf` if that can be, and otherwise for the core. Waits for it if the line is `alone`.

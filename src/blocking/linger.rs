@@ -6,6 +6,8 @@
 //!                       \--> the server's own thread does, where the connection is a server's
 //! ```
 
+#![allow(clippy::vec_box, reason = "lines are boxed already, and large to move")]
+
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;

@@ -205,6 +205,15 @@ impl Clock {
         self.urgent = true;
     }
 
+    /// How long a silence that begins now may last, if that is all there is to be measured.
+    pub(crate) fn silence_alone(&self, deadlines: &Deadlines) -> Option<Option<Duration>> {
+        let others =
+            [self.message_at, self.writing_since, self.age_at, self.handler_at, self.end_at, self.reset_at];
+        let is_new = matches!(self.silence, Silence::Before(Duration::ZERO))
+            && (self.heard || deadlines.first_byte.is_none());
+        (is_new && others == [None; 6]).then_some(deadlines.idle)
+    }
+
     /// The earliest deadline.
     pub(crate) fn next(&self, deadlines: &Deadlines) -> Option<Time> {
         self.all(deadlines).into_iter().flatten().map(|(at, _)| at).min()

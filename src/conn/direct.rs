@@ -3,6 +3,8 @@
 //! The queues are for what cannot go past them: bytes that TLS has opened or sealed, and the beginning of a message that did not
 //! come whole. There is no timer either; whoever waits asks until when.
 
+use std::time::Duration;
+
 use super::{Conn, Phase, Reading};
 use crate::engine::buffer::Received;
 use crate::time::Time;
@@ -21,6 +23,19 @@ impl<C: Received> Conn<C> {
     /// Whether what is received next can go to the reader as it is.
     pub(crate) fn reads_past_inbox(&self) -> bool {
         self.phase == Phase::Open && self.reading == Reading::Open && self.tls.is_none() && self.unread() == 0
+    }
+
+    /// How long the peer may be silent from now on, if nothing else has to be measured meanwhile.
+    #[inline]
+    pub(crate) fn silence_alone(&self) -> Option<Option<Duration>> {
+        self.clock.silence_alone(&self.profile.deadlines)
+    }
+
+    /// Bytes came that nobody was noted to wait for: then it does not matter when.
+    #[inline]
+    pub(crate) fn received_untimed(&mut self, bytes: usize) {
+        debug_assert!(self.silence_alone().is_some(), "something is measured");
+        self.received(bytes, Time::ZERO);
     }
 
     /// Received bytes went to the reader as they are; with them a message is complete, or it is nobody's beginning.

@@ -1,8 +1,10 @@
 //! `openssl s_client` with a server of Wharf's.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use wharf::tls::{ClientCertificates, Identity, ServerTls, Verification, Version};
+use wharf::blocking::{self, Listener};
+use wharf::tls::{Acceptor, ClientCertificates, Identity, ServerTls, Verification, Version};
 use wharf::{CertificateFault, CloseReason, TlsAlert, TlsFault};
 
 use super::papers::{Pair, Papers, ecdsa_tls, rsa_tls};
@@ -17,7 +19,11 @@ const BULK: usize = 3 << 20;
 const VERSIONS: [(&str, Version); 2] = [("-tls1_2", Version::Tls12), ("-tls1_3", Version::Tls13)];
 
 fn s_client(papers: &Papers, site: &Site, more: &[&str]) -> std::process::Command {
-    let mut s_client = command("openssl", ["s_client", "-connect", &site.address().to_string()]);
+    s_client_of(papers, site.address(), more)
+}
+
+fn s_client_of(papers: &Papers, address: SocketAddr, more: &[&str]) -> std::process::Command {
+    let mut s_client = command("openssl", ["s_client", "-connect", &address.to_string()]);
     s_client.args(["-CAfile", &papers.ca(), "-servername", NAME, "-verify_hostname", NAME]);
     s_client.arg("-verify_return_error").args(more);
     s_client
@@ -41,6 +47,33 @@ fn left(mut program: Program) -> String {
     let outcome = program.outcome();
     assert_eq!(outcome.code, Some(0), "{}", outcome.all);
     outcome.all
+}
+
+#[test]
+fn s_client_talks_to_a_server_in_blocking_style() {
+    if !is_here("openssl") {
+        return;
+    }
+    let papers = Papers::new();
+    let listener = Listener::bind("127.0.0.1:0").unwrap().tls(&Acceptor::new(ecdsa_tls()).unwrap());
+    let server = listener.serve(|mut conn: blocking::Connection| {
+        while let Some(chunk) = conn.recv_chunk()? {
+            conn.send(&chunk)?;
+        }
+        Ok(())
+    });
+    let server = server.unwrap();
+    for (option, version) in VERSIONS {
+        let address = server.local_addr().socket().unwrap();
+        let mut program = Program::start(&mut s_client_of(&papers, address, &[option]));
+        echoed(&mut program, "hello");
+        echoed(&mut program, "and again");
+        let all = left(program);
+        let told = if version == Version::Tls13 { "TLSv1.3" } else { "TLSv1.2" };
+        assert!(all.contains(told), "{all}");
+    }
+    let stats = server.drain(Duration::from_secs(20)).wait().unwrap();
+    assert_eq!((stats.handshakes, stats.closed(CloseReason::Peer)), (2, 2));
 }
 
 /// TLS 1.3 has three suites here, TLS 1.2 six: three for each kind of key.

@@ -50,6 +50,11 @@ pub(crate) fn combinations() -> impl Iterator<Item = (&'static str, &'static str
     backends().iter().flat_map(|backend| STYLES.map(|style| (*backend, style)))
 }
 
+/// The same, and the style that has no backend.
+pub(crate) fn all_styles() -> impl Iterator<Item = (&'static str, &'static str)> {
+    combinations().chain([("auto", "blocking")])
+}
+
 /// How a process ended and what it left.
 #[derive(Debug)]
 pub(crate) struct Outcome {

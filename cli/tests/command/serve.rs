@@ -6,11 +6,11 @@ use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 
-use crate::process::{Process, Server, combinations, skipped};
+use crate::process::{Process, Server, all_styles, skipped};
 
 #[test]
 fn prints_the_real_port_before_serving() {
-    for (backend, style) in combinations() {
+    for (backend, style) in all_styles() {
         let server = Server::start("echo", style, &["--backend", backend]);
         assert_ne!(server.address.port(), 0);
         server.connect();
@@ -19,7 +19,7 @@ fn prints_the_real_port_before_serving() {
 
 #[test]
 fn sigterm_drains_and_exits_zero() {
-    for (backend, style) in combinations() {
+    for (backend, style) in all_styles() {
         let server = Server::start("echo", style, &["--backend", backend]);
         let mut idle = server.connect();
         assert_eq!(answer(&mut idle, b"here I am"), b"here I am");
@@ -36,7 +36,7 @@ fn sigterm_drains_and_exits_zero() {
 #[test]
 fn a_drain_lets_a_busy_connection_end_by_itself() {
     const BYTES: usize = 64 << 20;
-    for (backend, style) in combinations() {
+    for (backend, style) in all_styles() {
         let server = Server::start("echo", style, &["--backend", backend, "--drain", "1h"]);
         let mut reader = server.connect();
         let mut writer = reader.try_clone().unwrap();
@@ -63,7 +63,7 @@ fn sigint_drains_as_well() {
 
 #[test]
 fn a_second_signal_stops_at_once() {
-    for (backend, style) in combinations() {
+    for (backend, style) in all_styles() {
         let server = Server::start("chargen", style, &["--backend", backend, "--drain", "1h"]);
         let stuck = stuck_client(&server);
         server.process.signal(Signal::TERM);
@@ -78,7 +78,7 @@ fn a_second_signal_stops_at_once() {
 
 #[test]
 fn the_drain_deadline_ends_a_client_that_does_not_read() {
-    for (backend, style) in combinations() {
+    for (backend, style) in all_styles() {
         let server = Server::start("chargen", style, &["--backend", backend, "--drain", "50ms"]);
         let stuck = stuck_client(&server);
         let outcome = server.end(Signal::TERM);
@@ -126,7 +126,7 @@ fn verbosity_shows_the_librarys_events() {
 
 #[test]
 fn a_silent_client_meets_the_idle_timeout() {
-    for (backend, style) in combinations() {
+    for (backend, style) in all_styles() {
         let server = Server::start("echo", style, &["--backend", backend, "--idle-timeout", "50ms"]);
         assert_eq!(server.connect().read(&mut [0; 1]).unwrap(), 0);
         let outcome = server.end(Signal::TERM);
@@ -151,7 +151,7 @@ fn one_connection_too_many_is_served_when_another_leaves() {
 fn echo_waits_for_a_client_that_does_not_read_and_loses_nothing() {
     // More than all the buffers on the way hold together.
     let sent: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(32 << 20).collect();
-    for (backend, style) in combinations() {
+    for (backend, style) in all_styles() {
         let server = Server::start("echo", style, &["--backend", backend]);
         let mut reader = server.connect();
         let mut writer = reader.try_clone().unwrap();
@@ -170,7 +170,7 @@ fn echo_waits_for_a_client_that_does_not_read_and_loses_nothing() {
 
 #[test]
 fn discard_takes_everything_and_says_nothing() {
-    for (backend, style) in combinations() {
+    for (backend, style) in all_styles() {
         let server = Server::start("discard", style, &["--backend", backend]);
         let mut client = server.connect();
         client.write_all(&vec![7; 8 << 20]).unwrap();
@@ -183,7 +183,7 @@ fn discard_takes_everything_and_says_nothing() {
 
 #[test]
 fn chargen_sends_its_pattern_until_the_client_ends() {
-    for (backend, style) in combinations() {
+    for (backend, style) in all_styles() {
         let server = Server::start("chargen", style, &["--backend", backend, "--idle-timeout", "50ms"]);
         let mut client = server.connect();
         let mut lines = vec![0; 20_000 * 74];
@@ -204,7 +204,7 @@ fn chargen_sends_its_pattern_until_the_client_ends() {
 
 #[test]
 fn pingpong_answers_each_ping_and_ends_at_anything_else() {
-    for (backend, style) in combinations() {
+    for (backend, style) in all_styles() {
         let server = Server::start("pingpong", style, &["--backend", backend]);
         let mut client = server.connect();
         assert_eq!(answer(&mut client, b"ping"), b"pong");
@@ -229,7 +229,7 @@ fn works_with(tool: &str, args: impl Fn(String, String) -> Vec<String>) {
         return skipped(&format!("{tool} is not installed (Debian: socat, netcat-openbsd)"));
     }
     let sent: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(100_000).collect();
-    for (backend, style) in combinations() {
+    for (backend, style) in all_styles() {
         let server = Server::start("echo", style, &["--backend", backend]);
         let (host, port) = (server.address.ip().to_string(), server.address.port().to_string());
         let outcome = Process::run(Command::new(tool).args(args(host, port)), sent.clone());
@@ -251,4 +251,37 @@ fn answer(client: &mut TcpStream, bytes: &[u8]) -> Vec<u8> {
     let mut answer = vec![0; bytes.len()];
     client.read_exact(&mut answer).expect("it answers");
     answer
+}
+
+#[test]
+fn blocking_style_says_what_it_does_without() {
+    for (option, value) in [
+        ("--workers", "2"),
+        ("--backend", "readiness"),
+        ("--max-memory", "1GiB"),
+        ("--proxy-protocol", "::/0"),
+    ] {
+        let args = ["serve", "echo", "--style", "blocking", "--listen", "127.0.0.1:0", option, value];
+        let outcome = Process::run(&mut crate::process::wharf(args), Vec::new());
+        assert_eq!(outcome.code, Some(1), "{outcome:?}");
+        let told = format!("--style blocking has no workers, and does without {option}");
+        assert!(outcome.stderr.contains(&told), "{outcome:?}");
+    }
+}
+
+#[test]
+fn blocking_style_has_a_thread_for_each_connection_and_says_what_it_cannot_do() {
+    let server = Server::start("echo", "blocking", &["--max-connections", "3"]);
+    server.process.await_message("a thread for each connection, 3 at most");
+    let mut client = server.connect();
+    assert_eq!(answer(&mut client, b"here I am"), b"here I am");
+    for (signal, told) in
+        [(Signal::HUP, "only certificates can be read again"), (Signal::USR2, "cannot be suspended")]
+    {
+        server.process.signal(signal);
+        server.process.await_message(told);
+    }
+    assert_eq!(answer(&mut client, b"still here"), b"still here");
+    drop(client);
+    assert_eq!(server.end(Signal::TERM).code, Some(0));
 }
