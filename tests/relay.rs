@@ -125,8 +125,9 @@ impl Behaviour for LateAnswer {
 scenario! {
     /// A client that ends its request reads an answer for longer than it may be silent.
     async fn a_half_close_is_passed_on_and_a_long_answer_is_not_cut_short(world) {
-        let target = world.serve(LateAnswer(world.time(0.5), 100_000));
-        let relay = Relay::new().idle(world.time(4.0)).half_closed_idle(world.time(4.0));
+        // A busy machine may stand still for a while.
+        let target = world.serve(LateAnswer(world.time(2.5), 100_000));
+        let relay = Relay::new().idle(world.time(20.0)).half_closed_idle(world.time(20.0));
         let proxy = Proxy::to(target.local_addr()).with(relay);
         let server = world.serve(proxy.clone());
         let (address, seen) = (server.local_addr(), proxy.clone());
