@@ -4,6 +4,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export RUSTC_BOOTSTRAP=1
-for target in connection uring_driver address proxy framing tls; do
+for target in connection uring_driver address proxy client_proxy framing tls; do
     cargo fuzz run "$target" -- -max_total_time="${1:-60}" -max_len=4096
 done

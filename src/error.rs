@@ -270,7 +270,10 @@ impl Error {
 
     /// Whether a name could not be resolved: it has no address, or whoever knows could not be asked.
     pub fn is_unresolved(&self) -> bool {
-        matches!(self.0.cause, Cause::NotFound { .. })
+        match &self.0.cause {
+            Cause::Session(error) => error.is_unresolved(),
+            cause => matches!(cause, Cause::NotFound { .. }),
+        }
     }
 
     /// Whether the peer refused the connection (nobody listens there).
@@ -322,6 +325,9 @@ impl Error {
 
     /// What went wrong with TLS, if that is the cause, or the reason for which the connection had ended.
     pub fn tls_fault(&self) -> Option<TlsFault> {
+        if let Cause::Session(error) = &self.0.cause {
+            return error.tls_fault();
+        }
         match (self.cause(), self.close_reason()) {
             (Cause::Tls { fault, .. }, _) => Some(*fault),
             (_, Some(CloseReason::Tls(fault))) => Some(fault),
@@ -334,7 +340,10 @@ impl Error {
     /// Of a connect to a name with several addresses it is that of the one that came furthest: one that refuses is further than one that
     /// does not answer, and that than one to which there is no way.
     pub fn io_kind(&self) -> Option<io::ErrorKind> {
-        self.cause().io_kind()
+        match &self.0.cause {
+            Cause::Session(error) => error.io_kind(),
+            _ => self.cause().io_kind(),
+        }
     }
 
     /// The cause that decides what this error is.

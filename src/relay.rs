@@ -28,7 +28,7 @@ use crate::worker::link::Link;
 /// Passes bytes on between two connections, both ways, until both have ended: [`Relay`] with its defaults.
 ///
 /// # Cancellation
-/// Dropping the future closes both connections.
+/// As [`Relay::run`]: dropping the future resets both connections.
 ///
 /// # Examples
 /// A proxy:
@@ -127,7 +127,8 @@ impl Relay {
     /// When it returns in order, everything has been handed to the kernel.
     ///
     /// # Cancellation
-    /// Dropping the future closes both connections.
+    /// Dropping the future ends both connections out of order: they are reset, or closed if
+    /// [`reset_on_failure`](Relay::reset_on_failure) says so.
     ///
     /// # Panics
     /// If the connections belong to two workers, which only two simulated programs have.
@@ -136,6 +137,8 @@ impl Relay {
         let (mut a_read, mut a_write) = a.split();
         let (mut b_read, mut b_write) = b.split();
         let (there, back) = (Flowed::new(&a_read), Flowed::new(&b_read));
+        let mut cut =
+            Cut { links: [a_read.link().clone(), b_read.link().clone()], resets: self.reset_on_failure };
         let ended = {
             let mut there_done = pin!(pass(&mut a_read, &mut b_write, &there));
             let mut back_done = pin!(pass(&mut b_read, &mut a_write, &back));
@@ -152,11 +155,8 @@ impl Relay {
             })
             .await
         };
-        if ended != RelayEnd::InOrder && self.reset_on_failure {
-            for link in [a_read.link(), b_read.link()] {
-                link.command(|conn| conn.reset(CloseReason::LocalReset));
-            }
-        }
+        cut.resets &= ended != RelayEnd::InOrder;
+        drop(cut);
         Relayed { a_to_b: there.bytes.get(), b_to_a: back.bytes.get(), ended }
     }
 }
@@ -204,6 +204,20 @@ impl fmt::Display for RelayEnd {
             RelayEnd::HalfClosed => f.write_str("one side had ended, and the other did not in time"),
             RelayEnd::A(reason) => write!(f, "first side: {reason}"),
             RelayEnd::B(reason) => write!(f, "second side: {reason}"),
+        }
+    }
+}
+
+/// Resets what is left of a relay, unless it ended in order; also of one that is dropped, for its peers would take what came for all of it.
+struct Cut {
+    links: [Rc<Link>; 2],
+    resets: bool,
+}
+
+impl Drop for Cut {
+    fn drop(&mut self) {
+        if self.resets {
+            self.links.iter().for_each(|link| link.command(|conn| conn.reset(CloseReason::LocalReset)));
         }
     }
 }

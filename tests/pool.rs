@@ -7,8 +7,8 @@ mod common;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_lite::FutureExt as _;
@@ -491,4 +491,149 @@ fn a_pool_of_one_worker_is_refused_on_another() {
         wharf::run(async { pool.get().or(async { panic!("it is refused at once") }).await.map(drop) });
     let error = error.expect("a worker").expect_err("it belongs to another");
     assert!(error.to_string().contains("SharedPool"), "{error}");
+}
+
+scenario! {
+    async fn as_many_as_are_to_be_idle_are_made_anew_when_they_are_taken_or_lost(world) {
+        let address = world.serve(Echo).local_addr();
+        world.run(async move {
+            let pool = pool(address, PoolOptions::default().size(5).idle_min(2));
+            pool.warm().expect("here is its home");
+            until("two are ahead", || pool.stats().idle == 2).await;
+            let first = pool.get().await.expect("one of them");
+            until("another takes its place", || pool.stats().idle == 2).await;
+            let second = pool.get().await.expect("one of them");
+            until("another takes its place", || pool.stats().idle == 2).await;
+            let third = pool.get().await.expect("one of them");
+            // There may be five.
+            until("all are there", || (pool.stats().idle, pool.stats().in_use) == (2, 3)).await;
+            let fourth = pool.get().await.expect("one of them");
+            assert_eq!(pool.stats().idle, 1);
+            fourth.discard();
+            until("another takes its place", || pool.stats().idle == 2).await;
+            drop((first, second, third));
+            assert_eq!((pool.stats().idle, pool.stats().in_use), (5, 0));
+        });
+    }
+}
+
+scenario! {
+    async fn a_shared_pool_in_which_nobody_may_wait_still_has_connections(world) {
+        let address = world.serve(Echo).local_addr();
+        world.run(async move {
+            let options = PoolOptions::default().size(1).waiters(0);
+            let pool = SharedPool::new(Client::new(address), options).expect("the options make sense");
+            let held = pool.get().await.expect("there may be one");
+            let refused = pool.get().await.map(drop).expect_err("nobody may wait");
+            assert_eq!(refused.kind(), ErrorKind::Limit);
+            assert_eq!((pool.local().stats().waiting, pool.local().stats().refused), (0, 1));
+            drop(held);
+            pool.local().with(ping).await.expect("an answer");
+            ping(&mut pool.get().await.expect("it is idle")).await.expect("an answer");
+        });
+    }
+}
+
+/// Tells how many of its connections were closed.
+#[derive(Clone)]
+struct Closings(Client, Arc<AtomicUsize>);
+
+impl Lifecycle for Closings {
+    type Item = Connection;
+
+    async fn make(&self) -> Result<Connection> {
+        self.0.open().await
+    }
+
+    fn connection<'a>(&self, item: &'a Connection) -> Option<&'a Connection> {
+        Some(item)
+    }
+
+    fn close(&self, _: Connection) {
+        self.1.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+scenario! {
+    async fn what_is_idle_goes_with_the_last_handle_of_a_shared_pool(world) {
+        let address = world.serve(Echo).local_addr();
+        world.run(async move {
+            let closed = Arc::<AtomicUsize>::default();
+            let lifecycle = Closings(Client::new(address), closed.clone());
+            let options = PoolOptions::default().size(4).idle_min(2);
+            let pool = SharedPool::new(lifecycle, options).expect("the options make sense");
+            let other = pool.clone();
+            drop(pool.get().await.expect("a connection"));
+            until("two are idle", || pool.local().stats().idle == 2).await;
+            drop(pool);
+            let kept = other.local();
+            drop(other);
+            drop(kept.get().await.expect("this worker's own is still used"));
+            until("two are idle", || kept.stats().idle == 2).await;
+            assert_eq!(closed.load(Ordering::SeqCst), 0);
+            drop(kept);
+            until("they are closed", || closed.load(Ordering::SeqCst) == 2).await;
+        });
+    }
+}
+
+/// Uses a shared pool, and tells when it has its turn.
+#[derive(Clone)]
+struct InTurn {
+    pool: SharedPool<Connection>,
+    waits: Arc<AtomicUsize>,
+    order: Arc<Mutex<Vec<&'static str>>>,
+}
+
+impl Behaviour for InTurn {
+    type Handler = Echo;
+
+    async fn run(self, mut conn: Connection) -> Result<()> {
+        let mut request = [0; 4];
+        conn.recv_exact(&mut request).await?;
+        let mut getting = Box::pin(self.pool.get());
+        assert!(futures_lite::future::poll_once(&mut getting).await.is_none(), "none is free");
+        self.waits.fetch_add(1, Ordering::SeqCst);
+        let mut lent = getting.await?;
+        self.order.lock().expect("nobody panics").push("there");
+        ping(&mut lent).await?;
+        drop(lent);
+        conn.send(&request).await
+    }
+
+    fn handler(self) -> Echo {
+        Echo
+    }
+}
+
+scenario! {
+    async fn workers_are_served_strictly_in_turn_if_nobody_may_be_overtaken(world) {
+        let back = world.serve(Echo).local_addr();
+        for (patience, expected) in
+            [(Duration::ZERO, ["there", "here"]), (Duration::from_secs(3600), ["here", "there"])]
+        {
+            let options = PoolOptions::default().size(1).patience(patience);
+            let pool = SharedPool::new(Client::new(back), options).expect("the options make sense");
+            let (waits, order) = (Arc::<AtomicUsize>::default(), Arc::<Mutex<Vec<_>>>::default());
+            let front = InTurn { pool: pool.clone(), waits: waits.clone(), order: order.clone() };
+            let (front, log) = (world.serve(front).local_addr(), order.clone());
+            world.run(async move {
+                let held = pool.get().await.expect("a connection");
+                let mut conn = Client::connect(front).await.expect("a connection");
+                conn.send(b"ping").await.expect("there is room");
+                until("it waits there", || waits.load(Ordering::SeqCst) == 1).await;
+                // Clocks of two threads are the same to a microsecond or so.
+                wharf::sleep(Duration::from_millis(2)).await;
+                let mut getting = Box::pin(pool.get());
+                assert!(futures_lite::future::poll_once(&mut getting).await.is_none(), "none is free");
+                drop(held);
+                let mut lent = getting.await.expect("its turn");
+                order.lock().expect("nobody panics").push("here");
+                ping(&mut lent).await.expect("an answer");
+                drop(lent);
+                conn.recv_exact(&mut [0; 4]).await.expect("it was served too");
+            });
+            assert_eq!(*log.lock().expect("nobody panics"), expected);
+        }
+    }
 }

@@ -41,6 +41,8 @@ const MAGIC_MAX: usize = HEADER_MAX - VARINT_MAX;
 /// A varint has 7 bits in a byte.
 const VARINT_MAX: usize = 10;
 const FRAME_MAX: usize = 8 * 1024 * 1024;
+/// No more can be in memory, so that sums with what a length field says never overflow.
+const FRAME_MOST: usize = isize::MAX as usize - HEADER_MAX;
 
 impl LengthPrefixed {
     /// The length is one byte.
@@ -115,7 +117,7 @@ impl LengthPrefixed {
     /// Sets how many bytes a frame has at most, without what is around it. Default: 8 MiB.
     #[must_use]
     pub fn frame_max(mut self, bytes: usize) -> LengthPrefixed {
-        self.frame_max = bytes;
+        self.frame_max = bytes.min(FRAME_MOST);
         self
     }
 
@@ -268,6 +270,15 @@ mod tests {
         let fault = LengthPrefixed::u16().frame_max(100).decode(&[0, 101]).unwrap_err();
         assert_eq!(fault, Fault::too_large(101, 100, "frame_max"));
         assert!(LengthPrefixed::u8().envelope(&[0; 256]).unwrap_err().is_too_large());
+    }
+
+    #[test]
+    fn a_length_that_no_memory_holds_is_refused_also_without_a_maximum() {
+        let boundless = LengthPrefixed::u64().frame_max(usize::MAX);
+        assert!(boundless.clone().decode(&[0xff; 8]).unwrap_err().is_too_large());
+        assert!(boundless.adjustment(i32::MAX).decode(&[0xff; 9]).unwrap_err().is_too_large());
+        let varint = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01];
+        assert!(LengthPrefixed::varint().frame_max(usize::MAX).decode(&varint).unwrap_err().is_too_large());
     }
 
     #[test]

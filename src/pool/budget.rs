@@ -15,6 +15,10 @@ pub(super) type Common = u64;
 
 /// The permits, and the pools that draw on them.
 pub(super) struct Budget {
+    /// Of the shared pool, by which its workers know their own.
+    pub(super) id: u64,
+    /// Nobody can ask for the pool of a worker any more.
+    abandoned: AtomicBool,
     state: Mutex<State>,
     /// Whether a pool waits for a permit; readable without the lock.
     contended: AtomicBool,
@@ -24,8 +28,10 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    pub(super) fn new(max: usize, patience: Duration) -> Budget {
+    pub(super) fn new(id: u64, max: usize, patience: Duration) -> Budget {
         Budget {
+            id,
+            abandoned: AtomicBool::new(false),
             state: Mutex::new(State { max, used: 0, members: BTreeMap::new(), next: 0 }),
             contended: AtomicBool::new(false),
             patience,
@@ -59,6 +65,18 @@ impl Budget {
         if let Some(entry) = self.lock().members.get_mut(&member) {
             entry.waker = Some(waker);
         }
+    }
+
+    /// The shared pool is gone: each worker is to forget its own.
+    pub(super) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::SeqCst);
+        let wakers: Vec<_> = self.lock().members.values().filter_map(|entry| entry.waker.clone()).collect();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Whether the shared pool is gone. Behind [`Budget::set_waker`], so that it is not missed.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::SeqCst)
     }
 
     /// A permit for a connection that nobody waits for: only if nobody else waits either.
@@ -226,7 +244,7 @@ mod tests {
     use super::*;
 
     fn budget(max: usize) -> Budget {
-        Budget::new(max, Duration::from_nanos(10))
+        Budget::new(1, max, Duration::from_nanos(10))
     }
 
     fn wants(wanted: usize, since: Common) -> Report {

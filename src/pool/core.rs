@@ -43,6 +43,8 @@ pub(super) struct Core<C> {
     making: usize,
     /// What a shared bound has granted and no slot uses.
     permits: usize,
+    /// Of a shared bound, what slots do not use any more. It has to go back first, for it may be somebody else's turn.
+    freed: usize,
     /// Who waits, and since when.
     queue: BTreeMap<Ticket, Time>,
     handed: BTreeMap<Ticket, Grant<C>>,
@@ -88,6 +90,7 @@ impl<C> Core<C> {
             slots: 0,
             making: 0,
             permits: 0,
+            freed: 0,
             queue: BTreeMap::new(),
             handed: BTreeMap::new(),
             next_ticket: 0,
@@ -120,6 +123,11 @@ impl<C> Core<C> {
     /// Whether something was handed to the ticket.
     pub(super) fn is_handed(&self, ticket: Ticket) -> bool {
         self.handed.contains_key(&ticket)
+    }
+
+    /// Whether the ticket has to wait, and more wait than may. Behind [`Core::serve`].
+    pub(super) fn is_too_much(&self, ticket: Ticket) -> bool {
+        self.queue.contains_key(&ticket) && self.queue.len() > self.bounds.waiters_max
     }
 
     /// A ticket is given up, with what it may have been handed.
@@ -196,10 +204,9 @@ impl<C> Core<C> {
         wanted
     }
 
-    /// Whether one that is idle is missing, and a permit for it.
+    /// Whether one that is idle is missing and may be made, but for the permit of a shared bound.
     pub(super) fn lacks_spare(&self, now: Time) -> bool {
-        self.bounds.shared
-            && self.queue.is_empty()
+        self.queue.is_empty()
             && self.idle.len() + self.making < self.bounds.idle_min
             && self.slots < self.bounds.max
             && self.is_gate_open(now)
@@ -241,7 +248,7 @@ impl<C> Core<C> {
     fn free(&mut self) {
         self.slots -= 1;
         if self.bounds.shared {
-            self.permits += 1;
+            self.freed += 1;
         }
     }
 
@@ -331,7 +338,8 @@ impl<C> Core<C> {
     }
 
     fn can_serve(&self, now: Time) -> bool {
-        self.queue.is_empty() && (!self.idle.is_empty() || self.may_make(now))
+        // Whether a shared bound has a permit is known only when it was asked.
+        self.queue.is_empty() && (!self.idle.is_empty() || self.bounds.shared || self.may_make(now))
     }
 
     fn may_make(&self, now: Time) -> bool {
@@ -362,7 +370,7 @@ impl<C> Core<C> {
 
     /// Permits that no slot uses, to be given back.
     pub(super) fn take_permits(&mut self) -> usize {
-        std::mem::take(&mut self.permits)
+        std::mem::take(&mut self.permits) + std::mem::take(&mut self.freed)
     }
 
     pub(super) fn add_permits(&mut self, count: usize) {

@@ -301,7 +301,11 @@ impl<C: 'static> Inner<C> {
         }
         self.wake(home);
         self.bury();
-        home.tender.look_at(self.core.borrow().next_due(now), home);
+        let core = self.core.borrow();
+        // Only the tender makes what nobody waits for.
+        let due = if core.lacks_spare(now) { Some(now) } else { core.next_due(now) };
+        drop(core);
+        home.tender.look_at(due, home);
     }
 
     /// Tells those who were handed something.

@@ -15,7 +15,8 @@ use crate::runtime;
 ///
 /// A connection never leaves its worker, so each worker has a pool of its own ([`SharedPool::local`]), made at its first use. What they
 /// have in common is [`PoolOptions::size`]: the right to have another connection goes to who waits longest, on whichever worker, and an
-/// idle connection is given up if somebody elsewhere waits. The other options are each pool's own.
+/// idle connection is given up if somebody elsewhere waits. The other options are each pool's own. When the last clone is dropped, each
+/// worker's pool goes, unless somebody there still has a handle.
 ///
 /// ```no_run
 /// use wharf::pool::{PoolOptions, SharedPool};
@@ -42,8 +43,6 @@ pub struct SharedPool<C: 'static> {
 }
 
 struct Common<C> {
-    /// Names it among all of the process.
-    id: u64,
     make: Box<dyn Fn() -> Rc<dyn Erased<C>> + Send + Sync>,
     options: PoolOptions,
     budget: Arc<Budget>,
@@ -62,10 +61,10 @@ impl<C: 'static> SharedPool<C> {
         L: Lifecycle<Item = C> + Clone + Send + Sync,
     {
         options.validate()?;
-        let budget = Arc::new(Budget::new(options.max(), options.patience));
         let make = move || -> Rc<dyn Erased<C>> { Rc::new(lifecycle.clone()) };
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Ok(SharedPool { common: Arc::new(Common { id, make: Box::new(make), options, budget }) })
+        let budget = Arc::new(Budget::new(id, options.max(), options.patience));
+        Ok(SharedPool { common: Arc::new(Common { make: Box::new(make), options, budget }) })
     }
 
     /// The pool of the current worker.
@@ -73,8 +72,9 @@ impl<C: 'static> SharedPool<C> {
     /// # Panics
     /// Outside a handler and outside [`run`](crate::run()).
     pub fn local(&self) -> Pool<C> {
-        let Common { id, make, options, budget } = &*self.common;
-        runtime::current("a pool").local(*id, || Pool::build(make(), options.clone(), Some(budget.clone())))
+        let Common { make, options, budget } = &*self.common;
+        runtime::current("a pool")
+            .local(budget.id, || Pool::build(make(), options.clone(), Some(budget.clone())))
     }
 
     /// Lends one of the current worker's, as [`Pool::get`] does.
@@ -94,6 +94,12 @@ impl<C: 'static> SharedPool<C> {
     /// How many there are at this moment on all workers: in use, idle and being made.
     pub fn connections(&self) -> usize {
         self.common.budget.used()
+    }
+}
+
+impl<C> Drop for Common<C> {
+    fn drop(&mut self) {
+        self.budget.abandon();
     }
 }
 

@@ -57,12 +57,20 @@ impl Tender {
 async fn tend<C: 'static>(inner: Weak<Inner<C>>, tender: Rc<Tender>) {
     let worker = runtime::current("a pool");
     let pause: RefCell<Option<Sleep>> = RefCell::new(None);
+    let mut is_forgotten = false;
     poll_fn(|cx| {
         loop {
             let Some(inner) = inner.upgrade() else { return Poll::Ready(()) };
             tender.waiter.register(&worker.tasks, cx);
             if let Some(member) = inner.home.get().and_then(|home| home.member.as_ref()) {
                 member.budget.set_waker(member.id, cx.waker().clone());
+                if member.budget.is_abandoned() && !is_forgotten {
+                    is_forgotten = true;
+                    worker.forget_local(member.budget.id);
+                    // It may have been the last handle.
+                    drop(inner);
+                    continue;
+                }
             }
             // Until it is known again, nobody has to wake this task for it.
             tender.due.set(Some(Time::ZERO));

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::core::{Grant, Ticket};
+use super::core::{Grant, Refused, Ticket};
 use super::{Discard, Inner, Pooled};
 use crate::error::{Error, Result};
 use crate::runtime;
@@ -69,7 +69,8 @@ fn at_once<C: 'static>(inner: &Rc<Inner<C>>) -> Result<Option<Pooled<C>>> {
         return Ok(None);
     }
     let taken = inner.core.borrow_mut().take_idle(now, &mut |entry| inner.is_fit(entry));
-    if taken.is_none() || inner.budget.is_some() {
+    let is_less = taken.is_none() || inner.core.borrow().lacks_spare(now);
+    if is_less || inner.budget.is_some() {
         inner.settle();
     }
     Ok(taken.map(|idle| {
@@ -192,6 +193,10 @@ impl<C: 'static> Place<C> {
         let ticket = asked.map_err(|refused| inner.refused(refused))?;
         let place = Place { inner: inner.clone(), ticket, since, stands: true };
         inner.settle();
+        if inner.core.borrow().is_too_much(ticket) {
+            drop(place);
+            return Err(inner.refused(Refused::Full));
+        }
         Ok(place)
     }
 

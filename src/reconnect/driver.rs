@@ -1,10 +1,12 @@
 //! The task of a session: connects, sends what is queued, waits, and tells of each step.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
+use std::thread;
 use std::time::Duration;
 
 use super::policy::{Next, Policy};
@@ -22,7 +24,7 @@ pub(super) struct Driver {
     pub(super) retry: Retry,
     pub(super) greet: Option<Box<dyn Greet>>,
     pub(super) is_final: Box<IsFinal>,
-    pub(super) observe: Option<Box<Observe>>,
+    pub(super) teller: Rc<Teller>,
     pub(super) shared: Arc<Shared>,
     pub(super) local: Rc<Local>,
 }
@@ -38,7 +40,7 @@ enum Outcome {
 }
 
 impl Driver {
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(self) {
         let mut policy = Policy::new(self.retry.clone(), self.now());
         let mut last: Option<Arc<Error>> = None;
         loop {
@@ -69,9 +71,8 @@ impl Driver {
     }
 
     /// Connects, and stays until the connection ends.
-    async fn attempt(&mut self, attempt: u32, policy: &mut Policy) -> Outcome {
-        self.enter(&SessionState::Connecting { attempt });
-        let connected = self.unless_done(self.connect()).await;
+    async fn attempt(&self, attempt: u32, policy: &mut Policy) -> Outcome {
+        let connected = self.unless_done(self.connect(attempt)).await;
         let conn = match connected {
             None => return Outcome::Done,
             Some(Ok(conn)) => conn,
@@ -105,8 +106,15 @@ impl Driver {
         }
     }
 
-    async fn connect(&self) -> Result<Connection> {
-        let mut conn = self.client.open().await?;
+    async fn connect(&self, attempt: u32) -> Result<Connection> {
+        let (teller, greets) = (self.teller.clone(), self.greet.is_some());
+        let connect = self.client.open().observe(move |step| {
+            // How it ended, and that there is nothing more to do, are told as the session's.
+            if step.is_connecting() || (greets && step.is_connected()) {
+                teller.enter(&SessionState::Connecting { attempt, step: step.clone() });
+            }
+        });
+        let mut conn = connect.await?;
         if let Some(greet) = &self.greet {
             greet.greet(&mut conn).await?;
             conn.flush().await?;
@@ -199,24 +207,21 @@ impl Driver {
         .await
     }
 
-    fn closed(&mut self) {
+    fn closed(&self) {
         let cause = Cause::Misuse("it was closed by this side");
         self.shared.end(Arc::new(Error::new(Operation::Finish, cause)));
         self.enter(&SessionState::Closed);
         self.local.end();
     }
 
-    fn failed(&mut self, error: Arc<Error>) {
+    fn failed(&self, error: Arc<Error>) {
         self.shared.end(error.clone());
         self.enter(&SessionState::Failed(error));
         self.local.end();
     }
 
-    fn enter(&mut self, state: &SessionState) {
-        self.shared.enter(state);
-        if let Some(observe) = &mut self.observe {
-            observe(state);
-        }
+    fn enter(&self, state: &SessionState) {
+        self.teller.enter(state);
     }
 
     fn now(&self) -> Time {
@@ -225,6 +230,47 @@ impl Driver {
 
     fn random(&self) -> u64 {
         self.local.worker.random()
+    }
+}
+
+impl Drop for Driver {
+    /// Nobody waits for a session that nothing drives any more.
+    fn drop(&mut self) {
+        if self.shared.ended().is_some() {
+            return;
+        }
+        let why = match thread::panicking() {
+            true => "something that it called has panicked",
+            false => "its worker has ended",
+        };
+        let error = Arc::new(Error::new(Operation::Handle, Cause::Misuse(why)));
+        self.shared.end(error.clone());
+        // Not by the observer: it may be what has panicked.
+        self.shared.enter(&match self.shared.is_done() {
+            true => SessionState::Closed,
+            false => SessionState::Failed(error),
+        });
+        self.local.end();
+    }
+}
+
+/// Tells how it stands with a session, all who look on.
+pub(super) struct Teller {
+    shared: Arc<Shared>,
+    observe: RefCell<Option<Box<Observe>>>,
+}
+
+impl Teller {
+    pub(super) fn new(shared: Arc<Shared>, observe: Option<Box<Observe>>) -> Teller {
+        Teller { shared, observe: RefCell::new(observe) }
+    }
+
+    fn enter(&self, state: &SessionState) {
+        self.shared.enter(state);
+        // The observer has no way back to here: what it does to the session only wakes the driver.
+        if let Some(observe) = &mut *self.observe.borrow_mut() {
+            observe(state);
+        }
     }
 }
 

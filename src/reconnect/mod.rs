@@ -31,7 +31,7 @@ pub use policy::{Retry, Wait};
 pub use queue::{Sending, SessionSender};
 pub use state::{Changes, SessionState, SessionStats};
 
-use self::driver::Driver;
+use self::driver::{Driver, Teller};
 use self::queue::Shared;
 
 use crate::client::Client;
@@ -94,6 +94,9 @@ type Observe = dyn FnMut(&SessionState);
 
 impl Reconnect {
     /// Stays connected to what `client` connects to.
+    ///
+    /// [`Limits::when_full`](crate::Limits::when_full) of the client does not count: what a connection has no room for waits in the session's
+    /// queue, and [`Reconnect::when_full`] is what becomes of that which has no room there.
     pub fn new(client: Client) -> Reconnect {
         Reconnect {
             client,
@@ -161,7 +164,7 @@ impl Reconnect {
         self
     }
 
-    /// Has `observe` told each change of state, in order. It runs on the session's worker and must not block;
+    /// Has `observe` told each change of state, in order, and each step of a connect. It runs on the session's worker and must not block;
     /// [`Session::changes`] is for other threads.
     #[must_use]
     pub fn observe(mut self, observe: impl FnMut(&SessionState) + 'static) -> Reconnect {
@@ -192,12 +195,13 @@ impl Reconnect {
         let shared = Arc::new(Shared::new(self.label, self.queue_max, waits));
         let local =
             Rc::new(Local { half: Cell::new(None), reader: Waiter::default(), worker: worker.clone() });
+        let limits = self.client.limits.clone().when_full(WhenFull::Wait);
         let driver = Driver {
-            client: self.client,
+            client: self.client.limits(limits),
             retry: self.retry,
             greet: self.greet,
             is_final: self.is_final,
-            observe: self.observe,
+            teller: Rc::new(Teller::new(shared.clone(), self.observe)),
             shared: shared.clone(),
             local: local.clone(),
         };

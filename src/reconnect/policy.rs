@@ -154,10 +154,7 @@ impl Policy {
 
     /// A connection that had stood for `lasted` has ended.
     pub(super) fn ended(&mut self, lasted: Duration, now: Time, random: u64) {
-        if lasted >= self.retry.stable_after {
-            self.failures = 0;
-        }
-        self.failures = self.failures.saturating_add(1);
+        self.failures = if lasted >= self.retry.stable_after { 0 } else { self.failures.saturating_add(1) };
         self.pause(now, random);
     }
 
@@ -167,7 +164,8 @@ impl Policy {
     }
 
     fn pause(&mut self, now: Time, random: u64) {
-        self.not_before = now.after(self.retry.backoff.delay(self.failures, random));
+        // Also one that stood for long may have ended together with many others.
+        self.not_before = now.after(self.retry.backoff.delay(self.failures.max(1), random));
     }
 
     fn refill(&mut self, now: Time) {
@@ -212,7 +210,7 @@ mod tests {
                         Next::Wait(pause, why) => {
                             prop_assert!(pause > Duration::ZERO);
                             let bound = match why {
-                                Wait::Backoff => backoff.delay_max(policy.failures()),
+                                Wait::Backoff => backoff.delay_max(policy.failures().max(1)),
                                 Wait::Budget => window,
                             };
                             prop_assert!(pause <= bound, "{:?} {:?}", pause, why);
@@ -253,7 +251,8 @@ mod tests {
         policy.ended(Duration::from_secs(9), Time::ZERO, 0);
         assert_eq!(policy.failures(), 6);
         policy.ended(Duration::from_secs(10), Time::ZERO, 0);
-        assert_eq!(policy.failures(), 1);
+        assert_eq!(policy.failures(), 0);
+        assert_eq!(policy.next(Time::ZERO), Next::Attempt);
     }
 
     #[test]
@@ -262,6 +261,12 @@ mod tests {
         policy.failed(Time::ZERO, 0);
         assert_eq!(policy.next(Time::ZERO), Next::Attempt);
         policy.failed(Time::ZERO, 0);
+        assert_eq!(policy.next(Time::ZERO), Next::GiveUp);
+        // That a connection ends that had stood is no failure, but it has its pause.
+        let mut policy = Policy::new(Retry::default().attempts(1), Time::ZERO);
+        policy.ended(Duration::from_secs(10), Time::ZERO, u64::MAX);
+        assert_eq!(policy.next(Time::ZERO), Next::Wait(Duration::from_millis(100), Wait::Backoff));
+        policy.ended(Duration::from_secs(9), Time::ZERO, 0);
         assert_eq!(policy.next(Time::ZERO), Next::GiveUp);
     }
 

@@ -11,6 +11,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 
 use super::state::{Ring, SessionState, SessionStats, lock};
+use crate::client::ConnectState;
 use crate::error::{Cause, Error, Operation, Result};
 
 /// Messages for one connection at a time, as many bytes as it is given at once.
@@ -54,7 +55,7 @@ impl Shared {
             waiting: BTreeMap::new(),
             next_turn: 0,
             driver: None,
-            state: SessionState::Connecting { attempt: 1 },
+            state: SessionState::Connecting { attempt: 1, step: ConnectState::Idle },
             watchers: Vec::new(),
             stats: SessionStats::default(),
             is_closing: false,
@@ -175,6 +176,9 @@ impl Shared {
 
     pub(super) fn watch(&self, ring: &Arc<Mutex<Ring>>) {
         let mut inner = lock(&self.inner);
+        if inner.state.is_final() {
+            return Ring::end(ring);
+        }
         inner.watchers.retain(|ring| ring.strong_count() > 0);
         inner.watchers.push(Arc::downgrade(ring));
     }

@@ -8,16 +8,20 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use super::policy::Wait;
+use crate::client::ConnectState;
 use crate::error::Error;
 
 /// How it stands with a [`Session`](crate::reconnect::Session).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum SessionState {
-    /// Connecting: the name, the addresses, TLS, and the greeting.
+    /// Connecting; told again with each step of it.
     Connecting {
         /// Which attempt this is since the last connection that stood; the first is 1.
         attempt: u32,
+        /// How far it has come, as [`Connect::observe`](crate::Connect::observe) tells it: `Idle` before the first attempt, and `Connected`
+        /// when the [greeting](crate::Reconnect::greet) is under way.
+        step: ConnectState,
     },
     /// There is a connection, and what is queued is sent on it.
     Connected,
@@ -31,7 +35,7 @@ pub enum SessionState {
     },
     /// It will try again.
     Waiting {
-        /// Failures in a row.
+        /// Failures in a row; 0 after a connection that stood.
         failures: u32,
         /// When, from now.
         delay: Duration,
@@ -54,9 +58,15 @@ impl SessionState {
 impl fmt::Display for SessionState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            SessionState::Connecting { attempt } => write!(f, "connecting, attempt {attempt}"),
+            SessionState::Connecting { attempt, step: ConnectState::Connected(address) } => {
+                write!(f, "greeting {address}, attempt {attempt}")
+            }
+            SessionState::Connecting { attempt, step } => write!(f, "{step}, attempt {attempt}"),
             SessionState::Connected => f.write_str("connected"),
             SessionState::Disconnected { error, .. } => write!(f, "disconnected: {error}"),
+            SessionState::Waiting { failures: 0, delay, why: Wait::Backoff } => {
+                write!(f, "trying again in {delay:?}")
+            }
             SessionState::Waiting { failures, delay, why: Wait::Backoff } => {
                 write!(f, "trying again in {delay:?} after {failures} failures")
             }
@@ -146,6 +156,11 @@ impl fmt::Debug for Changes {
 }
 
 impl Ring {
+    /// There is nothing to tell any more.
+    pub(super) fn end(ring: &Mutex<Ring>) {
+        lock(ring).is_over = true;
+    }
+
     /// Tells whoever looks.
     pub(super) fn push(ring: &Mutex<Ring>, state: &SessionState) {
         let mut ring = lock(ring);

@@ -50,6 +50,12 @@ impl Worker {
         })
     }
 
+    /// Drops the value of that number, if there is one.
+    pub(crate) fn forget_local(&self, id: u64) {
+        let local = self.keepers.locals.borrow_mut().remove(&id);
+        drop(local);
+    }
+
     /// Drops all of them; they may hold the worker itself.
     pub(crate) fn forget_locals(&self) {
         let locals = self.keepers.locals.take();

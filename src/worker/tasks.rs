@@ -148,15 +148,22 @@ impl Tasks {
 
     /// Drops all tasks, also those that the others spawn as they go. What they own may still use the worker.
     pub(crate) fn clear(&self) {
+        let mut from = 0;
         loop {
-            let found = self
-                .entries
-                .borrow_mut()
-                .iter_mut()
-                .enumerate()
-                .find_map(|(index, entry)| entry.body.take().map(|body| (index as u32, body)));
-            let Some((index, body)) = found else { return };
-            self.forget(index, body);
+            let found = {
+                let mut entries = self.entries.borrow_mut();
+                let mut rest = entries.iter_mut().enumerate().skip(from);
+                rest.find_map(|(index, entry)| entry.body.take().map(|body| (index, body)))
+            };
+            match found {
+                Some((index, body)) => {
+                    from = index + 1;
+                    self.forget(index as u32, body);
+                }
+                None if from == 0 => return,
+                // Those that were spawned meanwhile may have taken places before.
+                None => from = 0,
+            }
         }
     }
 
