@@ -6,21 +6,28 @@
 //! Whatever is to be told is an **event** in one list. While the list has events, one job stands for the strand in its queue, or is
 //! being run; so handlers run in order and never two at once, on whatever threads.
 
+use std::any::Any;
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 use std::thread::{self, ThreadId};
 
 use bytes::{Bytes, BytesMut};
 
 use super::completion::Dependency;
+use super::members::Membership;
+use super::places::Place;
 use super::service::Hall;
 use super::{Disconnect, Flow, Queue, QueuedHandler, SocketHandle, State};
 use crate::address::Address;
 use crate::client::{Client, ConnectState};
+use crate::config::Limits;
 use crate::endpoint::Host;
 use crate::error::{Bound, Cause, CloseReason, Error, Operation, Result};
+use crate::worker;
 use crate::worker::link::drop_guarded;
 
 /// What each message counts for beside its bytes, so that the number of empty ones is bounded too.
@@ -32,18 +39,43 @@ const STATES_MAX: usize = 32;
 /// So many may wait for one end.
 const CLOSERS_MAX: usize = 64;
 
+/// Makes the handler of an accepted connection.
+pub(crate) type Maker = Arc<dyn Fn(&SocketHandle) -> Box<dyn QueuedHandler> + Send + Sync>;
 pub(super) type SendHandler = Box<dyn FnOnce(&SocketHandle, Result<()>) + Send>;
 pub(super) type ReceiveHandler = Box<dyn FnOnce(&SocketHandle, Result<Bytes>) + Send>;
 
 pub(super) struct Strand {
-    pub(super) queue: Queue,
-    pub(super) client: Client,
-    pub(super) hall: Arc<Hall>,
-    receives: bool,
-    produces: bool,
+    queue: Queue,
+    pub(super) origin: Origin,
+    /// Of whom errors tell.
+    pub(super) address: Arc<str>,
+    limits: Limits,
     inner: Mutex<Inner>,
     /// A handler has returned after the end of the strand.
     returned: Condvar,
+    /// Its place among those that learn of the queue's end.
+    membership: OnceLock<Membership>,
+}
+
+/// Where its connections come from.
+pub(super) enum Origin {
+    /// They are made, one after the other.
+    Client { client: Client, hall: Arc<Hall> },
+    /// There is one, which a server has accepted.
+    Accepted,
+}
+
+/// What a handler is called for.
+#[derive(Copy, Clone)]
+struct Calls {
+    receives: bool,
+    produces: bool,
+}
+
+impl Calls {
+    fn of(handler: &dyn QueuedHandler) -> Calls {
+        Calls { receives: handler.receives(), produces: handler.produces() }
+    }
 }
 
 struct Inner {
@@ -55,12 +87,20 @@ struct Inner {
     events: VecDeque<(u64, Event)>,
     /// How many of them are states.
     states: usize,
+    /// One of them tells that there is room for more.
+    has_writable: bool,
     /// A job for it is in the queue, or is being run.
     is_scheduled: bool,
     /// Whose handler runs, and where.
     running: Option<ThreadId>,
-    /// Away while it is being called, and for good after the end.
+    /// Away before it is made, while it is being called, and for good after the end.
     handler: Option<Box<dyn QueuedHandler>>,
+    /// Known when it is made.
+    calls: Option<Calls>,
+    /// What its handler has panicked with, until whoever counts that is told.
+    panicked: Option<Box<dyn Any + Send>>,
+    /// Its place among a server's connections, until its end has been told.
+    place: Option<Place>,
     /// No handler is called any more.
     is_over: bool,
 
@@ -103,10 +143,13 @@ pub(super) struct Info {
 }
 
 enum Event {
+    /// An accepted connection gets its handler.
+    Begin(Maker),
     State(State),
     Received(BytesMut),
     Ended,
     Writable,
+    Draining,
     /// A handler of one operation, and what that cost.
     Call {
         call: Box<dyn FnOnce(&SocketHandle) + Send>,
@@ -146,42 +189,34 @@ impl Strand {
         hall: Arc<Hall>,
         handler: Box<dyn QueuedHandler>,
     ) -> Arc<Strand> {
-        Arc::new(Strand {
-            queue,
-            client,
-            hall,
-            receives: handler.receives(),
-            produces: handler.produces(),
-            inner: Mutex::new(Inner {
-                state: State::Disconnected(Disconnect::Unconnected),
-                is_driven: false,
-                epoch: 0,
-                events: VecDeque::new(),
-                states: 0,
-                is_scheduled: false,
-                running: None,
-                handler: Some(handler),
-                is_over: false,
-                is_receiving: false,
-                armed: None,
-                early: BytesMut::new(),
-                peer_ended: false,
-                info: Info::default(),
-                unconsumed: 0,
-                left: Bytes::new(),
-                commands: VecDeque::new(),
-                in_flight: VecDeque::new(),
-                charged: 0,
-                queued: 0,
-                has_finished: false,
-                closing: None,
-                reset: None,
-                connecting: None,
-                closers: Vec::new(),
-                driver: None,
-            }),
-            returned: Condvar::new(),
-        })
+        let mut inner = Inner::new(State::Disconnected(Disconnect::Unconnected));
+        inner.calls = Some(Calls::of(&*handler));
+        inner.handler = Some(handler);
+        let (address, limits) = (Arc::from(&*client.address), client.limits.clone());
+        Strand::with(queue, Origin::Client { client, hall }, address, limits, inner)
+    }
+
+    /// Of a connection that a server has accepted. Nothing is told before [`Strand::open`].
+    pub(super) fn accepted(queue: Queue, limits: Limits, info: Info, maker: Maker, place: Place) -> Arc<Strand> {
+        let mut inner = Inner::new(State::Connected);
+        (inner.is_driven, inner.epoch, inner.place) = (true, 1, Some(place));
+        inner.push(Event::Begin(maker));
+        inner.states = 1;
+        inner.push(Event::State(State::Connected));
+        let address = info.peer.as_ref().map(Address::to_string).unwrap_or_default();
+        inner.info = info;
+        Strand::with(queue, Origin::Accepted, Arc::from(address), limits, inner)
+    }
+
+    fn with(queue: Queue, origin: Origin, address: Arc<str>, limits: Limits, inner: Inner) -> Arc<Strand> {
+        let (inner, returned) = (Mutex::new(inner), Condvar::new());
+        let strand =
+            Arc::new(Strand { queue, origin, address, limits, inner, returned, membership: OnceLock::new() });
+        match strand.queue.join(&strand) {
+            Ok(membership) => drop(membership.map(|membership| strand.membership.set(membership))),
+            Err(()) => strand.abandon(),
+        }
+        strand
     }
 
     pub(super) fn connect(self: &Arc<Self>, mut told: Option<Dependency>) -> Result<()> {
@@ -194,9 +229,12 @@ impl Strand {
 
     /// Takes `told` if it begins.
     fn begin(self: &Arc<Self>, told: &mut Option<Dependency>) -> Result<()> {
-        let endpoint = self.client.endpoint()?;
-        let seat = self.hall.seat(&self.client)?;
-        let failed = |cause| Err(Error::new(Operation::Connect, cause).at(&self.client.address));
+        let failed = |cause| Err(Error::new(Operation::Connect, cause).at(&*self.address));
+        let Origin::Client { client, hall } = &self.origin else {
+            return failed(Cause::Misuse("a server has accepted this connection: only its peer can make another"));
+        };
+        let endpoint = client.endpoint()?;
+        let seat = hall.seat(client)?;
         let mut inner = self.lock();
         if inner.is_over {
             return failed(Cause::Misuse(OVER));
@@ -218,13 +256,13 @@ impl Strand {
         };
         inner.change(first);
         self.schedule(inner);
-        super::drive::launch(self.clone(), seat);
+        super::drive::launch(self.clone(), hall, seat);
         Ok(())
     }
 
     pub(super) fn send(&self, bytes: Bytes, sending: Sending) -> Result<()> {
         let mut inner = self.lock();
-        let bound = self.client.limits.send_max;
+        let bound = self.limits.send_max;
         let (len, cost) = (bytes.len(), sending.cost());
         let problem = match inner.cannot_send() {
             Some(cause) => Some(cause),
@@ -236,7 +274,7 @@ impl Strand {
         };
         if let Some(cause) = problem {
             drop(inner);
-            let error = Error::new(Operation::Send, cause).at(&self.client.address);
+            let error = Error::new(Operation::Send, cause).at(&*self.address);
             if let Some(dependency) = sending.dependency {
                 dependency.finish(Err(error.clone()));
             }
@@ -250,11 +288,12 @@ impl Strand {
     }
 
     pub(super) fn receive(self: &Arc<Self>, handler: ReceiveHandler) -> Result<()> {
-        let failed = |cause| Err(Error::new(Operation::Receive, cause).at(&self.client.address));
+        let failed = |cause| Err(Error::new(Operation::Receive, cause).at(&*self.address));
         let mut inner = self.lock();
         let problem = match &inner.state {
             _ if inner.is_over => Some(OVER),
-            _ if self.receives => Some("the socket's handler is given whatever comes already"),
+            _ if inner.calls.is_none() => Some("the handler is being made: receive when it is told the first state"),
+            _ if inner.receives() => Some("the socket's handler is given whatever comes already"),
             _ if inner.is_receiving => Some("a receive is armed already: wait for its handler"),
             _ => None,
         };
@@ -271,7 +310,7 @@ impl Strand {
                 && let State::Disconnected(why) = &inner.state
                 && !matches!(why, Disconnect::Unconnected)
             {
-                let error = why.error(Operation::Receive, &self.client.address);
+                let error = why.error(Operation::Receive, &self.address);
                 drop(inner);
                 return Err(error);
             }
@@ -307,7 +346,7 @@ impl Strand {
                 let (count, what) = (inner.closers.len(), "operations wait for this close");
                 let cause = Cause::TooMany { count, what, option: "close_with" };
                 drop(inner);
-                let error = Error::new(Operation::Close, cause).at(&self.client.address);
+                let error = Error::new(Operation::Close, cause).at(&*self.address);
                 told.finish(Err(error.clone()));
                 return Err(error);
             }
@@ -345,8 +384,14 @@ impl Strand {
     }
 
     /// The owner has gone: no handler begins any more, and one that runs on another thread is waited for.
+    ///
+    /// Within a handler of any socket nothing is waited for, as that one may be what another one waits for; nor on a worker's
+    /// thread, which others do.
     pub(super) fn detach(&self) {
         self.over(None);
+        if Handling::is_on_this_thread() || worker::with_current(|_| ()).is_some() {
+            return;
+        }
         let here = thread::current().id();
         let mut inner = self.lock();
         while inner.running.is_some_and(|running| running != here) {
@@ -363,7 +408,7 @@ impl Strand {
     fn over(&self, reason: Option<CloseReason>) {
         let mut inner = self.lock();
         inner.is_over = true;
-        let handler = inner.handler.take();
+        let (handler, place) = (inner.handler.take(), inner.place.take());
         let events = std::mem::take(&mut inner.events);
         let armed = inner.armed.take();
         let (mut handlers, mut unsent) = (Vec::new(), VecDeque::new());
@@ -387,7 +432,7 @@ impl Strand {
         }
         wake(inner);
         drop_guarded(unsent);
-        drop_guarded((events, armed, handlers));
+        drop((place, drop_guarded((events, armed, handlers))));
         drop_guarded(handler);
     }
 }
@@ -423,8 +468,21 @@ impl Strand {
             inner.is_scheduled = false;
             return false;
         };
+        let _handling = Handling::begin();
+        if let Event::Begin(maker) = event {
+            inner.running = Some(thread::current().id());
+            drop(inner);
+            let make = || {
+                let handler = maker(socket);
+                (Calls::of(&*handler), handler)
+            };
+            return self.made(catch_unwind(AssertUnwindSafe(make)));
+        }
         let Some(mut handler) = inner.handler.take() else { return false };
         inner.running = Some(thread::current().id());
+        // An accepted connection is the only one of its handler.
+        let is_last = matches!(&event, Event::State(state) if state.is_disconnected())
+            && matches!(self.origin, Origin::Accepted);
         let (mut cost, mut left) = (0, None);
         match &event {
             Event::State(state) => {
@@ -442,11 +500,61 @@ impl Strand {
                     inner.is_receiving = false;
                 }
             }
-            Event::Ended | Event::Writable => {}
+            Event::Writable => inner.has_writable = false,
+            Event::Begin(_) | Event::Ended | Event::Draining => {}
         }
         drop(inner);
         let called = catch_unwind(AssertUnwindSafe(|| call(&mut *handler, socket, event, left)));
+        if is_last {
+            self.over(None);
+        }
         self.returned(epoch, cost, handler, called)
+    }
+
+    /// The handler of an accepted connection is made. Returns whether it may be called.
+    fn made(&self, made: thread::Result<(Calls, Box<dyn QueuedHandler>)>) -> bool {
+        let made = made.map_err(|payload| self.panicked(payload)).ok();
+        let mut inner = self.lock();
+        if inner.is_over {
+            drop(inner);
+            drop_guarded(made);
+            self.leave();
+            return false;
+        }
+        inner.running = None;
+        if let Some((calls, handler)) = made {
+            (inner.calls, inner.handler) = (Some(calls), Some(handler));
+            if !calls.receives {
+                inner.set_aside();
+            }
+            if calls.produces {
+                inner.writable();
+            }
+        }
+        // There may be credit now.
+        wake(inner);
+        true
+    }
+
+    /// A handler has panicked: none is called any more.
+    fn panicked(&self, payload: Box<dyn Any + Send>) {
+        let mut inner = self.lock();
+        let unheard = match inner.is_driven {
+            true => {
+                inner.reset.get_or_insert(CloseReason::HandlerPanicked);
+                inner.panicked.replace(payload)
+            }
+            false => Some(payload),
+        };
+        drop(inner);
+        self.over(None);
+        drop_guarded(unheard);
+    }
+
+    /// The last handler of a strand that is over has returned.
+    fn leave(&self) {
+        self.lock().running = None;
+        self.returned.notify_all();
     }
 
     /// A handler has returned. Returns whether the next one may be called.
@@ -460,14 +568,7 @@ impl Strand {
         let called = match called {
             Ok(called) => called,
             Err(payload) => {
-                {
-                    let mut inner = self.lock();
-                    if inner.is_driven {
-                        inner.reset.get_or_insert(CloseReason::HandlerPanicked);
-                    }
-                }
-                self.over(None);
-                drop_guarded(payload);
+                self.panicked(payload);
                 Called::default()
             }
         };
@@ -476,8 +577,7 @@ impl Strand {
             drop(inner);
             // While it counts as running: who waits for the end waits for its destructor too.
             drop_guarded(handler);
-            self.lock().running = None;
-            self.returned.notify_all();
+            self.leave();
             return false;
         }
         inner.running = None;
@@ -490,7 +590,7 @@ impl Strand {
         };
         let is_current = epoch == inner.epoch && inner.is_driven;
         if is_current {
-            if called.consumed == 0 && inner.left.len() >= self.client.limits.receive_buffer.max(1) {
+            if called.consumed == 0 && inner.left.len() >= self.limits.receive_buffer.max(1) {
                 inner.reset.get_or_insert(CloseReason::Limit(Bound::ReceiveBuffer));
             }
             match called.flow {
@@ -536,12 +636,39 @@ fn call(handler: &mut dyn QueuedHandler, socket: &SocketHandle, event: Event, le
         }
         Event::Ended => handler.ended(socket),
         Event::Writable => handler.writable(socket),
+        Event::Draining => handler.draining(socket),
+        // Met before: there is no handler yet.
+        Event::Begin(_) => Flow::Continue,
         Event::Call { call, .. } => {
             call(socket);
             Flow::Continue
         }
     };
     Called { flow, ..Called::default() }
+}
+
+/// Marks this thread as one on which a handler runs.
+struct Handling;
+
+thread_local! {
+    static HANDLING: Cell<usize> = const { Cell::new(0) };
+}
+
+impl Handling {
+    fn begin() -> Handling {
+        HANDLING.with(|depth| depth.set(depth.get() + 1));
+        Handling
+    }
+
+    fn is_on_this_thread() -> bool {
+        HANDLING.try_with(|depth| depth.get() > 0).unwrap_or(false)
+    }
+}
+
+impl Drop for Handling {
+    fn drop(&mut self) {
+        HANDLING.with(|depth| depth.set(depth.get() - 1));
+    }
 }
 
 fn joined(left: &Bytes, bytes: BytesMut) -> Bytes {
@@ -564,6 +691,18 @@ impl Strand {
         }
     }
 
+    /// An accepted connection has its task: its handler may be made.
+    pub(super) fn open(self: &Arc<Self>) {
+        self.schedule(self.lock());
+    }
+
+    /// The server drains.
+    pub(super) fn draining(self: &Arc<Self>) {
+        let mut inner = self.lock();
+        inner.push(Event::Draining);
+        self.schedule(inner);
+    }
+
     /// How far the connect is. That it is over, the task tells.
     pub(super) fn step(self: &Arc<Self>, step: &ConnectState) {
         let state = match step {
@@ -582,8 +721,15 @@ impl Strand {
     pub(super) fn given_up(&self) -> Option<CloseReason> {
         let inner = self.lock();
         let closing = inner.closing.map(|reason| reason.unwrap_or(CloseReason::Local));
-        let stopping = self.hall.stopping.load(std::sync::atomic::Ordering::SeqCst);
-        inner.reset.or(closing).or(stopping.then_some(CloseReason::Shutdown))
+        inner.reset.or(closing).or(self.is_stopping().then_some(CloseReason::Shutdown))
+    }
+
+    /// Whether its service stops. A server resets its connections itself.
+    pub(super) fn is_stopping(&self) -> bool {
+        match &self.origin {
+            Origin::Client { hall, .. } => hall.stopping.load(Ordering::SeqCst),
+            Origin::Accepted => false,
+        }
     }
 
     pub(super) fn connected(self: &Arc<Self>, info: Info) {
@@ -591,8 +737,8 @@ impl Strand {
         inner.info = info;
         let told = inner.connecting.take();
         inner.change(State::Connected);
-        if self.produces {
-            inner.push(Event::Writable);
+        if inner.produces() {
+            inner.writable();
         }
         self.schedule_telling(inner, told.map(|told| (told, Ok(()))).into_iter().collect());
     }
@@ -601,14 +747,21 @@ impl Strand {
         self.lock().reset.take()
     }
 
+    /// What its handler has panicked with, once.
+    pub(super) fn take_panic(&self) -> Option<Box<dyn Any + Send>> {
+        self.lock().panicked.take()
+    }
+
     /// Whether bytes would be taken: they were asked for, or there is room for them.
     pub(super) fn has_credit(&self) -> bool {
         let inner = self.lock();
-        match self.receives {
+        match inner.calls {
             // What comes after the end is thrown away.
             _ if inner.is_over => true,
-            true => inner.unconsumed < self.client.limits.receive_buffer.max(1),
-            false => inner.armed.is_some(),
+            // Nobody knows yet who asks for it.
+            None => false,
+            Some(calls) if calls.receives => inner.unconsumed < self.limits.receive_buffer.max(1),
+            Some(_) => inner.armed.is_some(),
         }
     }
 
@@ -617,7 +770,7 @@ impl Strand {
         if inner.is_over {
             return;
         }
-        if !self.receives {
+        if inner.calls.is_some_and(|calls| !calls.receives) {
             match inner.armed.take() {
                 Some(handler) => inner.answer(handler, Ok(Bytes::copy_from_slice(bytes))),
                 None => inner.early.extend_from_slice(bytes),
@@ -637,7 +790,7 @@ impl Strand {
     pub(super) fn peer_ended(self: &Arc<Self>) {
         let mut inner = self.lock();
         inner.peer_ended = true;
-        if self.receives {
+        if inner.receives() {
             inner.push(Event::Ended);
         } else if let Some(handler) = inner.armed.take() {
             inner.answer(handler, Ok(Bytes::new()));
@@ -680,8 +833,8 @@ impl Strand {
             inner.sent(sending, result, &mut ended);
         }
         let has_room = inner.commands.is_empty() && inner.closing.is_none() && !inner.has_finished;
-        if self.produces && result.is_ok() && has_room {
-            inner.push(Event::Writable);
+        if inner.produces() && result.is_ok() && has_room {
+            inner.writable();
         }
         self.schedule_telling(inner, ended);
     }
@@ -689,7 +842,7 @@ impl Strand {
     /// All is over: told once for each `connect`, and last.
     pub(super) fn disconnected(self: &Arc<Self>, why: Disconnect) {
         let operation = if self.lock().connecting.is_some() { Operation::Connect } else { Operation::Send };
-        let error = why.error(operation, &self.client.address);
+        let error = why.error(operation, &self.address);
         let mut inner = self.lock();
         let mut ended: Ended = Vec::new();
         let in_flight = std::mem::take(&mut inner.in_flight);
@@ -708,7 +861,7 @@ impl Strand {
         if let Some(handler) = inner.armed.take() {
             let result = match why.is_graceful() {
                 true => Ok(Bytes::new()),
-                false => Err(why.error(Operation::Receive, &self.client.address)),
+                false => Err(why.error(Operation::Receive, &self.address)),
             };
             inner.answer(handler, result);
         }
@@ -716,9 +869,11 @@ impl Strand {
         ended.extend(inner.closers.drain(..).map(|told| (told, Ok(()))));
         (inner.is_driven, inner.driver) = (false, None);
         (inner.closing, inner.reset) = (None, None);
+        let panicked = inner.panicked.take();
         inner.change(State::Disconnected(why));
         self.schedule_telling(inner, ended);
         drop_guarded(unsent);
+        drop_guarded(panicked);
     }
 }
 
@@ -757,6 +912,68 @@ fn wake(inner: MutexGuard<'_, Inner>) {
 }
 
 impl Inner {
+    fn new(state: State) -> Inner {
+        Inner {
+            state,
+            is_driven: false,
+            epoch: 0,
+            events: VecDeque::new(),
+            states: 0,
+            has_writable: false,
+            is_scheduled: false,
+            running: None,
+            handler: None,
+            calls: None,
+            panicked: None,
+            place: None,
+            is_over: false,
+            is_receiving: false,
+            armed: None,
+            early: BytesMut::new(),
+            peer_ended: false,
+            info: Info::default(),
+            unconsumed: 0,
+            left: Bytes::new(),
+            commands: VecDeque::new(),
+            in_flight: VecDeque::new(),
+            charged: 0,
+            queued: 0,
+            has_finished: false,
+            closing: None,
+            reset: None,
+            connecting: None,
+            closers: Vec::new(),
+            driver: None,
+        }
+    }
+
+    fn receives(&self) -> bool {
+        self.calls.is_some_and(|calls| calls.receives)
+    }
+
+    fn produces(&self) -> bool {
+        self.calls.is_some_and(|calls| calls.produces)
+    }
+
+    /// What came before the handler was made waits for receives, as it turns out.
+    fn set_aside(&mut self) {
+        for (_, event) in &mut self.events {
+            if let Event::Received(bytes) = event {
+                self.early.extend_from_slice(bytes);
+            }
+        }
+        self.events.retain(|(_, event)| !matches!(event, Event::Received(_)));
+        self.unconsumed = 0;
+    }
+
+    /// There is room for more, which is told once until the handler has been called.
+    fn writable(&mut self) {
+        if !self.has_writable && !self.is_over {
+            self.has_writable = true;
+            self.push(Event::Writable);
+        }
+    }
+
     /// A new connection: nothing of the last one holds for it, but what is still to be told.
     fn begin(&mut self) {
         self.is_driven = true;
