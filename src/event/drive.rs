@@ -8,10 +8,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::{Disconnect, Queue};
 use super::places::Place;
 use super::service::{Hall, Seat};
 use super::strand::{Command, Info, Maker, Origin, Strand};
+use super::{Disconnect, Queue};
 use crate::conn::Conn;
 use crate::connection::{Connection, ReadHalf, WriteHalf};
 use crate::error::CloseReason;

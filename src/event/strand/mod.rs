@@ -6,34 +6,33 @@
 //! Whatever is to be told is an **event** in one list. While the list has events, one job stands for the strand in its queue, or is
 //! being run; so handlers run in order and never two at once, on whatever threads.
 
+mod feed;
+mod turn;
+
 use std::any::Any;
-use std::cell::Cell;
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 use std::thread::{self, ThreadId};
 
 use bytes::{Bytes, BytesMut};
 
+use self::turn::Handling;
 use super::completion::Dependency;
 use super::members::Membership;
 use super::places::Place;
 use super::service::Hall;
-use super::{Disconnect, Flow, Queue, QueuedHandler, SocketHandle, State};
+use super::{Disconnect, Queue, QueuedHandler, SocketHandle, State};
 use crate::address::Address;
-use crate::client::{Client, ConnectState};
+use crate::client::Client;
 use crate::config::Limits;
 use crate::endpoint::Host;
-use crate::error::{Bound, Cause, CloseReason, Error, Operation, Result};
+use crate::error::{Cause, CloseReason, Error, Operation, Result};
 use crate::worker;
 use crate::worker::link::drop_guarded;
 
 /// What each message counts for beside its bytes, so that the number of empty ones is bounded too.
 const MESSAGE_COST: usize = 64;
-/// So many events are handled in one job, before other sockets of the queue have their turn.
-const BATCH: usize = 16;
 /// So many changes of state may wait for a queue that nobody runs, before it has to catch up.
 const STATES_MAX: usize = 32;
 /// So many may wait for one end.
@@ -87,7 +86,7 @@ struct Inner {
     events: VecDeque<(u64, Event)>,
     /// How many of them are states.
     states: usize,
-    /// One of them tells that there is room for more.
+    /// One of them tells that there is room for more on this connection.
     has_writable: bool,
     /// A job for it is in the queue, or is being run.
     is_scheduled: bool,
@@ -197,7 +196,13 @@ impl Strand {
     }
 
     /// Of a connection that a server has accepted. Nothing is told before [`Strand::open`].
-    pub(super) fn accepted(queue: Queue, limits: Limits, info: Info, maker: Maker, place: Place) -> Arc<Strand> {
+    pub(super) fn accepted(
+        queue: Queue,
+        limits: Limits,
+        info: Info,
+        maker: Maker,
+        place: Place,
+    ) -> Arc<Strand> {
         let mut inner = Inner::new(State::Connected);
         (inner.is_driven, inner.epoch, inner.place) = (true, 1, Some(place));
         inner.push(Event::Begin(maker));
@@ -231,7 +236,9 @@ impl Strand {
     fn begin(self: &Arc<Self>, told: &mut Option<Dependency>) -> Result<()> {
         let failed = |cause| Err(Error::new(Operation::Connect, cause).at(&*self.address));
         let Origin::Client { client, hall } = &self.origin else {
-            return failed(Cause::Misuse("a server has accepted this connection: only its peer can make another"));
+            return failed(Cause::Misuse(
+                "a server has accepted this connection: only its peer can make another",
+            ));
         };
         let endpoint = client.endpoint()?;
         let seat = hall.seat(client)?;
@@ -292,7 +299,9 @@ impl Strand {
         let mut inner = self.lock();
         let problem = match &inner.state {
             _ if inner.is_over => Some(OVER),
-            _ if inner.calls.is_none() => Some("the handler is being made: receive when it is told the first state"),
+            _ if inner.calls.is_none() => {
+                Some("the handler is being made: receive when it is told the first state")
+            }
             _ if inner.receives() => Some("the socket's handler is given whatever comes already"),
             _ if inner.is_receiving => Some("a receive is armed already: wait for its handler"),
             _ => None,
@@ -440,443 +449,6 @@ impl Strand {
 const OVER: &str =
     "no handler of the socket is called any more: it was dropped, its queue has ended, or a handler panicked";
 
-// What its queue does.
-impl Strand {
-    /// Handles what has come: some of it, if it is much.
-    pub(super) fn run(self: Arc<Self>) {
-        let socket = SocketHandle::of(self.clone());
-        for _ in 0..BATCH {
-            if !self.run_one(&socket) {
-                return;
-            }
-        }
-        let inner = self.lock();
-        if !inner.is_over {
-            drop(inner);
-            // Still scheduled: behind the others now.
-            self.queue.execute(&self);
-        }
-    }
-
-    /// Handles one event. Returns whether there may be more.
-    fn run_one(&self, socket: &SocketHandle) -> bool {
-        let mut inner = self.lock();
-        if inner.is_over {
-            return false;
-        }
-        let Some((epoch, event)) = inner.events.pop_front() else {
-            inner.is_scheduled = false;
-            return false;
-        };
-        let _handling = Handling::begin();
-        if let Event::Begin(maker) = event {
-            inner.running = Some(thread::current().id());
-            drop(inner);
-            let make = || {
-                let handler = maker(socket);
-                (Calls::of(&*handler), handler)
-            };
-            return self.made(catch_unwind(AssertUnwindSafe(make)));
-        }
-        let Some(mut handler) = inner.handler.take() else { return false };
-        inner.running = Some(thread::current().id());
-        // An accepted connection is the only one of its handler.
-        let is_last = matches!(&event, Event::State(state) if state.is_disconnected())
-            && matches!(self.origin, Origin::Accepted);
-        let (mut cost, mut left) = (0, None);
-        match &event {
-            Event::State(state) => {
-                inner.states -= 1;
-                if state.is_disconnected() {
-                    // The rest of its last message will not come.
-                    inner.unconsumed -= inner.left.len();
-                    inner.left = Bytes::new();
-                }
-            }
-            Event::Received(_) => left = Some(std::mem::take(&mut inner.left)),
-            Event::Call { cost: costs, is_receive, .. } => {
-                cost = *costs;
-                if *is_receive {
-                    inner.is_receiving = false;
-                }
-            }
-            Event::Writable => inner.has_writable = false,
-            Event::Begin(_) | Event::Ended | Event::Draining => {}
-        }
-        drop(inner);
-        let called = catch_unwind(AssertUnwindSafe(|| call(&mut *handler, socket, event, left)));
-        if is_last {
-            self.over(None);
-        }
-        self.returned(epoch, cost, handler, called)
-    }
-
-    /// The handler of an accepted connection is made. Returns whether it may be called.
-    fn made(&self, made: thread::Result<(Calls, Box<dyn QueuedHandler>)>) -> bool {
-        let made = made.map_err(|payload| self.panicked(payload)).ok();
-        let mut inner = self.lock();
-        if inner.is_over {
-            drop(inner);
-            drop_guarded(made);
-            self.leave();
-            return false;
-        }
-        inner.running = None;
-        if let Some((calls, handler)) = made {
-            (inner.calls, inner.handler) = (Some(calls), Some(handler));
-            if !calls.receives {
-                inner.set_aside();
-            }
-            if calls.produces {
-                inner.writable();
-            }
-        }
-        // There may be credit now.
-        wake(inner);
-        true
-    }
-
-    /// A handler has panicked: none is called any more.
-    fn panicked(&self, payload: Box<dyn Any + Send>) {
-        let mut inner = self.lock();
-        let unheard = match inner.is_driven {
-            true => {
-                inner.reset.get_or_insert(CloseReason::HandlerPanicked);
-                inner.panicked.replace(payload)
-            }
-            false => Some(payload),
-        };
-        drop(inner);
-        self.over(None);
-        drop_guarded(unheard);
-    }
-
-    /// The last handler of a strand that is over has returned.
-    fn leave(&self) {
-        self.lock().running = None;
-        self.returned.notify_all();
-    }
-
-    /// A handler has returned. Returns whether the next one may be called.
-    fn returned(
-        &self,
-        epoch: u64,
-        cost: usize,
-        handler: Box<dyn QueuedHandler>,
-        called: thread::Result<Called>,
-    ) -> bool {
-        let called = match called {
-            Ok(called) => called,
-            Err(payload) => {
-                self.panicked(payload);
-                Called::default()
-            }
-        };
-        let mut inner = self.lock();
-        if inner.is_over {
-            drop(inner);
-            // While it counts as running: who waits for the end waits for its destructor too.
-            drop_guarded(handler);
-            self.leave();
-            return false;
-        }
-        inner.running = None;
-        inner.handler = Some(handler);
-        inner.charged -= cost;
-        inner.unconsumed -= called.consumed;
-        inner.left = match called.left {
-            Some(left) => left,
-            None => std::mem::take(&mut inner.left),
-        };
-        let is_current = epoch == inner.epoch && inner.is_driven;
-        if is_current {
-            if called.consumed == 0 && inner.left.len() >= self.limits.receive_buffer.max(1) {
-                inner.reset.get_or_insert(CloseReason::Limit(Bound::ReceiveBuffer));
-            }
-            match called.flow {
-                Flow::Continue | Flow::Consumed(_) => {}
-                Flow::Close => inner.close(None),
-                Flow::Reset => _ = inner.reset.get_or_insert(CloseReason::LocalReset),
-            }
-        }
-        // There is credit again, or something to do.
-        wake(inner);
-        true
-    }
-}
-
-/// What came of a call.
-struct Called {
-    flow: Flow,
-    consumed: usize,
-    /// Of what `received` was offered.
-    left: Option<Bytes>,
-}
-
-impl Default for Called {
-    fn default() -> Called {
-        Called { flow: Flow::Continue, consumed: 0, left: None }
-    }
-}
-
-fn call(handler: &mut dyn QueuedHandler, socket: &SocketHandle, event: Event, left: Option<Bytes>) -> Called {
-    let flow = match event {
-        Event::State(state) => {
-            handler.state(socket, &state);
-            Flow::Continue
-        }
-        Event::Received(bytes) => {
-            let offered = joined(&left.unwrap_or_default(), bytes);
-            let flow = handler.received(socket, offered.clone());
-            let consumed = match flow {
-                Flow::Consumed(n) => n.min(offered.len()),
-                _ => offered.len(),
-            };
-            return Called { flow, consumed, left: Some(offered.slice(consumed..)) };
-        }
-        Event::Ended => handler.ended(socket),
-        Event::Writable => handler.writable(socket),
-        Event::Draining => handler.draining(socket),
-        // Met before: there is no handler yet.
-        Event::Begin(_) => Flow::Continue,
-        Event::Call { call, .. } => {
-            call(socket);
-            Flow::Continue
-        }
-    };
-    Called { flow, ..Called::default() }
-}
-
-/// Marks this thread as one on which a handler runs.
-struct Handling;
-
-thread_local! {
-    static HANDLING: Cell<usize> = const { Cell::new(0) };
-}
-
-impl Handling {
-    fn begin() -> Handling {
-        HANDLING.with(|depth| depth.set(depth.get() + 1));
-        Handling
-    }
-
-    fn is_on_this_thread() -> bool {
-        HANDLING.try_with(|depth| depth.get() > 0).unwrap_or(false)
-    }
-}
-
-impl Drop for Handling {
-    fn drop(&mut self) {
-        HANDLING.with(|depth| depth.set(depth.get() - 1));
-    }
-}
-
-fn joined(left: &Bytes, bytes: BytesMut) -> Bytes {
-    if left.is_empty() {
-        return bytes.freeze();
-    }
-    let mut whole = BytesMut::with_capacity(left.len() + bytes.len());
-    whole.extend_from_slice(left);
-    whole.extend_from_slice(&bytes);
-    whole.freeze()
-}
-
-// What the task on the worker tells and asks.
-impl Strand {
-    /// The task waits from here on: what changes behind this wakes it.
-    pub(super) fn register(&self, waker: &Waker) {
-        let mut inner = self.lock();
-        if !inner.driver.as_ref().is_some_and(|driver| driver.will_wake(waker)) {
-            inner.driver = Some(waker.clone());
-        }
-    }
-
-    /// An accepted connection has its task: its handler may be made.
-    pub(super) fn open(self: &Arc<Self>) {
-        self.schedule(self.lock());
-    }
-
-    /// The server drains.
-    pub(super) fn draining(self: &Arc<Self>) {
-        let mut inner = self.lock();
-        inner.push(Event::Draining);
-        self.schedule(inner);
-    }
-
-    /// How far the connect is. That it is over, the task tells.
-    pub(super) fn step(self: &Arc<Self>, step: &ConnectState) {
-        let state = match step {
-            ConnectState::Resolving => State::Resolving,
-            ConnectState::Connecting(_) => State::Connecting,
-            ConnectState::Proxying(_) => State::Proxying,
-            ConnectState::Handshaking(_) => State::Handshaking,
-            ConnectState::Idle | ConnectState::Connected(_) | ConnectState::Disconnected(_) => return,
-        };
-        let mut inner = self.lock();
-        inner.change(state);
-        self.schedule(inner);
-    }
-
-    /// Why the attempt is given up, if it is.
-    pub(super) fn given_up(&self) -> Option<CloseReason> {
-        let inner = self.lock();
-        let closing = inner.closing.map(|reason| reason.unwrap_or(CloseReason::Local));
-        inner.reset.or(closing).or(self.is_stopping().then_some(CloseReason::Shutdown))
-    }
-
-    /// Whether its service stops. A server resets its connections itself.
-    pub(super) fn is_stopping(&self) -> bool {
-        match &self.origin {
-            Origin::Client { hall, .. } => hall.stopping.load(Ordering::SeqCst),
-            Origin::Accepted => false,
-        }
-    }
-
-    pub(super) fn connected(self: &Arc<Self>, info: Info) {
-        let mut inner = self.lock();
-        inner.info = info;
-        let told = inner.connecting.take();
-        inner.change(State::Connected);
-        if inner.produces() {
-            inner.writable();
-        }
-        self.schedule_telling(inner, told.map(|told| (told, Ok(()))).into_iter().collect());
-    }
-
-    pub(super) fn take_reset(&self) -> Option<CloseReason> {
-        self.lock().reset.take()
-    }
-
-    /// What its handler has panicked with, once.
-    pub(super) fn take_panic(&self) -> Option<Box<dyn Any + Send>> {
-        self.lock().panicked.take()
-    }
-
-    /// Whether bytes would be taken: they were asked for, or there is room for them.
-    pub(super) fn has_credit(&self) -> bool {
-        let inner = self.lock();
-        match inner.calls {
-            // What comes after the end is thrown away.
-            _ if inner.is_over => true,
-            // Nobody knows yet who asks for it.
-            None => false,
-            Some(calls) if calls.receives => inner.unconsumed < self.limits.receive_buffer.max(1),
-            Some(_) => inner.armed.is_some(),
-        }
-    }
-
-    pub(super) fn deliver(self: &Arc<Self>, bytes: &[u8]) {
-        let mut inner = self.lock();
-        if inner.is_over {
-            return;
-        }
-        if inner.calls.is_some_and(|calls| !calls.receives) {
-            match inner.armed.take() {
-                Some(handler) => inner.answer(handler, Ok(Bytes::copy_from_slice(bytes))),
-                None => inner.early.extend_from_slice(bytes),
-            }
-            return self.schedule(inner);
-        }
-        inner.unconsumed += bytes.len();
-        let epoch = inner.epoch;
-        match inner.events.back_mut() {
-            Some((of, Event::Received(there))) if *of == epoch => there.extend_from_slice(bytes),
-            _ => inner.push(Event::Received(BytesMut::from(bytes))),
-        }
-        self.schedule(inner);
-    }
-
-    /// The peer has ended its side, behind all that was delivered.
-    pub(super) fn peer_ended(self: &Arc<Self>) {
-        let mut inner = self.lock();
-        inner.peer_ended = true;
-        if inner.receives() {
-            inner.push(Event::Ended);
-        } else if let Some(handler) = inner.armed.take() {
-            inner.answer(handler, Ok(Bytes::new()));
-        }
-        self.schedule(inner);
-    }
-
-    pub(super) fn has_commands(&self) -> bool {
-        !self.lock().commands.is_empty()
-    }
-
-    /// What to do next. A message counts as in flight from here on.
-    pub(super) fn next_command(&self) -> Option<Command> {
-        let mut inner = self.lock();
-        let command = inner.commands.pop_front()?;
-        let Command::Send(bytes, sending) = command else { return Some(command) };
-        inner.in_flight.push_back(sending);
-        Some(Command::Send(bytes, Sending { bytes: 0, handler: None, dependency: None }))
-    }
-
-    /// The last message in flight was not taken.
-    pub(super) fn refused(self: &Arc<Self>, error: &Error) {
-        let mut inner = self.lock();
-        let mut ended = Vec::new();
-        if let Some(sending) = inner.in_flight.pop_back() {
-            inner.sent(sending, Err(error.clone()), &mut ended);
-        }
-        self.schedule_telling(inner, ended);
-    }
-
-    /// What was in flight has been handed to the kernel, or never will be.
-    pub(super) fn flushed(self: &Arc<Self>, result: &Result<()>) {
-        let mut inner = self.lock();
-        let mut ended = Vec::new();
-        for sending in std::mem::take(&mut inner.in_flight) {
-            let result = match result {
-                Ok(()) => Ok(()),
-                Err(error) => Err(error.clone()),
-            };
-            inner.sent(sending, result, &mut ended);
-        }
-        let has_room = inner.commands.is_empty() && inner.closing.is_none() && !inner.has_finished;
-        if inner.produces() && result.is_ok() && has_room {
-            inner.writable();
-        }
-        self.schedule_telling(inner, ended);
-    }
-
-    /// All is over: told once for each `connect`, and last.
-    pub(super) fn disconnected(self: &Arc<Self>, why: Disconnect) {
-        let operation = if self.lock().connecting.is_some() { Operation::Connect } else { Operation::Send };
-        let error = why.error(operation, &self.address);
-        let mut inner = self.lock();
-        let mut ended: Ended = Vec::new();
-        let in_flight = std::mem::take(&mut inner.in_flight);
-        let commands = std::mem::take(&mut inner.commands);
-        // Bytes may be the program's, with a destructor of its own: they are dropped without the lock.
-        let (mut unsent, mut queued) = (Vec::new(), Vec::new());
-        for command in commands {
-            if let Command::Send(bytes, sending) = command {
-                unsent.push(bytes);
-                queued.push(sending);
-            }
-        }
-        for sending in in_flight.into_iter().chain(queued) {
-            inner.sent(sending, Err(error.clone()), &mut ended);
-        }
-        if let Some(handler) = inner.armed.take() {
-            let result = match why.is_graceful() {
-                true => Ok(Bytes::new()),
-                false => Err(why.error(Operation::Receive, &self.address)),
-            };
-            inner.answer(handler, result);
-        }
-        ended.extend(inner.connecting.take().map(|told| (told, Err(error))));
-        ended.extend(inner.closers.drain(..).map(|told| (told, Ok(()))));
-        (inner.is_driven, inner.driver) = (false, None);
-        (inner.closing, inner.reset) = (None, None);
-        let panicked = inner.panicked.take();
-        inner.change(State::Disconnected(why));
-        self.schedule_telling(inner, ended);
-        drop_guarded(unsent);
-        drop_guarded(panicked);
-    }
-}
-
 impl Strand {
     /// Lets go of the lock, and has the events handled if that is not arranged.
     fn schedule(self: &Arc<Self>, inner: MutexGuard<'_, Inner>) {
@@ -981,7 +553,7 @@ impl Inner {
         self.early.clear();
         self.peer_ended = false;
         self.info = Info::default();
-        self.has_finished = false;
+        (self.has_finished, self.has_writable) = (false, false);
         (self.closing, self.reset) = (None, None);
     }
 
