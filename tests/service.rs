@@ -219,10 +219,11 @@ fn what_a_socket_has_sent_before_its_service_stops_still_arrives() {
 
 #[test]
 fn a_thread_that_crashes_ends_its_service_which_tells() {
-    struct Bomb;
+    /// Larger than what the kernel takes at once: the worker has it in hand when it is over.
+    struct Bomb(Vec<u8>);
     impl AsRef<[u8]> for Bomb {
         fn as_ref(&self) -> &[u8] {
-            &[0; 4096]
+            &self.0
         }
     }
     impl Drop for Bomb {
@@ -230,6 +231,7 @@ fn a_thread_that_crashes_ends_its_service_which_tells() {
             panic!("as the test has it");
         }
     }
+    const SIZE: usize = 16 * 1024 * 1024;
     let _watchdog = Watchdog::new("a_thread_that_crashes_ends_its_service");
     for backend in backends("a_thread_that_crashes_ends_its_service") {
         let server = wharf::Server::bind("127.0.0.1:0").workers(1).backend(backend);
@@ -237,12 +239,12 @@ fn a_thread_that_crashes_ends_its_service_which_tells() {
         let service = Service::new().workers(3).backend(backend);
         service.start().unwrap();
         let queue = PollQueue::new();
-        let client = Client::new(server.local_addr());
+        let client = Client::new(server.local_addr()).limits(wharf::Limits::default().send_max(SIZE));
         let sockets: Vec<_> = (0..3).map(|_| service.socket(&client, &queue.queue(), ())).collect();
         let done = Completion::new();
         sockets.iter().for_each(|socket| socket.connect_with(&done).unwrap());
         assert!(done.wait(LONG).unwrap());
-        sockets[0].send(bytes::Bytes::from_owner(Bomb)).unwrap();
+        sockets[0].send(bytes::Bytes::from_owner(Bomb(vec![0; SIZE]))).unwrap();
         // The others end by themselves.
         while sockets.iter().any(|socket| !socket.state().is_disconnected()) {
             thread::yield_now();
