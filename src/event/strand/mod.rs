@@ -59,7 +59,7 @@ pub(super) struct Strand {
 /// Where its connections come from.
 pub(super) enum Origin {
     /// They are made, one after the other.
-    Client { client: Client, hall: Arc<Hall> },
+    Client { client: Box<Client>, hall: Arc<Hall> },
     /// There is one, which a server has accepted.
     Accepted,
 }
@@ -192,7 +192,7 @@ impl Strand {
         inner.calls = Some(Calls::of(&*handler));
         inner.handler = Some(handler);
         let (address, limits) = (Arc::from(&*client.address), client.limits.clone());
-        Strand::with(queue, Origin::Client { client, hall }, address, limits, inner)
+        Strand::with(queue, Origin::Client { client: Box::new(client), hall }, address, limits, inner)
     }
 
     /// Of a connection that a server has accepted. Nothing is told before [`Strand::open`].
@@ -624,7 +624,15 @@ impl Inner {
     fn answer(&mut self, handler: ReceiveHandler, result: Result<Bytes>) {
         self.is_receiving = true;
         let call = Box::new(move |socket: &SocketHandle| handler(socket, result));
-        self.push(Event::Call { call, cost: 0, is_receive: true });
+        if self.is_over {
+            return;
+        }
+        // In front of the end, if that waits to be told already: behind it nothing of this connection is.
+        let is_end = |(epoch, event): &(u64, Event)| {
+            *epoch == self.epoch && matches!(event, Event::State(State::Disconnected(_)))
+        };
+        let at = self.events.iter().position(is_end).unwrap_or(self.events.len());
+        self.events.insert(at, (self.epoch, Event::Call { call, cost: 0, is_receive: true }));
     }
 }
 
