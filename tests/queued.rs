@@ -204,7 +204,10 @@ fn what_came_before_the_handler_was_made_is_not_lost() {
             assert_eq!(lines[0], "connected");
             let got: String = lines.iter().filter_map(|line| line.strip_prefix("got ")).collect();
             // The simulated network may overtake bytes by a reset.
-            assert!(got == "early" || (stage.is_simulated() && got.is_empty()), "{receives} {lines:?}");
+            assert!(
+                got == "early" || (stage.is_simulated() && "early".starts_with(&got)),
+                "{receives} {lines:?}"
+            );
         }
     });
 }
@@ -467,10 +470,9 @@ fn handlers_of_one_connection_never_run_at_once_on_many_threads() {
         let address = server.local_addr();
         let threads: Vec<_> = (0..8)
             .map(|number| {
-                let address = address.clone();
                 thread::spawn(move || {
                     wharf::run(async move {
-                        let mut conn = Client::new(&address).open().await.unwrap();
+                        let mut conn = Client::new(address).open().await.unwrap();
                         let size = 20_000 * (number + 1);
                         for at in (0..size).step_by(500) {
                             conn.send(&pattern(at..at + 500)).await.unwrap();
