@@ -39,7 +39,7 @@ use crate::engine::Engine;
 use crate::engine::Listener;
 use crate::engine::simulated::Network;
 use crate::error::{Cause, Error, Operation, Result};
-use crate::event::{Handler, Service};
+use crate::event::{Handler, Queue, QueuedHandler, Service, SocketHandle};
 use crate::server::{self, Server, ServerHandle};
 use crate::time::Time;
 use crate::worker::Worker;
@@ -124,6 +124,19 @@ impl Simulation {
         H: Handler,
     {
         self.launch(server, &server::event_style(make))
+    }
+
+    /// Starts a server in event style, with handlers that run on `queue`. As for [`Simulation::service`], all follows from the seed
+    /// if that is a [`PollQueue`](crate::event::PollQueue) which is polled between steps.
+    ///
+    /// # Errors
+    /// As [`Server::start_queued`].
+    pub fn serve_queued<F, H>(&mut self, server: Server, queue: &Queue, make: F) -> Result<ServerHandle>
+    where
+        F: Fn(&SocketHandle) -> H + Send + Sync + 'static,
+        H: QueuedHandler,
+    {
+        self.launch(server, &server::queued_style(queue, make))
     }
 
     fn launch(&mut self, server: Server, attach: &Attach) -> Result<ServerHandle> {

@@ -189,6 +189,76 @@ fn stopping_ends_connections_and_attempts_and_tells_their_handlers() {
 }
 
 #[test]
+fn what_a_socket_has_sent_before_its_service_stops_still_arrives() {
+    const SIZE: usize = 600_000;
+    play("what_a_socket_has_sent_before_its_service_stops", |stage| {
+        let got = Arc::new(Mutex::new(Vec::new()));
+        let theirs = got.clone();
+        let address = stage.serve(move |mut conn| {
+            let theirs = theirs.clone();
+            async move {
+                let all = recv_all(&mut conn).await?;
+                *theirs.lock().unwrap() = all;
+                Ok(())
+            }
+        });
+        let client = Client::new(&address).limits(wharf::Limits::default().send_marks(1000, 4000));
+        let socket = stage.service.socket(&client, &stage.queue.queue(), ());
+        socket.connect().unwrap();
+        stage.until("it stands", || socket.state().is_connected());
+        // More than its connection takes at once.
+        for at in (0..SIZE).step_by(SIZE / 4) {
+            socket.send(pattern(at..at + SIZE / 4)).unwrap();
+        }
+        stage.service.stop();
+        assert!(stage.idle(|| socket.state().is_disconnected()));
+        stage.until("the server has it", || !got.lock().unwrap().is_empty());
+        assert_eq!(got.lock().unwrap().len(), SIZE);
+    });
+}
+
+#[test]
+fn a_thread_that_crashes_ends_its_service_which_tells() {
+    /// Larger than what the kernel takes at once: the worker has it in hand when it is over.
+    struct Bomb(Vec<u8>);
+    impl AsRef<[u8]> for Bomb {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("as the test has it");
+        }
+    }
+    const SIZE: usize = 16 * 1024 * 1024;
+    let _watchdog = Watchdog::new("a_thread_that_crashes_ends_its_service");
+    for backend in backends("a_thread_that_crashes_ends_its_service") {
+        let server = wharf::Server::bind("127.0.0.1:0").workers(1).backend(backend);
+        let server = server.start(|mut conn| async move { recv_all(&mut conn).await.map(|_| ()) }).unwrap();
+        let service = Service::new().workers(3).backend(backend);
+        service.start().unwrap();
+        let queue = PollQueue::new();
+        let client = Client::new(server.local_addr()).limits(wharf::Limits::default().send_max(SIZE));
+        let sockets: Vec<_> = (0..3).map(|_| service.socket(&client, &queue.queue(), ())).collect();
+        let done = Completion::new();
+        sockets.iter().for_each(|socket| socket.connect_with(&done).unwrap());
+        assert!(done.wait(LONG).unwrap());
+        sockets[0].send(bytes::Bytes::from_owner(Bomb(vec![0; SIZE]))).unwrap();
+        // The others end by themselves.
+        while sockets.iter().any(|socket| !socket.state().is_disconnected()) {
+            thread::yield_now();
+        }
+        let crashed = service.stop_and_wait().unwrap_err().to_string();
+        assert!(crashed.contains("panicked"), "{crashed}");
+        assert!(service.is_stopped());
+        assert!(sockets.iter().all(|socket| socket.state().is_disconnected()));
+        assert_eq!(service.connections(), 0);
+        server.stop().wait().unwrap();
+    }
+}
+
+#[test]
 fn a_service_starts_once_and_says_what_is_wrong() {
     let _watchdog = Watchdog::new("a_service_starts_once");
     let service = Service::new();

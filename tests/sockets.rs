@@ -363,11 +363,117 @@ fn dropping_a_queue_closes_the_connections_of_its_sockets() {
         let State::Disconnected(Disconnect::Closed(reason)) = one.state() else { panic!("{one:?}") };
         assert_eq!(reason, CloseReason::Shutdown);
         drop(done.wait(Duration::ZERO).map(|is_done| assert!(is_done, "the message has an end")));
-        // One that has something for the queue later ends then.
-        two.connect().expect("the queue is not asked before");
-        stage.until("it is closed too", || two.state().is_disconnected());
-        assert!(two.connect().is_err());
+        // One without any connection ends as well, and so does one that is made now.
+        assert!(two.connect().unwrap_err().to_string().contains("its queue has ended"));
     });
+}
+
+#[test]
+fn a_queue_that_ends_ends_the_sockets_too_that_have_nothing_for_it() {
+    play("a_queue_that_ends_ends_the_sockets_too", |stage| {
+        let address = stage.serve(|mut conn| async move { recv_all(&mut conn).await.map(|_| ()) });
+        let queue = PollQueue::new();
+        let quiet = stage.service.socket(&Client::new(&address), &queue.queue(), ());
+        quiet.connect().unwrap();
+        stage.idle(|| {
+            queue.run_pending(usize::MAX);
+            quiet.state().is_connected() && queue.is_empty()
+        });
+        queue.run_pending(usize::MAX);
+        let later = queue.queue();
+        drop(queue);
+        stage.idle(|| quiet.state().is_disconnected());
+        let State::Disconnected(Disconnect::Closed(reason)) = quiet.state() else { panic!("{quiet:?}") };
+        assert_eq!(reason, CloseReason::Shutdown);
+        let late = stage.service.socket(&Client::new(&address), &later, ());
+        assert!(late.connect().unwrap_err().to_string().contains("its queue has ended"));
+        if !stage.is_simulated() {
+            let queue = JobQueue::new("ends").unwrap();
+            let quiet = stage.service.socket(&Client::new(&address), &queue.queue(), ());
+            let done = Completion::new();
+            quiet.connect_with(&done).unwrap();
+            assert!(done.wait(Duration::from_secs(10)).unwrap());
+            queue.stop();
+            assert!(stage.idle(|| quiet.state().is_disconnected()));
+        }
+    });
+}
+
+#[test]
+fn room_for_more_is_told_once_however_long_the_queue_sleeps() {
+    play("room_for_more_is_told_once", |stage| {
+        let address = stage.serve(|mut conn| async move { recv_all(&mut conn).await.map(|_| ()) });
+        let calls = Arc::new(AtomicUsize::new(0));
+        let told = calls.clone();
+        let handler = Callbacks::new().outgoing(move |_| {
+            told.fetch_add(1, Ordering::SeqCst);
+            Flow::Continue
+        });
+        let socket = stage.socket(&address, handler);
+        socket.connect().unwrap();
+        assert!(stage.idle(|| socket.state().is_connected()));
+        for _ in 0..200 {
+            socket.send("more").unwrap();
+            assert!(stage.idle(|| socket.queued() == 0));
+        }
+        stage.until("it is told", || calls.load(Ordering::SeqCst) > 0);
+        assert_eq!(calls.load(Ordering::SeqCst), 1, "calls pile up for a queue that nobody polls");
+    });
+}
+
+#[test]
+fn an_executor_that_panics_ends_the_socket_and_completions_learn_of_it() {
+    struct Broken;
+    impl Executor for Broken {
+        fn execute(&self, _: Job) -> std::result::Result<(), Job> {
+            panic!("as the test has it")
+        }
+    }
+    play("an_executor_that_panics_ends_the_socket", |stage| {
+        let address = stage.serve(echo);
+        let done = Completion::new();
+        let socket = stage.service.socket(&Client::new(&address), &Queue::new(Broken), ());
+        socket.connect_with(&done).unwrap();
+        assert!(stage.idle(|| done.pending() == 0 && socket.state().is_disconnected()));
+        assert!(socket.connect().unwrap_err().to_string().contains("no handler"));
+    });
+}
+
+#[test]
+fn two_handlers_that_drop_each_others_sockets_do_not_wait_for_each_other() {
+    let _watchdog = Watchdog::new("two_handlers_that_drop_each_others_sockets");
+    for backend in backends("two_handlers_that_drop_each_others_sockets") {
+        let service = Service::new().backend(backend);
+        service.start().unwrap();
+        let server = Server::bind("127.0.0.1:0").workers(1).backend(backend).start(echo).unwrap();
+        let queues = [JobQueue::new("one").unwrap(), JobQueue::new("two").unwrap()];
+        let places: [Arc<Mutex<Option<wharf::event::Socket>>>; 2] = Default::default();
+        let both = Arc::new(std::sync::Barrier::new(2));
+        let done = Completion::new();
+        for (index, queue) in queues.iter().enumerate() {
+            let (other, both) = (places[1 - index].clone(), both.clone());
+            let mut end = Some(done.add_dependency());
+            let handler = Callbacks::new().feedback(move |_, state| {
+                if state.is_connected() {
+                    both.wait();
+                    let other = other.lock().unwrap().take();
+                    drop(other);
+                    end.take().unwrap().finish(Ok(()));
+                }
+            });
+            let client = Client::new(server.local_addr());
+            *places[index].lock().unwrap() = Some(service.socket(&client, &queue.queue(), handler));
+        }
+        for place in &places {
+            place.lock().unwrap().as_ref().unwrap().connect().unwrap();
+        }
+        assert!(done.wait(Duration::from_secs(10)).unwrap(), "they wait for each other");
+        for queue in queues {
+            queue.join().unwrap();
+        }
+        service.stop_and_wait().unwrap();
+        server.stop().wait().unwrap();
+    }
 }
 
 #[test]

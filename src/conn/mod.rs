@@ -290,6 +290,10 @@ impl<C: Received> Conn<C> {
         self.counts.sent + self.pending() as u64 + lost
     }
 
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.profile.limits
+    }
+
     pub(crate) fn send_high(&self) -> usize {
         self.profile.limits.send_high
     }

@@ -64,6 +64,7 @@ impl Completion {
     pub fn wait(&self, timeout: impl Into<Option<Duration>>) -> Result<bool, Failures> {
         let timeout = timeout.into();
         let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let mut sensible = None;
         loop {
             let mut status = self.shared.lock();
             if status.pending == 0 {
@@ -72,6 +73,14 @@ impl Completion {
             let left = until.map(|until| until.saturating_duration_since(Instant::now()));
             if left.is_some_and(|left| left.is_zero()) {
                 return Ok(false);
+            }
+            // A thread that waits does not become another one's queue meanwhile: only what is new has to be looked at.
+            if sensible == Some(status.next) {
+                match left {
+                    Some(left) => drop(self.shared.changed.wait_timeout(status, left)),
+                    None => drop(self.shared.changed.wait(status)),
+                }
+                continue;
             }
             let (next, handled) = (status.next, status.handled.clone());
             drop(status);
@@ -87,16 +96,7 @@ impl Completion {
                 let error = Error::new(Operation::Wait, Cause::Misuse(problem));
                 return Err(Failures { errors: vec![error], further: 0 });
             }
-            let status = self.shared.lock();
-            if status.pending == 0 || status.next != next {
-                continue;
-            }
-            match left {
-                Some(left) => {
-                    drop(self.shared.changed.wait_timeout(status, left));
-                }
-                None => drop(self.shared.changed.wait(status)),
-            }
+            sensible = Some(next);
         }
     }
 

@@ -3,22 +3,24 @@
 //! An ordinary user of the async style: what it does not read stays in the connection, whose bound makes the peer wait.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::Disconnect;
-use super::service::Seat;
-use super::strand::{Command, Info, Strand};
+use super::places::Place;
+use super::service::{Hall, Seat};
+use super::strand::{Command, Info, Maker, Origin, Strand};
+use super::{Disconnect, Queue};
 use crate::conn::Conn;
 use crate::connection::{Connection, ReadHalf, WriteHalf};
 use crate::error::CloseReason;
+use crate::worker::Worker;
 use crate::worker::link::Link;
+use crate::worker::member::HandlerCount;
 
 /// Begins to connect, on the worker that `seat` names.
-pub(super) fn launch(strand: Arc<Strand>, seat: Seat) {
-    let hall = strand.hall.clone();
+pub(super) fn launch(strand: Arc<Strand>, hall: &Hall, seat: Seat) {
     let driven = Driven { strand, why: Some(Disconnect::Closed(CloseReason::Shutdown)) };
     hall.launch(seat, move |worker, seat| {
         worker.tasks.spawn(Box::pin(async move {
@@ -26,6 +28,34 @@ pub(super) fn launch(strand: Arc<Strand>, seat: Seat) {
             drop(seat);
         }));
     });
+}
+
+/// Puts a handler on a connection that a server has accepted; it is made on `queue`.
+pub(crate) fn accept(
+    worker: &Rc<Worker>,
+    link: &Rc<Link>,
+    queue: &Queue,
+    maker: Maker,
+    (place, count): (Place, HandlerCount),
+) {
+    let conn = Connection::new(link.clone());
+    let limits = link.conn.borrow().limits().clone();
+    let strand = Strand::accepted(queue.clone(), limits, info(&conn), maker, place);
+    let mut driven = Driven { strand: strand.clone(), why: Some(Disconnect::Closed(CloseReason::Shutdown)) };
+    worker.tasks.spawn(Box::pin(async move {
+        strand.open();
+        driven.why = Some(Disconnect::Closed(carry(&strand, conn).await));
+        drop((driven, count));
+    }));
+}
+
+fn info(conn: &Connection) -> Info {
+    Info {
+        peer: Some(conn.peer_addr()),
+        local: conn.local_addr(),
+        #[cfg(feature = "tls")]
+        tls: conn.tls(),
+    }
 }
 
 /// The strand while there is a task for it, or is to be one. Dropped, it tells of the end: a service that has ended, unless the
@@ -46,7 +76,8 @@ impl Drop for Driven {
 async fn drive(mut driven: Driven) {
     let strand = driven.strand.clone();
     let observer = strand.clone();
-    let opening = strand.client.open().observe(move |step| observer.step(step)).into_future();
+    let Origin::Client { client, .. } = &strand.origin else { return };
+    let opening = client.open().observe(move |step| observer.step(step)).into_future();
     let given_up = |cx: &Context<'_>| {
         strand.register(cx.waker());
         strand.given_up()
@@ -55,12 +86,7 @@ async fn drive(mut driven: Driven) {
         Err(reason) => Disconnect::Closed(reason),
         Ok(Err(error)) => Disconnect::Failed(error),
         Ok(Ok(conn)) => {
-            strand.connected(Info {
-                peer: Some(conn.peer_addr()),
-                local: conn.local_addr(),
-                #[cfg(feature = "tls")]
-                tls: conn.tls(),
-            });
+            strand.connected(info(&conn));
             Disconnect::Closed(carry(&strand, conn).await)
         }
     };
@@ -91,6 +117,8 @@ async fn unless_polled<T>(
 async fn carry(strand: &Arc<Strand>, conn: Connection) -> CloseReason {
     let link = conn.link().clone();
     let mut closed = pin!(conn.closed());
+    let mut draining = link.is_admitted.get().then(|| conn.draining());
+    let mut is_stopping = false;
     let (mut reader, mut writer) = conn.split();
     let reason = {
         let mut receiving = pin!(receive(strand, &mut reader));
@@ -99,6 +127,20 @@ async fn carry(strand: &Arc<Strand>, conn: Connection) -> CloseReason {
         poll_fn(|cx| {
             // First of all: what changes behind this wakes the task again.
             strand.register(cx.waker());
+            if let Some(payload) = strand.take_panic() {
+                link.panicked(payload);
+            }
+            if !is_stopping && strand.is_stopping() {
+                is_stopping = true;
+                // Behind what was sent, like any close.
+                drop(strand.close(Some(CloseReason::Shutdown), None));
+            }
+            if draining.as_mut().is_some_and(|draining| Pin::new(draining).poll(cx).is_ready()) {
+                draining = None;
+                if !link.conn.borrow().is_closed() {
+                    strand.draining();
+                }
+            }
             if let Some(reason) = strand.take_reset() {
                 link.command(|conn| conn.reset(reason));
             }

@@ -6,7 +6,8 @@ use bytes::Bytes;
 
 use super::{Flow, SocketHandle, State};
 
-/// What a [`Socket`](crate::event::Socket) does, on the queue that it was given.
+/// What a [`Socket`](crate::event::Socket), or a connection that a server has accepted
+/// ([`Server::start_queued`](crate::Server::start_queued)), does on the queue that it was given.
 ///
 /// Calls never overlap and come in order, whichever threads run the queue. A handler may block: it holds up its queue, but no
 /// worker; its connection stops receiving meanwhile, so the peer has to wait. One that panics loses its own connection (reset,
@@ -57,6 +58,13 @@ pub trait QueuedHandler: Send + 'static {
     fn ended(&mut self, socket: &SocketHandle) -> Flow {
         let _ = socket;
         Flow::Close
+    }
+
+    /// The server that has accepted the connection drains: it takes no new ones, and will reset what has not ended at its drain
+    /// deadline. Goes on by default; never called for a [`Socket`](crate::event::Socket).
+    fn draining(&mut self, socket: &SocketHandle) -> Flow {
+        let _ = socket;
+        Flow::Continue
     }
 
     /// Whether [`received`](QueuedHandler::received) is to be called with whatever comes. If not, nothing is received but what

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, ThreadId};
 
 use super::jobs::{Jobs, POSTED_MAX};
+use super::members::Members;
 use super::queue::{Executor, Job, Queue};
 use crate::error::{Cause, Error, Operation, Result};
 
@@ -29,6 +30,7 @@ pub struct JobQueue {
 
 struct Shared {
     jobs: Jobs,
+    members: Arc<Members>,
     runs_on: OnceLock<ThreadId>,
 }
 
@@ -42,12 +44,14 @@ impl JobQueue {
         if name.contains('\0') {
             return Err(Error::option("name", "must not have a zero byte"));
         }
-        let shared = Arc::new(Shared { jobs: Jobs::new(POSTED_MAX), runs_on: OnceLock::new() });
+        let (jobs, members) = (Jobs::new(POSTED_MAX), Arc::default());
+        let shared = Arc::new(Shared { jobs, members, runs_on: OnceLock::new() });
         let theirs = shared.clone();
         let body = move || {
             while let Some(work) = theirs.jobs.wait_for_job() {
                 work.run();
             }
+            theirs.members.end();
         };
         let spawned = thread::Builder::new().name(name).spawn(body);
         let thread = spawned.map_err(|error| Error::os(Operation::Start, error))?;
@@ -64,7 +68,7 @@ impl JobQueue {
 
     /// The destination that sockets are given.
     pub fn queue(&self) -> Queue {
-        Queue::new(Thread(self.shared.clone()))
+        Queue::with_members(Thread(self.shared.clone()), &self.shared.members)
     }
 
     /// Has `job` run behind what is queued. One that panics ends, and nothing else.
@@ -86,8 +90,8 @@ impl JobQueue {
         self.len() == 0
     }
 
-    /// Has the thread end behind the jobs that are queued. Connections of sockets that have something for the queue later are
-    /// closed then. Does not wait; stopping twice is stopping once.
+    /// Has the thread end behind the jobs that are queued; then the connections of all its sockets are closed, behind what they have
+    /// sent. Does not wait; stopping twice is stopping once.
     pub fn stop(&self) {
         self.shared.jobs.close();
     }

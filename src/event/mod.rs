@@ -15,6 +15,8 @@ mod drive;
 mod handler;
 mod job_queue;
 mod jobs;
+mod members;
+mod places;
 mod poll_queue;
 mod queue;
 mod service;
@@ -32,6 +34,7 @@ pub use queue::{Executor, Job, Queue};
 pub use service::Service;
 pub use socket::{Socket, SocketHandle};
 pub use state::{Disconnect, State};
+pub(crate) use {drive::accept, places::Places, strand::Maker};
 
 use std::fmt;
 use std::rc::Rc;

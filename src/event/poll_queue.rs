@@ -10,6 +10,7 @@ use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use super::jobs::{Jobs, POSTED_MAX};
+use super::members::Members;
 use super::queue::{Executor, Job, Queue};
 use crate::error::Result;
 
@@ -30,14 +31,15 @@ use crate::error::Result;
 /// ```
 ///
 /// # Dropping
-/// Dropping it drops the jobs that wait, and closes the connections of its sockets: theirs with a job at once, the others' as
-/// soon as they have one. No handler is called any more.
+/// Dropping it drops the jobs that wait, and closes the connections of all its sockets, behind what they have sent. No handler is
+/// called any more.
 pub struct PollQueue {
     shared: Arc<Shared>,
 }
 
 struct Shared {
     jobs: Jobs,
+    members: Arc<Members>,
     /// Who has polled last.
     polled_by: Mutex<Option<ThreadId>>,
 }
@@ -45,7 +47,8 @@ struct Shared {
 impl PollQueue {
     /// An empty queue.
     pub fn new() -> PollQueue {
-        PollQueue { shared: Arc::new(Shared { jobs: Jobs::new(POSTED_MAX), polled_by: Mutex::new(None) }) }
+        let (jobs, members) = (Jobs::new(POSTED_MAX), Arc::default());
+        PollQueue { shared: Arc::new(Shared { jobs, members, polled_by: Mutex::new(None) }) }
     }
 
     /// Sets how many posted jobs may wait. Default: 1024.
@@ -57,7 +60,7 @@ impl PollQueue {
 
     /// The destination that sockets are given.
     pub fn queue(&self) -> Queue {
-        Queue::new(Polled(self.shared.clone()))
+        Queue::with_members(Polled(self.shared.clone()), &self.shared.members)
     }
 
     /// Has `job` run behind what is queued. One that panics ends, and nothing else.
@@ -119,6 +122,7 @@ impl Default for PollQueue {
 impl Drop for PollQueue {
     fn drop(&mut self) {
         self.shared.jobs.clear();
+        self.shared.members.end();
     }
 }
 

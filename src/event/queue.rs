@@ -1,9 +1,12 @@
 //! Where queued handlers run: [`Queue`], and the [`Executor`] behind it.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use super::members::{Members, Membership};
 use super::strand::Strand;
+use crate::worker::link::drop_guarded;
 
 /// A destination for handlers: a [`JobQueue`](crate::event::JobQueue), a [`PollQueue`](crate::event::PollQueue), or an
 /// [`Executor`] of the program's own. Cheap to clone.
@@ -14,6 +17,8 @@ use super::strand::Strand;
 #[derive(Clone)]
 pub struct Queue {
     executor: Arc<dyn Executor>,
+    /// Whom its end is told; an executor of the program's own tells by its jobs.
+    members: Option<Arc<Members>>,
 }
 
 impl Queue {
@@ -36,12 +41,27 @@ impl Queue {
     /// # let _ = queue;
     /// ```
     pub fn new(executor: impl Executor) -> Queue {
-        Queue { executor: Arc::new(executor) }
+        Queue { executor: Arc::new(executor), members: None }
+    }
+
+    /// The same; when it ends, `members` learn of it.
+    pub(super) fn with_members(executor: impl Executor, members: &Arc<Members>) -> Queue {
+        Queue { executor: Arc::new(executor), members: Some(members.clone()) }
+    }
+
+    /// Enters `strand` among those that learn of the queue's end.
+    ///
+    /// # Errors
+    /// If it has ended.
+    pub(super) fn join(&self, strand: &Arc<Strand>) -> Result<Option<Membership>, ()> {
+        let Some(members) = &self.members else { return Ok(None) };
+        members.join(strand).map(Some).ok_or(())
     }
 
     pub(super) fn execute(&self, strand: &Arc<Strand>) {
-        // A job that comes back is dropped, which tells its socket.
-        drop(self.executor.execute(Job { strand: Some(strand.clone()) }));
+        let job = Job { strand: Some(strand.clone()) };
+        // A job that comes back is dropped, which tells its socket; so is one that an executor panics with.
+        drop_guarded(catch_unwind(AssertUnwindSafe(|| self.executor.execute(job))));
     }
 
     /// Whether this thread is the one that runs the jobs.

@@ -1,7 +1,9 @@
 //! The threads that carry outgoing connections in event style: [`Service`].
 
 use std::fmt;
+use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
@@ -205,7 +207,7 @@ impl Service {
         self.hall().connections.load(Ordering::Relaxed)
     }
 
-    /// Takes no more connections, closes those that there are, and ends the threads. What is queued is still sent; what has not
+    /// Takes no more connections, closes those that there are, and ends the threads. What was sent before is still sent; what has not
     /// ended within [`stop_within`](Service::stop_within) is reset. Handlers are told. Does not wait; stopping twice is stopping once.
     pub fn stop(&self) {
         self.hall().stop();
@@ -391,11 +393,9 @@ impl Crew {
     }
 }
 
-/// Ends a worker's connections: in order if they can be in time.
+/// Ends a worker's connections: in order if they can be in time. Each has a task, which knows what is still to be sent.
 fn close_all(worker: &Rc<Worker>, within: Duration) {
-    for link in worker.slots.all() {
-        link.command(|conn| conn.close_for(CloseReason::Shutdown));
-    }
+    worker.tasks.wake_all();
     let late = worker.clone();
     worker.tasks.spawn(Box::pin(async move {
         runtime::sleep(within).await;
@@ -475,7 +475,8 @@ fn serve(worker: &Rc<Worker>, hall: &Arc<Hall>) {
     let crashed = catch_unwind(AssertUnwindSafe(|| worker.shut())).is_err() || crashed;
     if crashed {
         hall.lock().crashed = true;
-        hall.stopping.store(true, Ordering::SeqCst);
+        // The others do not go on with a part of the connections: whoever uses the service learns of it now.
+        hall.stop();
         drop(catch_unwind(AssertUnwindSafe(|| drop(worker.post.close()))));
         drop(catch_unwind(AssertUnwindSafe(|| worker.slots.clear())));
     }
@@ -531,6 +532,15 @@ async fn host(client: Client, mut attempt: Attempt, hall: Arc<Hall>, _seat: Seat
         let link = conn.link().clone();
         link.worker.clone().attach_late(&link, handler);
     }
-    // Its handler ends it, or its peer; dropped, it would be closed.
-    conn.closed().await;
+    // Its handler ends it, or its peer, or the service that stops; dropped, it would be closed.
+    let mut closed = pin!(conn.closed());
+    let mut is_told = false;
+    poll_fn(|cx| {
+        if !is_told && hall.stopping.load(Ordering::SeqCst) {
+            is_told = true;
+            conn.link().command(|conn| conn.close_for(CloseReason::Shutdown));
+        }
+        closed.as_mut().poll(cx)
+    })
+    .await;
 }

@@ -41,7 +41,8 @@ use crate::error::{CloseReason, Error, Operation, Result};
 ///
 /// # Dropping
 /// No handler of it begins after it was dropped, and one that runs on another thread is waited for; so is the handler's
-/// destructor. Dropped within its own handler, it does not wait, and that one is the last. Handlers that were never
+/// destructor. Dropped within a handler, its own or another socket's, or on a worker, it does not wait, so that no two handlers
+/// wait for each other; one that runs then is the last. Handlers that were never
 /// called are dropped, which a [`Completion`] takes for a failure. The connection is closed behind what was sent; an attempt is given up.
 ///
 /// A socket that its own handler keeps is not dropped by anybody: give handlers [`SocketHandle`]s.
@@ -216,7 +217,7 @@ impl SocketHandle {
         match self.state() {
             State::Disconnected(why) if !why.is_graceful() => match why {
                 Disconnect::Failed(error) => Some(error),
-                why => Some(why.error(Operation::Wait, &self.strand.client.address)),
+                why => Some(why.error(Operation::Wait, &self.strand.address)),
             },
             _ => None,
         }
@@ -256,7 +257,7 @@ impl Eq for SocketHandle {}
 impl fmt::Debug for SocketHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Socket")
-            .field("to", &self.strand.client.address)
+            .field("peer", &self.strand.address)
             .field("state", &self.state())
             .finish_non_exhaustive()
     }

@@ -41,7 +41,7 @@ pub use registry::{ConnectionInfo, Listing, Whom};
 pub use snapshot::{Phase, Snapshot};
 pub(crate) use state::ServerState;
 pub use stats::{DrainReport, Stats};
-pub(crate) use styles::{async_style, event_style};
+pub(crate) use styles::{async_style, event_style, queued_style};
 
 use handover::Heritage;
 use holdings::ListenerState;
@@ -52,7 +52,7 @@ use crate::config::{Access, Backend, Deadlines, Handover, Limits, ProxyProtocol,
 use crate::connection::Connection;
 use crate::engine::{Engine, Listener};
 use crate::error::{Cause, Error, Operation, Result};
-use crate::event::Handler;
+use crate::event::{Handler, Queue, QueuedHandler, SocketHandle};
 #[cfg(feature = "tls")]
 use crate::tls::Acceptor;
 use crate::worker::Worker;
@@ -344,6 +344,50 @@ impl Server {
         H: Handler,
     {
         self.launch(&event_style(make))
+    }
+
+    /// Starts serving in event style, with handlers that run on `queue`: `make` is called there for each connection, and the handler
+    /// that it returns gets the connection's events.
+    ///
+    /// The same holds as for a [`Socket`](crate::event::Socket): calls are in order and never two at once, a slow queue makes peers
+    /// wait, and [`SocketHandle`](crate::event::SocketHandle)s send, receive and close from any thread. The first state told is
+    /// [`Connected`](crate::event::State::Connected); the last call is the state that tells the end, and then the handler is
+    /// dropped. A queue that ends closes its connections.
+    ///
+    /// As many connections as [`Limits::connections`] allows may have ended without the queue having told their handlers, beside
+    /// those that stand. If it is farther behind, new ones are reset, for [`Rule::Connections`](crate::Rule::Connections). The end of the server does not wait for
+    /// the queue.
+    ///
+    /// # Errors
+    /// As for [`Server::start`].
+    ///
+    /// ```
+    /// use bytes::Bytes;
+    /// use wharf::Server;
+    /// use wharf::event::{Flow, JobQueue, QueuedHandler, SocketHandle};
+    ///
+    /// struct Echo;
+    ///
+    /// impl QueuedHandler for Echo {
+    ///     fn received(&mut self, socket: &SocketHandle, bytes: Bytes) -> Flow {
+    ///         match socket.send(bytes) {
+    ///             Ok(()) => Flow::Continue,
+    ///             Err(_) => Flow::Close,
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// let game = JobQueue::new("game")?;
+    /// let server = Server::bind("127.0.0.1:0").start_queued(&game.queue(), |_socket| Echo)?;
+    /// # server.stop().wait()?;
+    /// # Ok::<(), wharf::Error>(())
+    /// ```
+    pub fn start_queued<F, H>(self, queue: &Queue, make: F) -> Result<ServerHandle>
+    where
+        F: Fn(&SocketHandle) -> H + Send + Sync + 'static,
+        H: QueuedHandler,
+    {
+        self.launch(&queued_style(queue, make))
     }
 
     /// Serves in async style with the first worker on the calling thread, until the server has ended.

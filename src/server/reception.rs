@@ -61,7 +61,7 @@ impl ServerState {
         lock(&self.reception).desk.rules().over_limit
     }
 
-    pub(super) fn connections_max(&self) -> usize {
+    pub(crate) fn connections_max(&self) -> usize {
         lock(&self.reception).desk.connections_max()
     }
 

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::thread;
 
 use crate::connection::Connection;
-use crate::error::{CloseReason, Deadline, Error, Result};
-use crate::event::Handler;
+use crate::error::{CloseReason, Deadline, Error, Result, Rule};
+use crate::event::{self, Handler, Maker, Places, Queue, QueuedHandler, SocketHandle};
 use crate::worker::link::Link;
 use crate::worker::member::{Attach, HandlerCount};
 
@@ -83,5 +83,22 @@ where
             Ok(handler) => worker.attach(link, Box::new(handler)),
             Err(payload) => link.panicked(payload),
         }
+    })
+}
+
+/// How a handler in event style is put on a connection, to be called on `queue`.
+pub(crate) fn queued_style<F, H>(queue: &Queue, make: F) -> Attach
+where
+    F: Fn(&SocketHandle) -> H + Send + Sync + 'static,
+    H: QueuedHandler,
+{
+    let maker: Maker = Arc::new(move |socket| Box::new(make(socket)));
+    let (queue, places) = (queue.clone(), Places::default());
+    Arc::new(move |worker, link, count| {
+        worker.with_member(|member| match places.take(member.server().connections_max().saturating_mul(2)) {
+            Some(place) => event::accept(worker, link, &queue, maker.clone(), (place, count)),
+            // As many may stand, and as many may have ended without their handlers knowing.
+            None => member.turn_away(link, Rule::Connections),
+        });
     })
 }

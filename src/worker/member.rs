@@ -14,7 +14,7 @@ use super::{Alarm, Message, Worker};
 use crate::address::Address;
 use crate::conn::{Counts, Profile};
 use crate::engine::{Listener, Socket};
-use crate::error::CloseReason;
+use crate::error::{CloseReason, Rule};
 use crate::server::{Admission, ServerEvent, ServerState, Whom};
 
 /// Enough for handlers to be told of the end, and not for more.
@@ -143,11 +143,7 @@ impl Member {
                 let member = self.clone();
                 let begin = move |worker: &Rc<Worker>, link: &Rc<Link>| match link.seat() {
                     Ok(()) => member.secure(worker, link, count),
-                    Err(rule) => {
-                        member.server.count_refusal(rule);
-                        member.server.tell(&ServerEvent::Refused { peer: &link.peer(), rule });
-                        link.command(|conn| conn.reset(CloseReason::Refused(rule)));
-                    }
+                    Err(rule) => member.turn_away(link, rule),
                 };
                 worker.await_proxy_header(&link, proxies, Box::new(begin));
             }
@@ -155,6 +151,13 @@ impl Member {
         if self.drain.get() == Drain::GaveUp {
             link.command(|conn| conn.reset(CloseReason::Shutdown));
         }
+    }
+
+    /// Resets a connection that was let in, and for which there is no place after all.
+    pub(crate) fn turn_away(&self, link: &Rc<Link>, rule: Rule) {
+        self.server.count_refusal(rule);
+        self.server.tell(&ServerEvent::Refused { peer: &link.peer(), rule });
+        link.command(|conn| conn.reset(CloseReason::Refused(rule)));
     }
 
     /// Has TLS stand on a connection, if its listener asks for that, before the handler begins.

@@ -447,7 +447,7 @@ impl Worker {
         }
     }
 
-    fn with_member(&self, f: impl FnOnce(&Rc<Member>)) {
+    pub(crate) fn with_member(&self, f: impl FnOnce(&Rc<Member>)) {
         let member = self.member.borrow().clone();
         if let Some(member) = member {
             f(&member);

@@ -112,6 +112,17 @@ impl Tasks {
         }
     }
 
+    /// Queues all tasks: something has changed that any of them may wait for.
+    pub(crate) fn wake_all(&self) {
+        let mut ready = self.ready.borrow_mut();
+        for (index, entry) in self.entries.borrow_mut().iter_mut().enumerate() {
+            if entry.body.is_some() && !entry.queued {
+                entry.queued = true;
+                ready.push_back(TaskId { index: index as u32, generation: entry.generation });
+            }
+        }
+    }
+
     /// Polls the tasks that are ready now, each once; those that they wake wait for the next run.
     pub(crate) fn run(&self) {
         let count = self.ready.borrow().len();

@@ -4,7 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::{Duration, Instant};
 
-use wharf::event::{PollQueue, QueuedHandler, Service, Socket};
+use wharf::event::{PollQueue, QueuedHandler, Service, Socket, SocketHandle};
 use wharf::sim::{Faults, Simulation};
 use wharf::{Backend, Client, Connection, Deadlines, Result, Server, ServerHandle};
 
@@ -74,6 +74,31 @@ impl Stage {
         let address = handle.local_addr().to_string();
         self.servers.push(handle);
         address
+    }
+
+    /// Starts a server whose handlers run on the stage's queue, as `configure` has it.
+    pub(crate) fn serve_queued<F, H>(
+        &mut self,
+        configure: impl FnOnce(Server) -> Server,
+        make: F,
+    ) -> (String, ServerHandle)
+    where
+        F: Fn(&SocketHandle) -> H + Send + Sync + 'static,
+        H: QueuedHandler,
+    {
+        let queue = self.queue.queue();
+        let handle = match &mut self.network {
+            Network::Real(backend) => {
+                let server = Server::bind("127.0.0.1:0").workers(2).backend(*backend);
+                configure(server).start_queued(&queue, make)
+            }
+            Network::Simulated(simulation) => {
+                simulation.serve_queued(configure(Server::bind("10.0.0.1:0")), &queue, make)
+            }
+        };
+        let handle = handle.expect("the server starts");
+        self.servers.push(handle.clone());
+        (handle.local_addr().to_string(), handle)
     }
 
     /// An address where nobody listens.

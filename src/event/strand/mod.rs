@@ -6,44 +6,75 @@
 //! Whatever is to be told is an **event** in one list. While the list has events, one job stands for the strand in its queue, or is
 //! being run; so handlers run in order and never two at once, on whatever threads.
 
+mod feed;
+mod turn;
+
+use std::any::Any;
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 use std::thread::{self, ThreadId};
 
 use bytes::{Bytes, BytesMut};
 
+use self::turn::Handling;
 use super::completion::Dependency;
+use super::members::Membership;
+use super::places::Place;
 use super::service::Hall;
-use super::{Disconnect, Flow, Queue, QueuedHandler, SocketHandle, State};
+use super::{Disconnect, Queue, QueuedHandler, SocketHandle, State};
 use crate::address::Address;
-use crate::client::{Client, ConnectState};
+use crate::client::Client;
+use crate::config::Limits;
 use crate::endpoint::Host;
-use crate::error::{Bound, Cause, CloseReason, Error, Operation, Result};
+use crate::error::{Cause, CloseReason, Error, Operation, Result};
+use crate::worker;
 use crate::worker::link::drop_guarded;
 
 /// What each message counts for beside its bytes, so that the number of empty ones is bounded too.
 const MESSAGE_COST: usize = 64;
-/// So many events are handled in one job, before other sockets of the queue have their turn.
-const BATCH: usize = 16;
 /// So many changes of state may wait for a queue that nobody runs, before it has to catch up.
 const STATES_MAX: usize = 32;
 /// So many may wait for one end.
 const CLOSERS_MAX: usize = 64;
 
+/// Makes the handler of an accepted connection.
+pub(crate) type Maker = Arc<dyn Fn(&SocketHandle) -> Box<dyn QueuedHandler> + Send + Sync>;
 pub(super) type SendHandler = Box<dyn FnOnce(&SocketHandle, Result<()>) + Send>;
 pub(super) type ReceiveHandler = Box<dyn FnOnce(&SocketHandle, Result<Bytes>) + Send>;
 
 pub(super) struct Strand {
-    pub(super) queue: Queue,
-    pub(super) client: Client,
-    pub(super) hall: Arc<Hall>,
-    receives: bool,
-    produces: bool,
+    queue: Queue,
+    pub(super) origin: Origin,
+    /// Of whom errors tell.
+    pub(super) address: Arc<str>,
+    limits: Limits,
     inner: Mutex<Inner>,
     /// A handler has returned after the end of the strand.
     returned: Condvar,
+    /// Its place among those that learn of the queue's end.
+    membership: OnceLock<Membership>,
+}
+
+/// Where its connections come from.
+pub(super) enum Origin {
+    /// They are made, one after the other.
+    Client { client: Box<Client>, hall: Arc<Hall> },
+    /// There is one, which a server has accepted.
+    Accepted,
+}
+
+/// What a handler is called for.
+#[derive(Copy, Clone)]
+struct Calls {
+    receives: bool,
+    produces: bool,
+}
+
+impl Calls {
+    fn of(handler: &dyn QueuedHandler) -> Calls {
+        Calls { receives: handler.receives(), produces: handler.produces() }
+    }
 }
 
 struct Inner {
@@ -55,12 +86,20 @@ struct Inner {
     events: VecDeque<(u64, Event)>,
     /// How many of them are states.
     states: usize,
+    /// One of them tells that there is room for more on this connection.
+    has_writable: bool,
     /// A job for it is in the queue, or is being run.
     is_scheduled: bool,
     /// Whose handler runs, and where.
     running: Option<ThreadId>,
-    /// Away while it is being called, and for good after the end.
+    /// Away before it is made, while it is being called, and for good after the end.
     handler: Option<Box<dyn QueuedHandler>>,
+    /// Known when it is made.
+    calls: Option<Calls>,
+    /// What its handler has panicked with, until whoever counts that is told.
+    panicked: Option<Box<dyn Any + Send>>,
+    /// Its place among a server's connections, until its end has been told.
+    place: Option<Place>,
     /// No handler is called any more.
     is_over: bool,
 
@@ -103,10 +142,13 @@ pub(super) struct Info {
 }
 
 enum Event {
+    /// An accepted connection gets its handler.
+    Begin(Maker),
     State(State),
     Received(BytesMut),
     Ended,
     Writable,
+    Draining,
     /// A handler of one operation, and what that cost.
     Call {
         call: Box<dyn FnOnce(&SocketHandle) + Send>,
@@ -146,42 +188,40 @@ impl Strand {
         hall: Arc<Hall>,
         handler: Box<dyn QueuedHandler>,
     ) -> Arc<Strand> {
-        Arc::new(Strand {
-            queue,
-            client,
-            hall,
-            receives: handler.receives(),
-            produces: handler.produces(),
-            inner: Mutex::new(Inner {
-                state: State::Disconnected(Disconnect::Unconnected),
-                is_driven: false,
-                epoch: 0,
-                events: VecDeque::new(),
-                states: 0,
-                is_scheduled: false,
-                running: None,
-                handler: Some(handler),
-                is_over: false,
-                is_receiving: false,
-                armed: None,
-                early: BytesMut::new(),
-                peer_ended: false,
-                info: Info::default(),
-                unconsumed: 0,
-                left: Bytes::new(),
-                commands: VecDeque::new(),
-                in_flight: VecDeque::new(),
-                charged: 0,
-                queued: 0,
-                has_finished: false,
-                closing: None,
-                reset: None,
-                connecting: None,
-                closers: Vec::new(),
-                driver: None,
-            }),
-            returned: Condvar::new(),
-        })
+        let mut inner = Inner::new(State::Disconnected(Disconnect::Unconnected));
+        inner.calls = Some(Calls::of(&*handler));
+        inner.handler = Some(handler);
+        let (address, limits) = (Arc::from(&*client.address), client.limits.clone());
+        Strand::with(queue, Origin::Client { client: Box::new(client), hall }, address, limits, inner)
+    }
+
+    /// Of a connection that a server has accepted. Nothing is told before [`Strand::open`].
+    pub(super) fn accepted(
+        queue: Queue,
+        limits: Limits,
+        info: Info,
+        maker: Maker,
+        place: Place,
+    ) -> Arc<Strand> {
+        let mut inner = Inner::new(State::Connected);
+        (inner.is_driven, inner.epoch, inner.place) = (true, 1, Some(place));
+        inner.push(Event::Begin(maker));
+        inner.states = 1;
+        inner.push(Event::State(State::Connected));
+        let address = info.peer.as_ref().map(Address::to_string).unwrap_or_default();
+        inner.info = info;
+        Strand::with(queue, Origin::Accepted, Arc::from(address), limits, inner)
+    }
+
+    fn with(queue: Queue, origin: Origin, address: Arc<str>, limits: Limits, inner: Inner) -> Arc<Strand> {
+        let (inner, returned) = (Mutex::new(inner), Condvar::new());
+        let strand =
+            Arc::new(Strand { queue, origin, address, limits, inner, returned, membership: OnceLock::new() });
+        match strand.queue.join(&strand) {
+            Ok(membership) => drop(membership.map(|membership| strand.membership.set(membership))),
+            Err(()) => strand.abandon(),
+        }
+        strand
     }
 
     pub(super) fn connect(self: &Arc<Self>, mut told: Option<Dependency>) -> Result<()> {
@@ -194,9 +234,14 @@ impl Strand {
 
     /// Takes `told` if it begins.
     fn begin(self: &Arc<Self>, told: &mut Option<Dependency>) -> Result<()> {
-        let endpoint = self.client.endpoint()?;
-        let seat = self.hall.seat(&self.client)?;
-        let failed = |cause| Err(Error::new(Operation::Connect, cause).at(&self.client.address));
+        let failed = |cause| Err(Error::new(Operation::Connect, cause).at(&*self.address));
+        let Origin::Client { client, hall } = &self.origin else {
+            return failed(Cause::Misuse(
+                "a server has accepted this connection: only its peer can make another",
+            ));
+        };
+        let endpoint = client.endpoint()?;
+        let seat = hall.seat(client)?;
         let mut inner = self.lock();
         if inner.is_over {
             return failed(Cause::Misuse(OVER));
@@ -218,13 +263,13 @@ impl Strand {
         };
         inner.change(first);
         self.schedule(inner);
-        super::drive::launch(self.clone(), seat);
+        super::drive::launch(self.clone(), hall, seat);
         Ok(())
     }
 
     pub(super) fn send(&self, bytes: Bytes, sending: Sending) -> Result<()> {
         let mut inner = self.lock();
-        let bound = self.client.limits.send_max;
+        let bound = self.limits.send_max;
         let (len, cost) = (bytes.len(), sending.cost());
         let problem = match inner.cannot_send() {
             Some(cause) => Some(cause),
@@ -236,7 +281,7 @@ impl Strand {
         };
         if let Some(cause) = problem {
             drop(inner);
-            let error = Error::new(Operation::Send, cause).at(&self.client.address);
+            let error = Error::new(Operation::Send, cause).at(&*self.address);
             if let Some(dependency) = sending.dependency {
                 dependency.finish(Err(error.clone()));
             }
@@ -250,11 +295,14 @@ impl Strand {
     }
 
     pub(super) fn receive(self: &Arc<Self>, handler: ReceiveHandler) -> Result<()> {
-        let failed = |cause| Err(Error::new(Operation::Receive, cause).at(&self.client.address));
+        let failed = |cause| Err(Error::new(Operation::Receive, cause).at(&*self.address));
         let mut inner = self.lock();
         let problem = match &inner.state {
             _ if inner.is_over => Some(OVER),
-            _ if self.receives => Some("the socket's handler is given whatever comes already"),
+            _ if inner.calls.is_none() => {
+                Some("the handler is being made: receive when it is told the first state")
+            }
+            _ if inner.receives() => Some("the socket's handler is given whatever comes already"),
             _ if inner.is_receiving => Some("a receive is armed already: wait for its handler"),
             _ => None,
         };
@@ -271,7 +319,7 @@ impl Strand {
                 && let State::Disconnected(why) = &inner.state
                 && !matches!(why, Disconnect::Unconnected)
             {
-                let error = why.error(Operation::Receive, &self.client.address);
+                let error = why.error(Operation::Receive, &self.address);
                 drop(inner);
                 return Err(error);
             }
@@ -307,7 +355,7 @@ impl Strand {
                 let (count, what) = (inner.closers.len(), "operations wait for this close");
                 let cause = Cause::TooMany { count, what, option: "close_with" };
                 drop(inner);
-                let error = Error::new(Operation::Close, cause).at(&self.client.address);
+                let error = Error::new(Operation::Close, cause).at(&*self.address);
                 told.finish(Err(error.clone()));
                 return Err(error);
             }
@@ -345,8 +393,14 @@ impl Strand {
     }
 
     /// The owner has gone: no handler begins any more, and one that runs on another thread is waited for.
+    ///
+    /// Within a handler of any socket nothing is waited for, as that one may be what another one waits for; nor on a worker's
+    /// thread, which others do.
     pub(super) fn detach(&self) {
         self.over(None);
+        if Handling::is_on_this_thread() || worker::with_current(|_| ()).is_some() {
+            return;
+        }
         let here = thread::current().id();
         let mut inner = self.lock();
         while inner.running.is_some_and(|running| running != here) {
@@ -363,7 +417,7 @@ impl Strand {
     fn over(&self, reason: Option<CloseReason>) {
         let mut inner = self.lock();
         inner.is_over = true;
-        let handler = inner.handler.take();
+        let (handler, place) = (inner.handler.take(), inner.place.take());
         let events = std::mem::take(&mut inner.events);
         let armed = inner.armed.take();
         let (mut handlers, mut unsent) = (Vec::new(), VecDeque::new());
@@ -387,340 +441,13 @@ impl Strand {
         }
         wake(inner);
         drop_guarded(unsent);
-        drop_guarded((events, armed, handlers));
+        drop((place, drop_guarded((events, armed, handlers))));
         drop_guarded(handler);
     }
 }
 
 const OVER: &str =
     "no handler of the socket is called any more: it was dropped, its queue has ended, or a handler panicked";
-
-// What its queue does.
-impl Strand {
-    /// Handles what has come: some of it, if it is much.
-    pub(super) fn run(self: Arc<Self>) {
-        let socket = SocketHandle::of(self.clone());
-        for _ in 0..BATCH {
-            if !self.run_one(&socket) {
-                return;
-            }
-        }
-        let inner = self.lock();
-        if !inner.is_over {
-            drop(inner);
-            // Still scheduled: behind the others now.
-            self.queue.execute(&self);
-        }
-    }
-
-    /// Handles one event. Returns whether there may be more.
-    fn run_one(&self, socket: &SocketHandle) -> bool {
-        let mut inner = self.lock();
-        if inner.is_over {
-            return false;
-        }
-        let Some((epoch, event)) = inner.events.pop_front() else {
-            inner.is_scheduled = false;
-            return false;
-        };
-        let Some(mut handler) = inner.handler.take() else { return false };
-        inner.running = Some(thread::current().id());
-        let (mut cost, mut left) = (0, None);
-        match &event {
-            Event::State(state) => {
-                inner.states -= 1;
-                if state.is_disconnected() {
-                    // The rest of its last message will not come.
-                    inner.unconsumed -= inner.left.len();
-                    inner.left = Bytes::new();
-                }
-            }
-            Event::Received(_) => left = Some(std::mem::take(&mut inner.left)),
-            Event::Call { cost: costs, is_receive, .. } => {
-                cost = *costs;
-                if *is_receive {
-                    inner.is_receiving = false;
-                }
-            }
-            Event::Ended | Event::Writable => {}
-        }
-        drop(inner);
-        let called = catch_unwind(AssertUnwindSafe(|| call(&mut *handler, socket, event, left)));
-        self.returned(epoch, cost, handler, called)
-    }
-
-    /// A handler has returned. Returns whether the next one may be called.
-    fn returned(
-        &self,
-        epoch: u64,
-        cost: usize,
-        handler: Box<dyn QueuedHandler>,
-        called: thread::Result<Called>,
-    ) -> bool {
-        let called = match called {
-            Ok(called) => called,
-            Err(payload) => {
-                {
-                    let mut inner = self.lock();
-                    if inner.is_driven {
-                        inner.reset.get_or_insert(CloseReason::HandlerPanicked);
-                    }
-                }
-                self.over(None);
-                drop_guarded(payload);
-                Called::default()
-            }
-        };
-        let mut inner = self.lock();
-        if inner.is_over {
-            drop(inner);
-            // While it counts as running: who waits for the end waits for its destructor too.
-            drop_guarded(handler);
-            self.lock().running = None;
-            self.returned.notify_all();
-            return false;
-        }
-        inner.running = None;
-        inner.handler = Some(handler);
-        inner.charged -= cost;
-        inner.unconsumed -= called.consumed;
-        inner.left = match called.left {
-            Some(left) => left,
-            None => std::mem::take(&mut inner.left),
-        };
-        let is_current = epoch == inner.epoch && inner.is_driven;
-        if is_current {
-            if called.consumed == 0 && inner.left.len() >= self.client.limits.receive_buffer.max(1) {
-                inner.reset.get_or_insert(CloseReason::Limit(Bound::ReceiveBuffer));
-            }
-            match called.flow {
-                Flow::Continue | Flow::Consumed(_) => {}
-                Flow::Close => inner.close(None),
-                Flow::Reset => _ = inner.reset.get_or_insert(CloseReason::LocalReset),
-            }
-        }
-        // There is credit again, or something to do.
-        wake(inner);
-        true
-    }
-}
-
-/// What came of a call.
-struct Called {
-    flow: Flow,
-    consumed: usize,
-    /// Of what `received` was offered.
-    left: Option<Bytes>,
-}
-
-impl Default for Called {
-    fn default() -> Called {
-        Called { flow: Flow::Continue, consumed: 0, left: None }
-    }
-}
-
-fn call(handler: &mut dyn QueuedHandler, socket: &SocketHandle, event: Event, left: Option<Bytes>) -> Called {
-    let flow = match event {
-        Event::State(state) => {
-            handler.state(socket, &state);
-            Flow::Continue
-        }
-        Event::Received(bytes) => {
-            let offered = joined(&left.unwrap_or_default(), bytes);
-            let flow = handler.received(socket, offered.clone());
-            let consumed = match flow {
-                Flow::Consumed(n) => n.min(offered.len()),
-                _ => offered.len(),
-            };
-            return Called { flow, consumed, left: Some(offered.slice(consumed..)) };
-        }
-        Event::Ended => handler.ended(socket),
-        Event::Writable => handler.writable(socket),
-        Event::Call { call, .. } => {
-            call(socket);
-            Flow::Continue
-        }
-    };
-    Called { flow, ..Called::default() }
-}
-
-fn joined(left: &Bytes, bytes: BytesMut) -> Bytes {
-    if left.is_empty() {
-        return bytes.freeze();
-    }
-    let mut whole = BytesMut::with_capacity(left.len() + bytes.len());
-    whole.extend_from_slice(left);
-    whole.extend_from_slice(&bytes);
-    whole.freeze()
-}
-
-// What the task on the worker tells and asks.
-impl Strand {
-    /// The task waits from here on: what changes behind this wakes it.
-    pub(super) fn register(&self, waker: &Waker) {
-        let mut inner = self.lock();
-        if !inner.driver.as_ref().is_some_and(|driver| driver.will_wake(waker)) {
-            inner.driver = Some(waker.clone());
-        }
-    }
-
-    /// How far the connect is. That it is over, the task tells.
-    pub(super) fn step(self: &Arc<Self>, step: &ConnectState) {
-        let state = match step {
-            ConnectState::Resolving => State::Resolving,
-            ConnectState::Connecting(_) => State::Connecting,
-            ConnectState::Proxying(_) => State::Proxying,
-            ConnectState::Handshaking(_) => State::Handshaking,
-            ConnectState::Idle | ConnectState::Connected(_) | ConnectState::Disconnected(_) => return,
-        };
-        let mut inner = self.lock();
-        inner.change(state);
-        self.schedule(inner);
-    }
-
-    /// Why the attempt is given up, if it is.
-    pub(super) fn given_up(&self) -> Option<CloseReason> {
-        let inner = self.lock();
-        let closing = inner.closing.map(|reason| reason.unwrap_or(CloseReason::Local));
-        let stopping = self.hall.stopping.load(std::sync::atomic::Ordering::SeqCst);
-        inner.reset.or(closing).or(stopping.then_some(CloseReason::Shutdown))
-    }
-
-    pub(super) fn connected(self: &Arc<Self>, info: Info) {
-        let mut inner = self.lock();
-        inner.info = info;
-        let told = inner.connecting.take();
-        inner.change(State::Connected);
-        if self.produces {
-            inner.push(Event::Writable);
-        }
-        self.schedule_telling(inner, told.map(|told| (told, Ok(()))).into_iter().collect());
-    }
-
-    pub(super) fn take_reset(&self) -> Option<CloseReason> {
-        self.lock().reset.take()
-    }
-
-    /// Whether bytes would be taken: they were asked for, or there is room for them.
-    pub(super) fn has_credit(&self) -> bool {
-        let inner = self.lock();
-        match self.receives {
-            // What comes after the end is thrown away.
-            _ if inner.is_over => true,
-            true => inner.unconsumed < self.client.limits.receive_buffer.max(1),
-            false => inner.armed.is_some(),
-        }
-    }
-
-    pub(super) fn deliver(self: &Arc<Self>, bytes: &[u8]) {
-        let mut inner = self.lock();
-        if inner.is_over {
-            return;
-        }
-        if !self.receives {
-            match inner.armed.take() {
-                Some(handler) => inner.answer(handler, Ok(Bytes::copy_from_slice(bytes))),
-                None => inner.early.extend_from_slice(bytes),
-            }
-            return self.schedule(inner);
-        }
-        inner.unconsumed += bytes.len();
-        let epoch = inner.epoch;
-        match inner.events.back_mut() {
-            Some((of, Event::Received(there))) if *of == epoch => there.extend_from_slice(bytes),
-            _ => inner.push(Event::Received(BytesMut::from(bytes))),
-        }
-        self.schedule(inner);
-    }
-
-    /// The peer has ended its side, behind all that was delivered.
-    pub(super) fn peer_ended(self: &Arc<Self>) {
-        let mut inner = self.lock();
-        inner.peer_ended = true;
-        if self.receives {
-            inner.push(Event::Ended);
-        } else if let Some(handler) = inner.armed.take() {
-            inner.answer(handler, Ok(Bytes::new()));
-        }
-        self.schedule(inner);
-    }
-
-    pub(super) fn has_commands(&self) -> bool {
-        !self.lock().commands.is_empty()
-    }
-
-    /// What to do next. A message counts as in flight from here on.
-    pub(super) fn next_command(&self) -> Option<Command> {
-        let mut inner = self.lock();
-        let command = inner.commands.pop_front()?;
-        let Command::Send(bytes, sending) = command else { return Some(command) };
-        inner.in_flight.push_back(sending);
-        Some(Command::Send(bytes, Sending { bytes: 0, handler: None, dependency: None }))
-    }
-
-    /// The last message in flight was not taken.
-    pub(super) fn refused(self: &Arc<Self>, error: &Error) {
-        let mut inner = self.lock();
-        let mut ended = Vec::new();
-        if let Some(sending) = inner.in_flight.pop_back() {
-            inner.sent(sending, Err(error.clone()), &mut ended);
-        }
-        self.schedule_telling(inner, ended);
-    }
-
-    /// What was in flight has been handed to the kernel, or never will be.
-    pub(super) fn flushed(self: &Arc<Self>, result: &Result<()>) {
-        let mut inner = self.lock();
-        let mut ended = Vec::new();
-        for sending in std::mem::take(&mut inner.in_flight) {
-            let result = match result {
-                Ok(()) => Ok(()),
-                Err(error) => Err(error.clone()),
-            };
-            inner.sent(sending, result, &mut ended);
-        }
-        let has_room = inner.commands.is_empty() && inner.closing.is_none() && !inner.has_finished;
-        if self.produces && result.is_ok() && has_room {
-            inner.push(Event::Writable);
-        }
-        self.schedule_telling(inner, ended);
-    }
-
-    /// All is over: told once for each `connect`, and last.
-    pub(super) fn disconnected(self: &Arc<Self>, why: Disconnect) {
-        let operation = if self.lock().connecting.is_some() { Operation::Connect } else { Operation::Send };
-        let error = why.error(operation, &self.client.address);
-        let mut inner = self.lock();
-        let mut ended: Ended = Vec::new();
-        let in_flight = std::mem::take(&mut inner.in_flight);
-        let commands = std::mem::take(&mut inner.commands);
-        // Bytes may be the program's, with a destructor of its own: they are dropped without the lock.
-        let (mut unsent, mut queued) = (Vec::new(), Vec::new());
-        for command in commands {
-            if let Command::Send(bytes, sending) = command {
-                unsent.push(bytes);
-                queued.push(sending);
-            }
-        }
-        for sending in in_flight.into_iter().chain(queued) {
-            inner.sent(sending, Err(error.clone()), &mut ended);
-        }
-        if let Some(handler) = inner.armed.take() {
-            let result = match why.is_graceful() {
-                true => Ok(Bytes::new()),
-                false => Err(why.error(Operation::Receive, &self.client.address)),
-            };
-            inner.answer(handler, result);
-        }
-        ended.extend(inner.connecting.take().map(|told| (told, Err(error))));
-        ended.extend(inner.closers.drain(..).map(|told| (told, Ok(()))));
-        (inner.is_driven, inner.driver) = (false, None);
-        (inner.closing, inner.reset) = (None, None);
-        inner.change(State::Disconnected(why));
-        self.schedule_telling(inner, ended);
-        drop_guarded(unsent);
-    }
-}
 
 impl Strand {
     /// Lets go of the lock, and has the events handled if that is not arranged.
@@ -757,6 +484,68 @@ fn wake(inner: MutexGuard<'_, Inner>) {
 }
 
 impl Inner {
+    fn new(state: State) -> Inner {
+        Inner {
+            state,
+            is_driven: false,
+            epoch: 0,
+            events: VecDeque::new(),
+            states: 0,
+            has_writable: false,
+            is_scheduled: false,
+            running: None,
+            handler: None,
+            calls: None,
+            panicked: None,
+            place: None,
+            is_over: false,
+            is_receiving: false,
+            armed: None,
+            early: BytesMut::new(),
+            peer_ended: false,
+            info: Info::default(),
+            unconsumed: 0,
+            left: Bytes::new(),
+            commands: VecDeque::new(),
+            in_flight: VecDeque::new(),
+            charged: 0,
+            queued: 0,
+            has_finished: false,
+            closing: None,
+            reset: None,
+            connecting: None,
+            closers: Vec::new(),
+            driver: None,
+        }
+    }
+
+    fn receives(&self) -> bool {
+        self.calls.is_some_and(|calls| calls.receives)
+    }
+
+    fn produces(&self) -> bool {
+        self.calls.is_some_and(|calls| calls.produces)
+    }
+
+    /// What came before the handler was made waits for receives, as it turns out.
+    fn set_aside(&mut self) {
+        for (_, event) in &mut self.events {
+            if let Event::Received(bytes) = event {
+                self.early.extend_from_slice(bytes);
+            }
+        }
+        self.events.retain(|(_, event)| !matches!(event, Event::Received(_)));
+        self.unconsumed = 0;
+    }
+
+    /// There is room for more, which is told once until the handler has been called.
+    fn writable(&mut self) {
+        if !self.has_writable && !self.is_over {
+            self.has_writable = true;
+            self.push(Event::Writable);
+        }
+    }
+
     /// A new connection: nothing of the last one holds for it, but what is still to be told.
     fn begin(&mut self) {
         self.is_driven = true;
@@ -764,7 +553,7 @@ impl Inner {
         self.early.clear();
         self.peer_ended = false;
         self.info = Info::default();
-        self.has_finished = false;
+        (self.has_finished, self.has_writable) = (false, false);
         (self.closing, self.reset) = (None, None);
     }
 
@@ -835,7 +624,15 @@ impl Inner {
     fn answer(&mut self, handler: ReceiveHandler, result: Result<Bytes>) {
         self.is_receiving = true;
         let call = Box::new(move |socket: &SocketHandle| handler(socket, result));
-        self.push(Event::Call { call, cost: 0, is_receive: true });
+        if self.is_over {
+            return;
+        }
+        // In front of the end, if that waits to be told already: behind it nothing of this connection is.
+        let is_end = |(epoch, event): &(u64, Event)| {
+            *epoch == self.epoch && matches!(event, Event::State(State::Disconnected(_)))
+        };
+        let at = self.events.iter().position(is_end).unwrap_or(self.events.len());
+        self.events.insert(at, (self.epoch, Event::Call { call, cost: 0, is_receive: true }));
     }
 }
 
