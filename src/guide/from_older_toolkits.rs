@@ -109,7 +109,8 @@
 //! * `Receive` asks for one piece, and so does [`receive`](crate::event::SocketHandle::receive). Who wants whatever comes gives the socket [`Callbacks`](crate::event::Callbacks)
 //!   or a [`QueuedHandler`](crate::event::QueuedHandler).
 //! * A connect has 10 s. There it had no end.
-//! * `CreateServer` with `Start` is [`Server::start_events`](crate::Server::start_events); handlers run on the workers.
+//! * `CreateServer` with `Start` is [`Server::start_queued`](crate::Server::start_queued), with the queue that handlers run on;
+//!   [`Server::start_events`](crate::Server::start_events) has them run on the workers.
 //! * `NetworkTcpConnectionOptions` are [`connect_within`](crate::Client::connect_within), [`Deadlines::idle`](crate::Deadlines::idle) and
 //!   [`SocketOptions::nodelay`](crate::SocketOptions::nodelay), and do something.
 //!

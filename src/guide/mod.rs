@@ -29,13 +29,13 @@
 //! | Waiting looks like | `.await` | returning | returning | a call that takes its time |
 //! | A connection costs | its future, and under 1 KB | its handler, and under 1 KB | the same, and its events on their way | a thread with its stack |
 //! | Received bytes are | copied to a buffer, or a chunk without a copy | borrowed from the engine | owned | copied to a buffer |
-//! | Servers | [`Server::start`](crate::Server::start) | [`Server::start_events`](crate::Server::start_events) | - | [`blocking::Listener`](crate::blocking::Listener) |
+//! | Servers | [`Server::start`](crate::Server::start) | [`Server::start_events`](crate::Server::start_events) | [`Server::start_queued`](crate::Server::start_queued) | [`blocking::Listener`](crate::blocking::Listener) |
 //! | Clients | [`Client::connect`](crate::Client::connect) | [`event::Service::connect`](crate::event::Service::connect) | [`event::Service::socket`](crate::event::Service::socket) | [`blocking::connect`](crate::blocking::connect) |
 //!
 //! * **Async** if you have no reason for another one. A protocol of several steps reads like its specification.
 //! * **Event** if a message is answered from itself and there are many of them: nothing is allocated for one, and no future is
 //!   woken. State that a future would keep in its variables is in your handler's fields.
-//! * **Event, on a queue** for a client in a program that has a loop already: a game, a user interface, a thread that owns the data.
+//! * **Event, on a queue** for a program that has a loop already: a game, a user interface, a thread that owns the data.
 //! * **Blocking** for tools, for clients in programs that are not async, for handlers that compute or call a database that
 //!   blocks, and for some hundred connections rather than thousands.
 //!
