@@ -83,6 +83,7 @@ pub const PEERS: &[Peer] = &[
     #[cfg(feature = "may")]
     may::PEER,
     std_blocking::PEER,
+    std_blocking::PEER_TIMEOUT,
     mio::PEER,
     bare_epoll::PEER,
     bare_epoll::LARGE,

@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -11,10 +12,17 @@ use super::{BUFFER_SIZE, Peer, announce, listen};
 pub const PEER: Peer = Peer {
     name: "std_blocking",
     about: "std::net, a thread and a 16 KiB buffer per connection",
-    ..Peer::echo(serve)
+    ..Peer::echo(|| serve(None))
 };
 
-fn serve() -> Result<()> {
+/// What Wharf's connections have by default: who is silent for a minute is ended. The kernel's timer for that is a part of each wait.
+pub const PEER_TIMEOUT: Peer = Peer {
+    name: "std_blocking_timeout",
+    about: "the same with a read timeout of 60 s",
+    ..Peer::echo(|| serve(Some(Duration::from_secs(60))))
+};
+
+fn serve(timeout: Option<Duration>) -> Result<()> {
     let listener = listen()?;
     announce(listener.local_addr()?)?;
     loop {
@@ -22,6 +30,7 @@ fn serve() -> Result<()> {
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             accepted => accepted?,
         };
+        stream.set_read_timeout(timeout)?;
         thread::spawn(move || echo(stream));
     }
 }
