@@ -186,7 +186,7 @@ impl Drop for WriteHalf {
             // Half a message may be sent: that must not look like an orderly end.
             conn.line().reset(CloseReason::HandlerPanicked);
         } else {
-            conn.line().finish();
+            conn.line().leave_to_reader();
         }
     }
 }
