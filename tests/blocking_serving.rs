@@ -225,6 +225,34 @@ fn a_handler_between_two_requests_hears_of_the_drain() {
 }
 
 #[test]
+fn a_request_that_came_before_the_drain_is_served() {
+    let (go, gate) = mpsc::channel::<()>();
+    let gate = Mutex::new(gate);
+    let server = listener().serve(move |mut conn: Connection| {
+        gate.lock().expect("nobody panics").recv().expect("the test goes on");
+        let mut request = [0; 1];
+        while conn.ready()? {
+            if conn.recv(&mut request)? == 0 {
+                return Ok(());
+            }
+            conn.send(&request)?;
+        }
+        conn.send(b"bye")
+    });
+    let server = server.expect("it starts");
+    let mut client = connect(&server);
+    client.write_all(b"x").expect("it stands");
+    await_that("it is accepted", || server.connections() == 1);
+    server.drain(PATIENCE);
+    go.send(()).expect("the handler waits");
+    let mut words = Vec::new();
+    client.read_to_end(&mut words).expect("no reset");
+    assert_eq!(words, b"xbye");
+    drop(client);
+    assert_eq!(server.wait().expect("it ends").drain.finished, 1);
+}
+
+#[test]
 fn a_stop_ends_at_once_whatever_handlers_wait_for() {
     let server = listener().serve(|mut conn: Connection| {
         let mut kind = [0; 1];

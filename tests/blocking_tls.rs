@@ -4,8 +4,8 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::sync::Arc;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -236,4 +236,85 @@ fn halves_speak_tls_at_the_same_time() {
     reader.join().expect("it went well");
     drop(writes);
     server.drain(PATIENCE).wait().expect("it ends");
+}
+
+#[test]
+fn what_a_late_send_has_left_leaves_while_its_sender_waits_for_an_answer() {
+    let mut listener = listener().tls(&acceptor());
+    let address = listener.local_addr();
+    let (told, expected) = mpsc::channel();
+    let server = thread::spawn(move || -> Result<()> {
+        let mut conn = listener.accept()?;
+        conn.send(b"go")?;
+        let mut received = vec![0; expected.recv().expect("the client tells")];
+        conn.within(PATIENCE / 2).recv_exact(&mut received)?;
+        conn.send(b"all of it")
+    });
+    let mut conn = client(address).open_blocking().expect("it is trusted");
+    // With that it has read all that the handshake left.
+    conn.recv_exact(&mut [0; 2]).expect("it stands");
+    let message = vec![7; 48 << 20];
+    let (mut sent, mut times_late) = (0, 0);
+    // Again and again, until the kernel takes nothing more and something is left here.
+    while times_late < 40 {
+        let late = conn.within(Duration::from_millis(20)).send(&message).expect_err("nobody reads");
+        assert!(late.is_timeout(), "{late}");
+        let took = message.len() - late.unsent().expect("it is told");
+        sent += took;
+        times_late = if took == 0 { times_late + 1 } else { 0 };
+    }
+    told.send(sent).expect("the server waits");
+    let mut answer = [0; 9];
+    conn.within(PATIENCE).recv_exact(&mut answer).expect("it answers");
+    assert_eq!(&answer, b"all of it");
+    server.join().expect("no panic").expect("it went well");
+}
+
+/// Has rustls connect, and say hello.
+fn rustls_client(address: SocketAddr) -> rustls::StreamOwned<rustls::ClientConnection, TcpStream> {
+    let config = Arc::new(AUTHORITY.config(&[&TLS13]));
+    let tls =
+        rustls::ClientConnection::new(config, NAME.try_into().expect("a name")).expect("it can be used");
+    let mut stream = rustls::StreamOwned::new(tls, TcpStream::connect(address).expect("it listens"));
+    stream.write_all(b"hello").expect("it stands");
+    stream
+}
+
+#[test]
+fn who_leaves_tls_after_an_end_without_a_word_is_told() {
+    let acceptor = Acceptor::new(server_tls().tolerate_truncation()).expect("it makes sense");
+    let mut listener = listener().tls(&acceptor);
+    let address = listener.local_addr().socket().expect("it is TCP");
+    let server = thread::spawn(move || {
+        let mut conn = listener.accept().expect("somebody comes");
+        conn.recv_exact(&mut [0; 5]).expect("it stands");
+        assert_eq!(conn.recv(&mut [0; 5]).expect("that is tolerated"), 0);
+        conn.within(PATIENCE).leave_tls().expect_err("it will not say close_notify")
+    });
+    let stream = rustls_client(address);
+    stream.sock.shutdown(std::net::Shutdown::Write).expect("it stands");
+    let error = server.join().expect("no panic");
+    assert_eq!(error.close_reason(), Some(CloseReason::Tls(TlsFault::Truncated)), "{error}");
+}
+
+#[test]
+fn while_tls_is_left_no_more_is_kept_than_may_be() {
+    let mut listener = listener().tls(&acceptor());
+    let address = listener.local_addr().socket().expect("it is TCP");
+    let server = thread::spawn(move || {
+        let mut conn = listener.accept().expect("somebody comes");
+        conn.recv_exact(&mut [0; 5]).expect("it stands");
+        let full = conn.within(PATIENCE).leave_tls().expect_err("the peer does not leave");
+        assert!(!full.is_timeout(), "{full}");
+        let held_back = conn.within(PATIENCE).send(b"plain").expect_err("the peer has not left");
+        assert!(!held_back.is_timeout(), "{held_back}");
+        assert_eq!(held_back.unsent(), Some(5));
+        let received = conn.counts().received;
+        conn.reset();
+        received
+    });
+    let mut stream = rustls_client(address);
+    while stream.write_all(&[7; 16 * 1024]).is_ok() {}
+    let received = server.join().expect("no panic");
+    assert!(received < 1 << 20, "{received} bytes were taken");
 }

@@ -18,6 +18,9 @@ use crate::services;
 use crate::tls::Tls;
 use crate::values::{self, MinRate, OverLimit, Size, Switch, Timeout, WhenFull};
 
+/// How long a worker may go without a turn before it is reported, unless it was told otherwise.
+const WATCHDOG: Duration = Duration::from_secs(1);
+
 /// The headings of the options that can change while a server runs.
 pub(crate) const LIVE: [&str; 3] = ["Admission", "Deadlines", "Queues"];
 
@@ -158,9 +161,9 @@ pub(crate) struct Running {
     /// has it, which then drains. Linux only.
     #[arg(long, value_name = "PATH")]
     handover: Option<PathBuf>,
-    /// Report a worker that does not turn for so long, at least 10ms, or `none`.
-    #[arg(long, value_name = "D", default_value = "1s")]
-    watchdog: Timeout,
+    /// Report a worker that does not turn for so long, at least 10ms, or `none` [default: 1s].
+    #[arg(long, value_name = "D")]
+    watchdog: Option<Timeout>,
 }
 
 impl Options {
@@ -174,8 +177,8 @@ impl Options {
             networks => server.proxy_protocol(ProxyProtocol::from(networks.iter().copied())),
         };
         let server = server.access(self.access()).limits(self.limits()).deadlines(self.deadlines(service));
-        let server =
-            server.sockets(self.sockets.options()).watchdog(self.running.watchdog.0).notify_systemd();
+        let server = server.sockets(self.sockets.options()).notify_systemd();
+        let server = server.watchdog(self.running.watchdog.map_or(Some(WATCHDOG), |within| within.0));
         Some(match &self.running.handover {
             Some(path) => server.handover(Handover::at(path).drain(self.times.drain)),
             None => server,
@@ -185,7 +188,7 @@ impl Options {
     /// A listener in blocking style that is as asked for; without one there is none.
     pub(crate) fn blocking_listener(&self, service: Service) -> wharf::Result<Option<Listener>> {
         let Some((first, more)) = self.listening.listen.split_first() else { return Ok(None) };
-        let Running { with, handover, .. } = &self.running;
+        let Running { with, handover, watchdog } = &self.running;
         for (is_given, option) in [
             (!more.is_empty(), "a second --listen"),
             (!self.listening.proxy_protocol.is_empty(), "--proxy-protocol"),
@@ -194,6 +197,7 @@ impl Options {
             (with.workers.is_some(), "--workers"),
             (!with.spin.is_zero(), "--spin"),
             (handover.is_some(), "--handover"),
+            (watchdog.is_some(), "--watchdog"),
         ] {
             if is_given {
                 return Err(Error::other(format!(

@@ -147,7 +147,7 @@ impl Connection {
     /// # Errors
     /// If the connection is closed, broken or finished, or a deadline passes. [`Error::unsent`] tells how many bytes at the end of
     /// the message were not sent. With TLS, those before them may still be queued here, sealed; they leave with the next
-    /// operation that sends.
+    /// operation, whatever it is.
     #[inline]
     pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
         self.untimed().send(bytes)

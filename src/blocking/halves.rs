@@ -142,6 +142,10 @@ impl fmt::Debug for ReadHalf {
 }
 
 /// The writing half of a [`Connection`]; see [`Connection::split`]. Dropping it ends this side's direction; in a panic it resets.
+///
+/// With TLS, what the peer says of TLS itself, new keys and close_notify, is heard by who reads. Who only writes goes on with the keys that
+/// it has, and renews its own; a peer that is gone is told by the next send. If the kernel has no room when this is dropped, the
+/// reading half sends the end, as soon as it waits for bytes, or the connection's drop does.
 pub struct WriteHalf {
     whole: Whole,
     finishes: bool,
@@ -186,7 +190,7 @@ impl Drop for WriteHalf {
             // Half a message may be sent: that must not look like an orderly end.
             conn.line().reset(CloseReason::HandlerPanicked);
         } else {
-            conn.line().finish();
+            conn.line().leave_to_reader();
         }
     }
 }

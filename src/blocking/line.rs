@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -32,6 +32,8 @@ use crate::tls::{BUFFERFUL, Session};
 
 /// What is received at once where it cannot go to the reader as it is: two TLS records of full size.
 const SCRATCH: usize = 33 * 1024;
+/// What is thrown away at a connection's end is received so many times before others are looked at.
+const THROWN_AWAY_MAX: u32 = 4;
 /// The kernel counts its timeouts in ticks of up to 10 ms, and none at all is one that never passes.
 const TIMEOUT_MIN: Duration = Duration::from_millis(1);
 /// The longest of those ticks.
@@ -74,6 +76,8 @@ enum Delivered {
 #[derive(Debug)]
 pub(super) struct Watch {
     asked: AtomicU8,
+    /// The alert was raised only for a look at what there is to do.
+    nudged: AtomicBool,
     alert: Alert,
     closed: OnceLock<CloseReason>,
 }
@@ -93,6 +97,19 @@ impl Watch {
     fn ask(&self, what: u8) {
         self.asked.fetch_max(what, Ordering::SeqCst);
         self.alert.raise();
+    }
+
+    /// Has whoever waits with the line look again.
+    fn nudge(&self) {
+        self.nudged.store(true, Ordering::SeqCst);
+        self.alert.raise();
+    }
+
+    /// Takes a nudge back. Whoever asks for something meanwhile has said so before he raised the alert, and that is looked at next.
+    fn take_nudge(&self) {
+        if self.nudged.load(Ordering::Relaxed) && self.nudged.swap(false, Ordering::SeqCst) {
+            self.alert.lower();
+        }
     }
 
     pub(super) fn reason(&self) -> Option<CloseReason> {
@@ -196,7 +213,12 @@ impl Line {
         if let Some(watch) = &self.watch {
             return Ok(watch.clone());
         }
-        let watch = Watch { asked: AtomicU8::new(0), alert: Alert::new()?, closed: OnceLock::new() };
+        let watch = Watch {
+            asked: AtomicU8::new(0),
+            nudged: AtomicBool::new(false),
+            alert: Alert::new()?,
+            closed: OnceLock::new(),
+        };
         if let Some(reason) = self.conn.reason() {
             let _ = watch.closed.set(reason);
         }
@@ -307,9 +329,8 @@ impl Line {
                 Ok(_) => return Ok(Step::Done(true)),
                 Err(reason) => return Err(self.closed(Operation::Receive, reason)),
             }
-            if ends && self.place.as_ref().is_some_and(|place| place.is_draining()) {
-                return Ok(Step::Done(false));
-            }
+            // Looked at first: what came before the drain is served.
+            let drains = ends && self.place.as_ref().is_some_and(|place| place.is_draining());
             let now = self.now();
             self.conn.await_reading(now);
             let Some(deadline) = self.in_time(now, until, Operation::Receive)? else { continue };
@@ -321,6 +342,9 @@ impl Line {
             }
             self.scratch = scratch;
             if let Tried::Nothing = tried {
+                if drains {
+                    return Ok(Step::Done(false));
+                }
                 let Step::Wait(mut wanted) = self.wait_to_read::<()>(deadline) else { continue };
                 wanted.drain = ends;
                 return Ok(Step::Wait(wanted));
@@ -368,6 +392,13 @@ impl Line {
     /// Receives once: into `buf` if that can be, and otherwise for the core. Waits for it if the line is `alone`.
     #[inline]
     fn receive(&mut self, buf: &mut [u8], now: Time, deadline: Option<Time>, alone: bool) -> Tried {
+        if self.conn.has_to_send() {
+            // A send that was late has left it, or TLS has something to say: who waits here is woken when there is room for it.
+            self.advance();
+            if !self.conn.is_receiving() {
+                return Tried::News;
+            }
+        }
         let direct = self.conn.reads_past_inbox();
         let waits = alone && self.watch.is_none() && !self.conn.has_to_send();
         if waits {
@@ -493,7 +524,10 @@ impl Line {
                         self.conn.caught_up();
                         return Ok(Step::Done(()));
                     }
-                    self.conn.moved(self.now());
+                    let now = self.now();
+                    self.conn.moved(now);
+                    // A peer that reads all the time gets no more of it than one that does not.
+                    let _ = self.in_time(now, until, Operation::Send)?;
                 }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {
@@ -526,6 +560,9 @@ impl Line {
             self.conn.send(first);
             *bytes = rest;
             self.advance();
+            if !bytes.is_empty() {
+                let _ = self.in_time(self.now(), until, Operation::Send)?;
+            }
             return Ok(None);
         }
         if bytes.is_empty() && self.conn.pending() == 0 {
@@ -535,6 +572,7 @@ impl Line {
         let now = self.now();
         let Some(deadline) = self.in_time(now, until, Operation::Send)? else { return Ok(None) };
         if self.conn.is_held_back() {
+            self.check_room(Operation::Send)?;
             return Ok(self.hear(now, deadline));
         }
         Ok(self.conn.has_to_send().then(|| self.wait_to_write(deadline)))
@@ -585,6 +623,14 @@ impl Line {
         self.conn.finish();
         self.advance();
     }
+
+    /// Its writer has gone: what is queued, close_notify at least, is sent by whoever reads, and he may wait for bytes only.
+    pub(super) fn leave_to_reader(&mut self) {
+        self.finish();
+        if let (true, Some(watch)) = (self.conn.has_to_send(), &self.watch) {
+            watch.nudge();
+        }
+    }
 }
 
 // Ending.
@@ -620,8 +666,10 @@ impl Line {
         change(&mut self.conn, now);
     }
 
-    /// Throws away what still comes, until the connection is closed.
+    /// Throws away what still comes, until the connection is closed. Of who sends without a pause it takes a bounded amount, so that others
+    /// who are waited for on the same thread have their turn.
     pub(super) fn end(&mut self) -> Step<CloseReason> {
+        let mut turns = 0..THROWN_AWAY_MAX;
         loop {
             self.heed();
             let now = self.now();
@@ -633,6 +681,9 @@ impl Line {
             let deadline = self.next_deadline();
             if !self.conn.is_receiving() {
                 return self.wait_to_write(deadline);
+            }
+            if turns.next().is_none() {
+                return self.wait_to_read(deadline);
             }
             let mut scratch = self.take_scratch();
             let tried = match &self.socket {
@@ -656,6 +707,7 @@ impl Line {
     #[inline]
     fn heed(&mut self) {
         if let Some(watch) = &self.watch {
+            watch.take_nudge();
             match watch.asked.load(Ordering::Relaxed) {
                 CLOSE if self.conn.is_open() => self.close(),
                 RESET if !self.conn.is_closed() => self.reset(CloseReason::LocalReset),
@@ -809,7 +861,8 @@ impl Line {
     #[cfg(feature = "tls")]
     pub(super) fn leave_tls(&mut self) {
         self.conn.leave_tls();
-        self.advance();
+        // If the peer has ended without a word, it will not say close_notify any more.
+        self.unseal();
     }
 
     /// Waits until TLS is off.
@@ -823,16 +876,22 @@ impl Line {
             if let Some(reason) = self.conn.reason() {
                 return Err(self.closed(Operation::Secure, reason));
             }
-            if self.conn.is_full() {
-                let problem = "what the peer has sent before it leaves TLS has to be read first";
-                return Err(self.failed(Operation::Secure, Cause::Misuse(problem)));
-            }
+            self.check_room(Operation::Secure)?;
             let now = self.now();
             let Some(deadline) = self.in_time(now, until, Operation::Secure)? else { continue };
             if let Some(step) = self.hear(now, deadline) {
                 return Ok(step);
             }
         }
+    }
+
+    /// While TLS is left, what the peer sends before it leaves too is kept: as much as may be.
+    fn check_room(&self, operation: Operation) -> Result<()> {
+        if self.conn.is_full() {
+            let problem = "what the peer has sent before it leaves TLS has to be read first";
+            return Err(self.failed(operation, Cause::Misuse(problem)));
+        }
+        Ok(())
     }
 
     /// Hands on what was received by TLS, and does what follows from it.
@@ -1039,4 +1098,60 @@ pub(super) fn wait_for_any(waits: &[Waiting], ear: Option<BorrowedFd<'_>>, timeo
     let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
     // Whatever comes of it, the next step looks for itself.
     let _ = poll(&mut fds, timeout.as_ref());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    fn line(socket: UnixStream) -> Line {
+        let peer = Address::from(std::net::SocketAddr::from(([127, 0, 0, 1], 9)));
+        Line::new(socket.into(), peer, &Limits::default(), &Deadlines::default()).expect("it can block")
+    }
+
+    #[test]
+    fn who_sends_without_a_pause_after_the_end_leaves_others_their_turn() {
+        let (socket, mut peer) = UnixStream::pair().expect("descriptors");
+        peer.set_nonblocking(true).expect("it can");
+        let mut sent = 0;
+        while let Ok(n) = peer.write(&[7; 16 * 1024]) {
+            sent += n as u64;
+        }
+        let mut line = line(socket);
+        line.close();
+        let mut steps = 0;
+        while line.conn().counts().discarded < sent {
+            let before = line.conn().counts().discarded;
+            assert!(matches!(line.end(), Step::Wait(Wanted { read: true, .. })));
+            assert!(line.conn().counts().discarded - before <= u64::from(THROWN_AWAY_MAX) * SCRATCH as u64);
+            steps += 1;
+        }
+        assert!(steps > 1, "{sent} bytes are no more than one step takes");
+        drop(peer);
+        assert!(matches!(line.end(), Step::Done(CloseReason::Local)));
+    }
+
+    fn is_raised(watch: &Watch) -> bool {
+        let mut fds = [PollFd::from_borrowed_fd(watch.alert.ear(), PollFlags::IN)];
+        poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).expect("it can be asked") == 1
+    }
+
+    #[test]
+    fn a_nudge_is_over_when_it_was_heard_and_hides_no_request() {
+        let (socket, _peer) = UnixStream::pair().expect("descriptors");
+        let mut line = line(socket);
+        let watch = line.watch().expect("descriptors");
+        watch.nudge();
+        line.waiting(Wanted { read: true, write: false, drain: false, until: None }).wait();
+        line.heed();
+        assert!(!is_raised(&watch), "who waits again would not wait");
+        assert!(line.conn().is_open());
+        watch.nudge();
+        watch.reset();
+        line.heed();
+        assert_eq!(watch.reason(), Some(CloseReason::LocalReset));
+    }
 }

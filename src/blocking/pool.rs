@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -76,7 +77,8 @@ impl Pool {
 
     fn work(&self) {
         while let Some(job) = self.next_job() {
-            job();
+            // A thread that a panic ended would be counted for ever.
+            drop(catch_unwind(AssertUnwindSafe(job)));
         }
     }
 
@@ -141,6 +143,17 @@ mod tests {
         for n in 0..3 {
             assert_eq!(jobs.recv_timeout(PATIENCE).expect("it is done").0, n);
         }
+        await_threads(&pool, 0);
+    }
+
+    #[test]
+    fn a_job_that_panics_takes_no_thread_from_the_others() {
+        let pool = Pool::that_keeps(String::from("test"), 1, PATIENCE);
+        let (done, jobs) = mpsc::channel();
+        pool.submit(Box::new(|| panic!("a job panics for the test"))).expect("a thread");
+        pool.submit(Box::new(move || done.send(()).expect("the test waits"))).expect("a thread");
+        assert_eq!(jobs.recv_timeout(PATIENCE), Ok(()));
+        pool.close();
         await_threads(&pool, 0);
     }
 

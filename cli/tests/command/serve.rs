@@ -260,6 +260,7 @@ fn blocking_style_says_what_it_does_without() {
         ("--backend", "readiness"),
         ("--max-memory", "1GiB"),
         ("--proxy-protocol", "::/0"),
+        ("--watchdog", "2s"),
     ] {
         let args = ["serve", "echo", "--style", "blocking", "--listen", "127.0.0.1:0", option, value];
         let outcome = Process::run(&mut crate::process::wharf(args), Vec::new());
