@@ -64,7 +64,7 @@ impl Retry {
     /// Sets the retry budget: at most `count` attempts at once, and as many again in each `window`, evenly. Default: 30 in 60 s.
     ///
     /// It is what bounds the load on a server whatever else happens, with the back-off of a long-lived session always starting anew. When
-    /// it is used up, the session waits for it, and says so: [`Wait::Budget`](crate::reconnect::Wait::Budget).
+    /// it is used up, the session waits for it, and says so: [`Wait::Budget`].
     #[must_use]
     pub fn budget(mut self, count: u32, window: Duration) -> Retry {
         (self.budget, self.window) = (count, window);

@@ -20,7 +20,7 @@ pub enum SessionState {
         /// Which attempt this is since the last connection that stood; the first is 1.
         attempt: u32,
         /// How far it has come, as [`Connect::observe`](crate::Connect::observe) tells it: `Idle` before the first attempt, and `Connected`
-        /// when the [greeting](crate::Reconnect::greet) is under way.
+        /// when the [greeting](crate::reconnect::Reconnect::greet) is under way.
         step: ConnectState,
     },
     /// There is a connection, and what is queued is sent on it.

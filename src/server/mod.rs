@@ -350,7 +350,7 @@ impl Server {
     /// that it returns gets the connection's events.
     ///
     /// The same holds as for a [`Socket`](crate::event::Socket): calls are in order and never two at once, a slow queue makes peers
-    /// wait, and [`SocketHandle`](crate::event::SocketHandle)s send, receive and close from any thread. The first state told is
+    /// wait, and [`SocketHandle`]s send, receive and close from any thread. The first state told is
     /// [`Connected`](crate::event::State::Connected); the last call is the state that tells the end, and then the handler is
     /// dropped. A queue that ends closes its connections.
     ///
