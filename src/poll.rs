@@ -12,33 +12,30 @@ use crate::error::{Cause, CloseReason, Error, Operation, Result};
 use crate::worker::link::Link;
 
 /// Takes what has been received with `take`; `None` after the peer's end. Of the message that is read `begun` bytes came before.
+#[inline]
 pub(crate) fn read<T>(
     link: &Rc<Link>,
     cx: &Context<'_>,
     begun: usize,
     take: impl FnOnce(&mut Conn) -> T,
 ) -> Poll<Result<Option<T>>> {
-    let read = read_patiently(link, cx, take);
-    if read.is_pending() {
-        let now = link.worker.now();
-        let mut conn = link.conn.borrow_mut();
-        conn.await_reading(now);
-        if begun > 0 {
-            conn.await_rest(begun, now);
-        }
-        let urgent = conn.take_urgent_deadline();
-        drop(conn);
-        if let Some(at) = urgent {
-            link.worker.retime(link, at);
-        }
-    }
-    read
+    read_what_is_awaited(link, cx, Some(begun), take)
 }
 
 /// The same for one who lets the peer be silent for as long as it likes.
 pub(crate) fn read_patiently<T>(
     link: &Rc<Link>,
     cx: &Context<'_>,
+    take: impl FnOnce(&mut Conn) -> T,
+) -> Poll<Result<Option<T>>> {
+    read_what_is_awaited(link, cx, None, take)
+}
+
+#[inline]
+fn read_what_is_awaited<T>(
+    link: &Rc<Link>,
+    cx: &Context<'_>,
+    begun: Option<usize>,
     take: impl FnOnce(&mut Conn) -> T,
 ) -> Poll<Result<Option<T>>> {
     let mut conn = link.conn.borrow_mut();
@@ -54,7 +51,20 @@ pub(crate) fn read_patiently<T>(
         }
         Ok(Readable::Ended) => Poll::Ready(Ok(None)),
         Ok(Readable::NotYet) => {
+            let mut urgent = None;
+            if let Some(begun) = begun {
+                let now = link.worker.now();
+                conn.await_reading(now);
+                if begun > 0 {
+                    conn.await_rest(begun, now);
+                }
+                urgent = conn.take_urgent_deadline();
+            }
+            drop(conn);
             link.reader.register(&link.worker.tasks, cx);
+            if let Some(at) = urgent {
+                link.worker.retime(link, at);
+            }
             Poll::Pending
         }
         Err(reason) => Poll::Ready(Err(closed(link, Operation::Receive, reason))),
@@ -63,6 +73,7 @@ pub(crate) fn read_patiently<T>(
 
 /// Sends `bytes` with `send`, which is told how many and returns how many are left: all at once, unless they are more
 /// than the queue may ever hold.
+#[inline]
 pub(crate) fn write<B: AsRef<[u8]>>(
     link: &Rc<Link>,
     cx: &Context<'_>,
@@ -86,6 +97,7 @@ pub(crate) fn write<B: AsRef<[u8]>>(
 }
 
 /// Waits until the queue has room for as many bytes as `part` says. An error if it has none and is not to be waited for.
+#[inline]
 pub(crate) fn room<'a>(
     link: &'a Rc<Link>,
     cx: &Context<'_>,
