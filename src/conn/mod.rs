@@ -4,6 +4,9 @@
 //! deadlines) and **commands** (what a handler asked for), each with the current time where it matters, and carries out
 //! the [`Action`]s that [`Conn::next_action`] gives until there are none. [`Conn::take_news`] says whom to wake.
 //!
+//! With TLS the bytes between the engine and both queues are records, which a [`Session`] opens and seals (`secure.rs`). Without a worker, in
+//! the blocking style, they mostly go past the queues (`direct.rs`).
+//!
 //! # How a connection ends
 //!
 //! Each direction ends by itself. The peer's FIN makes `reading` **Ended**: what came before it can still be read.
@@ -40,6 +43,7 @@ mod direct;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod harness;
 mod inbox;
+mod news;
 mod outbox;
 #[cfg(test)]
 mod properties;
@@ -64,6 +68,7 @@ use deadline::{Clock, Expired};
 use inbox::Inbox;
 use outbox::Outbox;
 
+pub(crate) use news::News;
 pub(crate) use outbox::Room;
 pub(crate) use secure::Unsealed;
 pub use state::ConnectionState;
@@ -168,57 +173,6 @@ pub(crate) enum Action {
     Close {
         reset: bool,
     },
-}
-
-/// Who has something new to look at: a set of bits.
-#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct News(u8);
-
-impl News {
-    const READABLE: News = News(1);
-    const WRITABLE: News = News(2);
-    const UNBLOCKED: News = News(4);
-    const CLOSED: News = News(8);
-    const HUNG_UP: News = News(16);
-    const UNSECURED: News = News(32);
-
-    fn add(&mut self, news: News) {
-        self.0 |= news.0;
-    }
-
-    pub(crate) fn is_none(self) -> bool {
-        self.0 == 0
-    }
-
-    /// Bytes, the peer's end, or a failure.
-    pub(crate) fn readable(self) -> bool {
-        self.0 & News::READABLE.0 != 0
-    }
-
-    /// Room in the queue, an empty queue, or a failure.
-    pub(crate) fn writable(self) -> bool {
-        self.0 & News::WRITABLE.0 != 0
-    }
-
-    /// Room in the queue, for somebody who was told to wait for it.
-    pub(crate) fn unblocked(self) -> bool {
-        self.0 & News::UNBLOCKED.0 != 0
-    }
-
-    /// TLS is off the connection, which goes on.
-    pub(crate) fn unsecured(self) -> bool {
-        self.0 & News::UNSECURED.0 != 0
-    }
-
-    /// The connection is closed, once.
-    pub(crate) fn closed(self) -> bool {
-        self.0 & News::CLOSED.0 != 0
-    }
-
-    /// The peer's end is known, or the connection's is certain; once.
-    pub(crate) fn hung_up(self) -> bool {
-        self.0 & News::HUNG_UP.0 != 0
-    }
 }
 
 /// What a read found.
