@@ -3,6 +3,36 @@
 //! A stream has no messages and no futures to be dropped: a write takes what fits, and a read that is pending waits until bytes
 //! come. Everything else is as in the async style, of which these are the same polls (`poll.rs`).
 
+/// What tokio's trait for writing and hyper's have word for word in common.
+#[cfg(any(feature = "hyper", feature = "tokio"))]
+macro_rules! write_methods {
+    () => {
+        fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            crate::compat::poll_write(self.link(), cx, buf)
+        }
+
+        fn poll_write_vectored(
+            self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            bufs: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            crate::compat::poll_write_vectored(self.link(), cx, bufs)
+        }
+
+        fn is_write_vectored(&self) -> bool {
+            true
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            crate::compat::poll_flush(self.link(), cx)
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            crate::compat::poll_finish(self.link(), cx)
+        }
+    };
+}
+
 #[cfg(feature = "futures-io")]
 mod futures;
 #[cfg(feature = "hyper")]
