@@ -3,7 +3,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,10 +12,10 @@ use super::assembly::{Assembly, Found, Frame};
 use super::outgoing::{Body, queue, total};
 use super::{Envelope, Fault, Framing};
 use crate::config::WhenFull;
-use crate::conn::{Conn, Room};
+use crate::conn::Conn;
 use crate::connection::{Connection, ReadHalf, Reader, WriteHalf};
 use crate::error::{Cause, CloseReason, Error, Operation, Result};
-use crate::poll::closed;
+use crate::poll;
 use crate::runtime::{Late, Within};
 use crate::worker::link::Link;
 
@@ -289,10 +289,6 @@ impl<'a> SendFrame<'a> {
     pub fn within(self, after: Duration) -> Within<Self> {
         Within::new(self, after)
     }
-
-    fn fail(&self, cause: Cause) -> Poll<Result<()>> {
-        Poll::Ready(Err(Error::new(Operation::Send, cause).at(self.link.peer())))
-    }
 }
 
 impl Future for SendFrame<'_> {
@@ -303,43 +299,24 @@ impl Future for SendFrame<'_> {
         let link = this.link;
         let envelope = match &this.envelope {
             Ok(envelope) => envelope,
-            Err(fault) => return this.fail(fault.clone().cause()),
+            Err(fault) => {
+                let error = Error::new(Operation::Send, fault.clone().cause());
+                return Poll::Ready(Err(error.at(link.peer())));
+            }
         };
-        let mut conn = link.conn.borrow_mut();
-        let waits = conn.when_full() == WhenFull::Wait;
-        let in_parts = waits && this.total > conn.send_max();
         loop {
             let left = this.total - this.queued;
-            let part = if in_parts { left.min(conn.send_high()) } else { left };
-            match conn.room_or_end(part) {
-                Ok(Room::Yes) => {
-                    queue(link, &mut conn, envelope, &this.body, (this.queued, this.queued + part));
-                    this.queued += part;
-                    conn.queued(this.queued == this.total);
-                    if this.queued == this.total {
-                        link.sent(&conn);
-                        return Poll::Ready(Ok(()));
-                    }
-                }
-                Ok(room) if !waits => {
-                    let (bytes, bound, queued) = (this.total, conn.send_max(), conn.pending());
-                    drop(conn);
-                    return this.fail(match room {
-                        Room::Never => Cause::TooLarge { bytes, bound, option: "send_max" },
-                        _ => Cause::Full { queued, option: "send_marks" },
-                    });
-                }
-                Ok(_) => {
-                    drop(conn);
-                    link.rare().writer.register(&link.worker.tasks, cx);
-                    link.mark_dirty();
-                    return Poll::Pending;
-                }
-                Err(reason) => {
-                    drop(conn);
-                    link.mark_dirty();
-                    return Poll::Ready(Err(closed(link, Operation::Send, reason)));
-                }
+            let part = |conn: &Conn| {
+                let in_parts = conn.when_full() == WhenFull::Wait && this.total > conn.send_max();
+                if in_parts { left.min(conn.send_high()) } else { left }
+            };
+            let (mut conn, part) = ready!(poll::room(link, cx, part))?;
+            queue(link, &mut conn, envelope, &this.body, (this.queued, this.queued + part));
+            this.queued += part;
+            conn.queued(this.queued == this.total);
+            if this.queued == this.total {
+                link.sent(&conn);
+                return Poll::Ready(Ok(()));
             }
         }
     }
