@@ -589,20 +589,13 @@ pub(crate) struct Reader<'a> {
     link: &'a Rc<Link>,
     /// It was told that there is nothing yet, and the peer's silence counts.
     waiting: bool,
-    /// The peer may be silent for as long as it likes.
-    patient: bool,
     /// So many bytes of a message have come, and the rest of it is awaited.
     pub(crate) begun: usize,
 }
 
 impl<'a> Reader<'a> {
     pub(crate) fn new(link: &'a Rc<Link>) -> Reader<'a> {
-        Reader { link, waiting: false, patient: false, begun: 0 }
-    }
-
-    /// One for which the peer's silence does not count.
-    pub(crate) fn patient(link: &'a Rc<Link>) -> Reader<'a> {
-        Reader { patient: true, ..Reader::new(link) }
+        Reader { link, waiting: false, begun: 0 }
     }
 
     pub(crate) fn link(&self) -> &'a Rc<Link> {
@@ -615,9 +608,6 @@ impl<'a> Reader<'a> {
         cx: &Context<'_>,
         take: impl FnOnce(&mut Conn) -> T,
     ) -> Poll<Result<Option<T>>> {
-        if self.patient {
-            return poll::read_patiently(self.link, cx, take);
-        }
         let polled = poll::read(self.link, cx, self.begun, take);
         self.waiting = polled.is_pending();
         polled

@@ -18,9 +18,9 @@ use std::time::Duration;
 
 use crate::config::WhenFull;
 use crate::conn::{Conn, Room};
-use crate::connection::{Connection, ReadHalf, Reader, WriteHalf};
-use crate::engine::buffer::Chunk;
+use crate::connection::{Connection, ReadHalf, WriteHalf};
 use crate::error::{CloseReason, Error, Result};
+use crate::poll;
 use crate::runtime::{Sleep, sleep};
 use crate::time::Time;
 use crate::worker::link::Link;
@@ -296,10 +296,10 @@ async fn pass(from: &mut ReadHalf, to: &mut WriteHalf, flowed: &Flowed) -> Outco
         error.close_reason().or(link.conn.borrow().reason()).unwrap_or(CloseReason::Local)
     };
     loop {
-        let mut next = Received { reader: Reader::patient(from.link()) };
-        let chunk = poll_fn(|cx| match Pin::new(&mut next).poll(cx) {
+        // The peer may be silent for as long as it likes: the relay has a deadline of its own.
+        let chunk = poll_fn(|cx| match poll::read_patiently(from.link(), cx, Conn::take_chunk) {
             Poll::Pending => Pin::new(&mut closed).poll(cx).map(Err),
-            Poll::Ready(received) => Poll::Ready(Ok(received)),
+            Poll::Ready(received) => Poll::Ready(Ok(received.map(Option::flatten))),
         });
         let mut chunk = match chunk.await {
             Err(reason) => return Outcome::Target(reason),
@@ -323,19 +323,6 @@ async fn pass(from: &mut ReadHalf, to: &mut WriteHalf, flowed: &Flowed) -> Outco
                 Err(reason) => return Outcome::Target(reason),
             }
         }
-    }
-}
-
-/// Receives a chunk, from a peer that may be silent.
-struct Received<'a> {
-    reader: Reader<'a>,
-}
-
-impl Future for Received<'_> {
-    type Output = Result<Option<Chunk>>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Option<Chunk>>> {
-        self.reader.poll(cx, Conn::take_chunk).map_ok(Option::flatten)
     }
 }
 
