@@ -260,6 +260,23 @@ impl Client {
         self.open().blocking()
     }
 
+    /// Checks the address and the options as every connect does first, with no look-up and no connection: for programs that connect
+    /// later, and had better not start with what can never work.
+    ///
+    /// # Errors
+    /// If the address cannot be read, or an option makes no sense; which one it is stands in the error.
+    ///
+    /// ```
+    /// use wharf::Client;
+    ///
+    /// assert!(Client::new("gateway.example:7788").check().is_ok());
+    /// let error = Client::new("gateway.example").check().unwrap_err();
+    /// assert_eq!(error.to_string(), "connect to gateway.example: the port is missing; write HOST:PORT");
+    /// ```
+    pub fn check(&self) -> Result<()> {
+        way::Way::of(self).map(drop)
+    }
+
     /// A connection to the same target that is made at its first use, and made again at the first use after it has ended.
     pub fn lazy(&self) -> Lazy {
         Lazy::new(self.clone())
