@@ -83,7 +83,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Wharf(error) => f.write_str(&by_option(error)),
-            Failure::Io(doing, error) => write!(f, "{doing}: {}", plain(error)),
+            Failure::Io(doing, error) => write!(f, "{doing}: {}{}", plain(error), what_to_change(error)),
             Failure::Found(what) | Failure::Senseless(what) => f.write_str(what),
             Failure::OutputUnwanted => f.write_str("nobody reads the output"),
         }
@@ -145,6 +145,12 @@ pub(crate) fn plain(error: &io::Error) -> String {
     letters.next().map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect())
 }
 
+/// What the library adds as well.
+fn what_to_change(error: &io::Error) -> &'static str {
+    let is_full = error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error());
+    if is_full { " (see `ulimit -n`)" } else { "" }
+}
+
 /// Text of somebody else without what would move a terminal's cursor.
 pub(crate) fn printable(text: &str) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
@@ -157,6 +163,13 @@ mod tests {
     #[test]
     fn an_io_error_reads_like_the_librarys_own() {
         assert_eq!(plain(&io::Error::from_raw_os_error(28)), "no space left on device");
+    }
+
+    #[test]
+    fn without_descriptors_it_says_what_to_look_at() {
+        let full = io::Error::from_raw_os_error(rustix::io::Errno::MFILE.raw_os_error());
+        let told = Failure::Io("watch for signals", full).to_string();
+        assert_eq!(told, "watch for signals: too many open files (see `ulimit -n`)");
     }
 
     #[test]

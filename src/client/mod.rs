@@ -243,10 +243,10 @@ impl Client {
     /// Connects in the [blocking style](crate::blocking): waits on the caller's thread, within the same deadline. The same as
     /// [`Client::open`] and [`Connect::blocking`], where an observer can be given.
     ///
-    /// The addresses of a name are tried one after the other, each with its share of the time that is left.
+    /// Addresses race, and proxies and TLS are gone through, as there.
     ///
     /// # Errors
-    /// As [`Client::open`]. With a [`Client::proxy`], which this style does not go through: it is refused, and not connected past.
+    /// As [`Client::open`].
     ///
     /// ```no_run
     /// use std::time::Duration;
