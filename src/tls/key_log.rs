@@ -68,7 +68,7 @@ impl KeyLog for KeyLogFile {
 /// Says that keys are missing from now on: once, and not for every handshake.
 #[cfg_attr(not(feature = "tracing"), expect(unused_variables, reason = "there is nobody to tell"))]
 fn told(error: &std::io::Error) {
-    event!(warn, %error, "keys cannot be written to the key log");
+    event!(warn, error = crate::error::plain(error), "keys cannot be written to the key log");
 }
 
 impl fmt::Debug for KeyLogFile {

@@ -479,6 +479,16 @@ fn options_without_their_partner_are_refused() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
+fn a_key_log_without_room_is_told_and_keeps_nobody_from_being_served() {
+    let setup = Setup::new("tls-full");
+    let server = setup.serve("async", &["--tls-key-log", "/dev/full"]);
+    assert_answered(&setup.connect(&server, &[]));
+    let told = server.process.await_message("keys cannot be written to the key log");
+    assert!(told.contains("no space left on device"), "{told}");
+}
+
+#[test]
 fn values_that_make_no_sense_and_files_that_cannot_be_used_are_refused() {
     for (option, value, problem) in [
         ("--tls-watch", "1ms", "must be at least 100ms; `off` turns it off"),
