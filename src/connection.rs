@@ -250,7 +250,8 @@ macro_rules! write_methods {
             Send { link: &self.link, bytes }
         }
 
-        /// Sends `bytes` without copying them (above 1 KiB). Otherwise like [`Connection::send`].
+        /// Sends `bytes` without copying them (above 1 KiB). Otherwise like [`Connection::send`]. They are a `Vec<u8>`, a `String`,
+        /// [`Bytes`], or what is there for as long as the program: `"ping"`, or `&b"ping"[..]` for bytes.
         ///
         /// # Errors
         /// As [`Connection::send`].

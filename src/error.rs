@@ -403,11 +403,36 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Inner { operation, target, cause, unsent: _ } = &*self.0;
         match target {
-            Some(target) => write!(f, "{}{} {target}: {cause}", operation.name(), operation.preposition()),
-            None => write!(f, "{}: {cause}", operation.name()),
+            Some(target) => write!(f, "{}{} {target}: {cause}", operation.name(), operation.preposition())?,
+            None => write!(f, "{}: {cause}", operation.name())?,
+        }
+        match cause {
+            Cause::Os(error) => what_to_change(f, *operation, target.as_deref(), error),
+            _ => Ok(()),
         }
     }
 }
+
+/// Adds what the system's own words leave open, where it is the same nearly always.
+fn what_to_change(
+    f: &mut fmt::Formatter<'_>,
+    operation: Operation,
+    target: Option<&str>,
+    error: &io::Error,
+) -> fmt::Result {
+    if error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) {
+        return f.write_str(" (see `ulimit -n`)");
+    }
+    let port = || target?.rsplit_once(':')?.1.parse::<u16>().ok();
+    let is_denied = operation == Operation::Listen && error.kind() == io::ErrorKind::PermissionDenied;
+    if is_denied && port().is_some_and(|port| port < PORT_FOR_ALL) {
+        return f.write_str(" (a port this low is for root, or takes CAP_NET_BIND_SERVICE)");
+    }
+    Ok(())
+}
+
+/// The first port for which no system wants a privilege.
+const PORT_FOR_ALL: u16 = 1024;
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -825,6 +850,29 @@ mod tests {
         let error = Error::os(Operation::Receive, reset).at("10.0.0.7:443");
         assert_eq!(error.to_string(), "receive from 10.0.0.7:443: connection reset by peer");
         assert_eq!(error.kind(), ErrorKind::Peer);
+    }
+
+    #[test]
+    fn what_to_change_is_told_where_the_system_does_not() {
+        let os = |operation, errno: rustix::io::Errno, target: &str| {
+            Error::os(operation, io::Error::from_raw_os_error(errno.raw_os_error())).at(target).to_string()
+        };
+        let (full, denied) = (rustix::io::Errno::MFILE, rustix::io::Errno::ACCESS);
+        let told = os(Operation::Connect, full, "[::1]:80");
+        assert_eq!(told, "connect to [::1]:80: too many open files (see `ulimit -n`)");
+        let told = os(Operation::Listen, denied, "[::1]:80");
+        assert!(
+            told.ends_with(
+                ": permission denied (a port this low is for root, or takes CAP_NET_BIND_SERVICE)"
+            )
+        );
+        for (operation, target) in [
+            (Operation::Listen, "[::1]:8080"),
+            (Operation::Listen, "unix:/run/x"),
+            (Operation::Connect, "[::1]:80"),
+        ] {
+            assert!(os(operation, denied, target).ends_with(": permission denied"), "{target}");
+        }
     }
 
     #[test]

@@ -233,6 +233,9 @@ impl fmt::Debug for Sleep {
 /// # Errors
 /// [`Error::is_timeout`] if it is not done by then. The future is dropped.
 ///
+/// # Cancellation
+/// As that of the future: dropping this drops it.
+///
 /// # Panics
 /// When polled outside a handler and outside [`run`].
 ///

@@ -7,6 +7,7 @@ mod common;
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -306,7 +307,7 @@ scenario! {
                 let of_protocol = [Proxy::socks5(proxy).unwrap(), Proxy::http(proxy).unwrap()];
                 let mut kinds = Vec::new();
                 for proxy in of_protocol {
-                    // What is given up is closed in the background, and `run` waits for that.
+                    // What has failed is closed in the background, and `run` waits for that.
                     let deadlines = Deadlines::for_clients().linger(linger);
                     let client = Client::new("hidden.test:80").proxy(proxy).connect_within(within).deadlines(deadlines);
                     match client.open().await {
@@ -332,6 +333,59 @@ scenario! {
             assert!(world.now() - began < within * 4 + Duration::from_secs(1), "it ends in time");
             server.stop();
         }
+    }
+}
+
+/// Reads until there is an error, and tells what it met.
+#[derive(Clone)]
+struct Patient {
+    asked: Arc<AtomicBool>,
+    error: Arc<Mutex<Option<wharf::Error>>>,
+}
+
+impl Behaviour for Patient {
+    type Handler = Echo;
+
+    async fn run(self, mut conn: Connection) -> Result<()> {
+        let error = loop {
+            match conn.recv(&mut [0; 1024]).await {
+                // An end in order is not the end here.
+                Ok(0) => wharf::sleep(Duration::from_secs(3600)).await,
+                Ok(_) => self.asked.store(true, Ordering::SeqCst),
+                Err(error) => break error,
+            }
+        };
+        *self.error.lock().unwrap() = Some(error);
+        Ok(())
+    }
+
+    fn handler(self) -> Echo {
+        unreachable!("these scenarios are of the async style")
+    }
+}
+
+async fn until(is_so: impl Fn() -> bool) {
+    while !is_so() {
+        wharf::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+scenario! {
+    async fn a_connect_that_is_given_up_leaves_no_socket(world) {
+        let patient = Patient { asked: Arc::default(), error: Arc::default() };
+        let proxy = world.serve(patient.clone()).local_addr();
+        world.run(async move {
+            // The proxy never ends its side: with a socket that waits for that, it would hear nothing for an hour.
+            let deadlines = Deadlines::for_clients().linger(Duration::from_secs(3600));
+            let client = Client::new("hidden.test:80").proxy(Proxy::http(proxy).unwrap()).deadlines(deadlines);
+            let connect = async { drop(client.connect_within(Duration::from_secs(3600)).open().await) };
+            let asked = until(|| patient.asked.load(Ordering::SeqCst));
+            futures_lite::future::or(connect, asked).await;
+            let told = until(|| patient.error.lock().unwrap().is_some());
+            wharf::within(Duration::from_secs(60), told).await.expect("the proxy learns of it");
+            let error = patient.error.lock().unwrap().take().unwrap();
+            assert_eq!(error.close_reason(), Some(wharf::CloseReason::PeerReset), "{error}");
+        });
     }
 }
 

@@ -1,15 +1,16 @@
 //! What can be written on the command line. What it means is decided elsewhere.
 
 use std::path::PathBuf;
+use std::process;
 use std::time::Duration;
 
-use clap::error::ErrorKind;
 use clap::{ArgAction, CommandFactory, Parser, Subcommand, ValueEnum};
 use wharf::{Backend, Server};
 
 use crate::client_tls::{ClientTls, Trusting};
 use crate::exit;
 use crate::options::Options;
+use crate::values::{self, Size};
 
 /// TCP servers and clients that stay up.
 #[derive(Debug, Parser)]
@@ -22,7 +23,16 @@ pub(crate) struct Args {
 impl Args {
     /// Ends the process over a command line that makes no sense as a whole, as the parser does over a part of one.
     pub(crate) fn refuse(problem: &str) -> ! {
-        Args::command().error(ErrorKind::MissingRequiredArgument, problem).exit()
+        // The parser's own error would show how to use `wharf` without any command.
+        exit::print(format_args!("error: {problem}\n\nFor more information, try '--help'.\n"));
+        process::exit(exit::SENSELESS.into())
+    }
+
+    /// Whether any command has such an option.
+    pub(crate) fn has_option(name: &str) -> bool {
+        let commands = Args::command();
+        let mut arguments = commands.get_subcommands().flat_map(clap::Command::get_arguments);
+        arguments.any(|argument| argument.get_long() == Some(name))
     }
 }
 
@@ -42,17 +52,17 @@ pub(crate) enum Command {
 /// Each client sends a message, waits until it has come back, compares it, and sends the next. No two messages are alike.
 /// Ctrl-C ends it early.
 #[derive(Debug, clap::Args)]
-#[command(after_help = exit::CODES)]
+#[command(after_help = format!("{DURATIONS} {SIZES}\n\n{}", exit::CODES))]
 pub(crate) struct Demo {
     /// Number of clients.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) clients: u32,
     /// How long they play, half of it with TLS.
-    #[arg(long, value_name = "D", default_value = "4s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "D", default_value = "4s", value_parser = values::duration)]
     pub(crate) duration: Duration,
-    /// Size of a message.
-    #[arg(long, value_name = "BYTES", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
-    pub(crate) size: u32,
+    /// Size of a message, at most 16MiB.
+    #[arg(long, value_name = "BYTES", default_value = "1KiB", value_parser = values::size_to::<16>)]
+    pub(crate) size: Size,
     #[command(flatten)]
     pub(crate) with: With,
 }
@@ -61,7 +71,7 @@ pub(crate) struct Demo {
 ///
 /// Prints `listening on ADDRESS` to standard output, a line for each listener, before the first connection.
 #[derive(Debug, clap::Args)]
-#[command(after_help = exit::CODES, after_long_help = format!("{SERVE_NOTES}\n\n{}", exit::CODES))]
+#[command(after_help = format!("{DURATIONS} {SIZES}\n\n{}", exit::CODES), after_long_help = format!("{SERVE_NOTES}\n\n{DURATIONS} {SIZES}\n\n{}", exit::CODES))]
 #[command(
     override_usage = "wharf serve <SERVICE> --listen <ADDRESS> [OPTIONS]\n       wharf serve <SERVICE> --config <FILE> [OPTIONS]"
 )]
@@ -81,34 +91,43 @@ pub(crate) struct Serve {
     pub(crate) verbose: u8,
 }
 
-/// What `wharf serve --help` says in the end.
+/// How values are written, for the end of the help.
+const DURATIONS: &str = "Durations (D) are written as 500ms, 30s, 2m or 1h30m.";
+const SIZES: &str = "Sizes (BYTES) as 4096, 64KiB or 1MiB.";
+
+/// What `wharf serve --help` says in the end, in lines that fit any terminal.
 const SERVE_NOTES: &str = "\
 The file:
-  A line is NAME = VALUE, with the name of an option from Listening to Running and without its
-  dashes; `#` begins a comment. What may come several times may have several lines. The command line
-  wins: lines with the name of an option that it has are passed over.
+  A line is NAME = VALUE, with the name of an option from Listening to
+  Running and without its dashes; `#` begins a comment. What may come
+  several times may have several lines. The command line wins: lines with
+  the name of an option that it has are passed over.
 
 Signals:
-  TERM, INT  drain: nothing new is accepted, connections that are silent for half a second end, busy
-             ones have until --drain is over, and chargen stops; a second signal stops at once
-  HUP        read the file again, and the files of TLS: what stands under TLS, Admission, Deadlines and
-             Queues changes, for connections that come from then on; what cannot change is named, and a
-             file with a mistake changes nothing
-  USR1       print a snapshot to standard error: what the server is doing and has done
-  USR2       suspend: accept nobody and keep who is there; the next one resumes";
+  TERM, INT  drain: nothing new is accepted, connections that are silent for
+             half a second end, busy ones have until --drain is over, and
+             chargen stops; a second signal stops at once
+  HUP        read the file again, and the files of TLS: what stands under
+             TLS, Admission, Deadlines and Queues changes, for connections
+             that come from then on; what cannot change is named, and a file
+             with a mistake changes nothing
+  USR1       print a snapshot to standard error: what the server is doing
+             and has done
+  USR2       suspend: accept nobody and keep who is there; the next one
+             resumes";
 
 /// Connect standard input and output to a server.
 ///
 /// The end of the input is passed on, and the command ends when the server has ended. Input that comes after that is still
 /// sent, until there is none for half a second. A stalled reader is waited for, on either side.
 #[derive(Debug, clap::Args)]
-#[command(after_help = exit::CODES)]
+#[command(after_help = format!("{DURATIONS}\n\n{}", exit::CODES))]
 pub(crate) struct Connect {
     /// The server: HOST:PORT or unix:/PATH.
     #[arg(value_name = "ADDRESS")]
     pub(crate) server: String,
     /// How long connecting may take, with looking up the name, a proxy's answer and TLS.
-    #[arg(long, value_name = "D", default_value = "10s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "D", default_value = "10s", value_parser = values::duration)]
     pub(crate) timeout: Duration,
     /// Connect from this address of this machine, ADDRESS or ADDRESS:PORT.
     #[arg(long, value_name = "ADDRESS")]
@@ -118,7 +137,7 @@ pub(crate) struct Connect {
     #[arg(long, value_name = "URL")]
     pub(crate) proxy: Option<String>,
     /// What carries the connection: auto, uring or readiness; `wharf probe` tells what works.
-    #[arg(long, value_name = "ENGINE", default_value_t = Backend::Auto)]
+    #[arg(long, value_name = "ENGINE", default_value_t = Backend::Auto, value_parser = values::backend)]
     pub(crate) backend: Backend,
     /// Tell whom the connection is with, and what TLS has agreed on.
     #[arg(short, long)]
@@ -133,7 +152,7 @@ pub(crate) struct Connect {
 /// other one may go on. What did not end in order is reset on both sides, and told on standard error. SIGTERM and SIGINT drain;
 /// a second signal stops at once.
 #[derive(Debug, clap::Args)]
-#[command(after_help = exit::CODES)]
+#[command(after_help = format!("{DURATIONS}\n\n{}", exit::CODES))]
 pub(crate) struct Relay {
     /// Where to listen: HOST:PORT or unix:/PATH.
     #[arg(value_name = "LISTEN")]
@@ -142,22 +161,22 @@ pub(crate) struct Relay {
     #[arg(value_name = "TARGET")]
     pub(crate) target: String,
     /// How long connecting to the server may take, looking up the name included.
-    #[arg(long, value_name = "D", default_value = "10s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "D", default_value = "10s", value_parser = values::duration)]
     pub(crate) timeout: Duration,
     /// End a connection through which nothing has gone for so long, in either direction.
-    #[arg(long, value_name = "D", default_value = "5m", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "D", default_value = "5m", value_parser = values::duration)]
     pub(crate) idle: Duration,
     /// The same, when one side has ended and the other one has not.
-    #[arg(long, value_name = "D", default_value = "1m", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "D", default_value = "1m", value_parser = values::duration)]
     pub(crate) half_closed_idle: Duration,
     /// How long connections may go on after SIGTERM.
-    #[arg(long, value_name = "D", default_value = "15s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "D", default_value = "15s", value_parser = values::duration_or_zero)]
     pub(crate) drain: Duration,
     /// Hold no more connections than this, each of which takes two descriptors; others wait.
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_connections: u32,
     /// What carries the connections: auto, uring or readiness; `wharf probe` tells what works.
-    #[arg(long, value_name = "ENGINE", default_value_t = Backend::Auto)]
+    #[arg(long, value_name = "ENGINE", default_value_t = Backend::Auto, value_parser = values::backend)]
     pub(crate) backend: Backend,
     /// Tell of each connection how much went through.
     #[arg(short, long)]
@@ -181,13 +200,13 @@ pub(crate) enum Cert {
 /// Connects as a client that verifies. If that refuses the certificates, connects again without, so as to show them. Ends with 0 only
 /// if the client accepts them.
 #[derive(Debug, clap::Args)]
-#[command(after_help = exit::CODES)]
+#[command(after_help = format!("{DURATIONS}\n\n{}", exit::CODES))]
 pub(crate) struct Check {
     /// The server: HOST:PORT or unix:/PATH.
     #[arg(value_name = "ADDRESS")]
     pub(crate) server: String,
     /// How long a connect may take, looking up the name and the handshake included.
-    #[arg(long, value_name = "D", default_value = "10s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "D", default_value = "10s", value_parser = values::duration)]
     pub(crate) timeout: Duration,
     #[command(flatten)]
     pub(crate) trusting: Trusting,
@@ -217,14 +236,14 @@ pub(crate) struct With {
     #[arg(long, default_value = "async")]
     pub(crate) style: Style,
     /// What carries the connections: auto, uring or readiness; `wharf probe` tells what works.
-    #[arg(long, value_name = "ENGINE", default_value_t = Backend::Auto)]
+    #[arg(long, value_name = "ENGINE", default_value_t = Backend::Auto, value_parser = values::backend)]
     pub(crate) backend: Backend,
     /// Number of worker threads of the server [default: one for each processor].
     #[arg(long, value_name = "N")]
     pub(crate) workers: Option<usize>,
     /// How long a worker with nothing to do spins before it sleeps, at most 10ms: sooner replies, for a processor that is
     /// kept busy.
-    #[arg(long, value_name = "D", default_value = "0s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "D", default_value = "0s", value_parser = values::duration_or_zero)]
     pub(crate) spin: Duration,
 }
 

@@ -1,6 +1,5 @@
 //! `wharf cert`: certificates of a server or in a file, one fact on a line; and whether a client accepts them.
 
-use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -12,6 +11,7 @@ use x509_parser::pem::Pem;
 use crate::args::{Cert, Check};
 use crate::client_tls::{agreed, connector};
 use crate::exit::{self, Failure, note};
+use crate::files;
 use crate::x509::Facts;
 
 pub(crate) fn run(args: &Cert) -> Result<(), Failure> {
@@ -82,7 +82,7 @@ fn tell(seen: &Seen) -> Result<(), Failure> {
 
 fn show(file: &Path) -> Result<(), Failure> {
     let found = |problem: &str| Failure::Found(format!("read {}: {problem}", file.display()));
-    let bytes = fs::read(file).map_err(|error| found(&exit::plain(&error)))?;
+    let bytes = files::read(file, FILE_MIB).map_err(|error| found(&exit::plain(&error)))?;
     let ders = match Facts::of(&bytes).is_readable() {
         true => vec![bytes],
         false => certificates(&bytes).map_err(|problem| found(&problem))?,
@@ -136,6 +136,8 @@ fn print(facts: &[(String, String)]) -> Result<(), Failure> {
     print().map_err(Failure::of_output)
 }
 
+/// The largest file that is shown, in MiB.
+const FILE_MIB: u64 = 64;
 /// How long a server may take to refuse who has no certificate.
 const SILENCE: Duration = Duration::from_millis(500);
 /// RFC 8446, 6.2.

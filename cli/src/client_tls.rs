@@ -135,7 +135,7 @@ pub(crate) fn connector(tls: wharf::tls::ClientTls) -> Result<Connector, Failure
     Connector::new(tls).map_err(|error| {
         let text = error.to_string();
         match text.strip_prefix("start: option `server_name` ") {
-            Some(problem) => Failure::Found(format!("--servername: {problem}")),
+            Some(problem) => Failure::Senseless(format!("--servername: {problem}")),
             None => Failure::Wharf(error),
         }
     })

@@ -58,22 +58,11 @@ pub(crate) fn run(args: &Connect) -> Result<(), Failure> {
 
 /// The parser of the command line would repeat the password.
 fn proxy(url: &str) -> Proxy {
-    Proxy::parse(url).unwrap_or_else(|error| Args::refuse(&of_option("proxy", error).to_string()))
-}
-
-/// An error about an option of the client's, in terms of the command line.
-fn of_option(name: &str, error: wharf::Error) -> Failure {
-    match error.to_string().strip_prefix(&format!("start: option `{name}` ")) {
-        Some(problem) => Failure::Found(format!("--{name} {problem}")),
-        None => Failure::Wharf(error),
-    }
+    Proxy::parse(url).unwrap_or_else(|error| Args::refuse(&Failure::Wharf(error).to_string()))
 }
 
 async fn relay(client: Client, received: Sender<Vec<u8>>, verbose: bool) -> Result<(), Failure> {
-    let conn = client.open().await.map_err(|error| match of_option("bind", error) {
-        Failure::Wharf(error) => of_option("proxy", error),
-        failure => failure,
-    })?;
+    let conn = client.open().await?;
     if verbose {
         tell(&conn);
     }

@@ -15,8 +15,9 @@ use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 use wharf::tls::{Acceptor, ClientTls, Connector, Identity, Info, ServerTls, Trust};
 use wharf::{Backend, Client, Server, Stats};
 
-use crate::args::{Demo, Service};
+use crate::args::{Args, Demo, Service, Style};
 use crate::exit::{self, Failure};
+use crate::values::Size;
 use crate::{serve, services};
 
 /// The longest that one message may take, there and back.
@@ -29,6 +30,9 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(60);
 
 pub(crate) fn run(args: &Demo) -> Result<(), Failure> {
+    if let Style::Blocking = args.with.style {
+        Args::refuse("--style blocking is for `wharf serve` only; the demo has async and event");
+    }
     serve::raise_descriptor_limit();
     let interrupted = Arc::new(AtomicBool::new(false));
     end_on_signals(interrupted.clone())?;
@@ -94,7 +98,7 @@ impl Part<'_> {
                 None => client,
             },
             backend: args.with.backend,
-            size: args.size as usize,
+            size: args.size.0,
             messages: AtomicU64::new(0),
             agreed: OnceLock::new(),
             over: AtomicBool::new(false),
@@ -177,7 +181,7 @@ impl Tally {
     }
 
     fn bytes(&self, args: &Demo) -> u64 {
-        self.latency.len() * u64::from(args.size)
+        self.latency.len() * args.size.0 as u64
     }
 }
 
@@ -314,7 +318,7 @@ struct Report<'a> {
 
 fn print(report: &Report<'_>) -> io::Result<()> {
     let Report { args, agreed, tally, took, stats, backends } = report;
-    let Demo { clients, size, with, .. } = args;
+    let Demo { clients, size: Size(size), with, .. } = args;
     let messages = tally.latency.len();
     let rate = (messages as f64 / took.as_secs_f64()) as u64;
     let bytes = tally.bytes(args);

@@ -7,13 +7,16 @@ use std::thread;
 
 use signal_hook::consts::{SIGINT, SIGPIPE, SIGTERM};
 use signal_hook::iterator::Signals;
+use wharf::ErrorKind;
+
+use crate::args::Args;
 
 /// What `--help` says about exit codes.
 pub(crate) const CODES: &str = "\
 Exit codes:
     0  all went well; a server has ended on a signal
     1  it failed, and one line on standard error says why
-    2  the command line makes no sense
+    2  the command line makes no sense, and a line on standard error says why
   130  `connect` was interrupted (143: terminated)
   141  the reader of standard output went away, as for cat";
 
@@ -25,6 +28,8 @@ pub(crate) enum Failure {
     Io(&'static str, io::Error),
     /// The command worked, and what it found is bad.
     Found(String),
+    /// Options make no sense, together or with what they are for.
+    Senseless(String),
     /// Whoever read standard output has enough. Not worth a word.
     OutputUnwanted,
 }
@@ -42,10 +47,27 @@ impl Failure {
         move |error| Failure::Found(format!("{option}: {error}"))
     }
 
+    /// What makes no sense in the command line, if that is why: an address that is none, an option that the library refuses.
+    pub(crate) fn of_command_line(&self) -> Option<String> {
+        match self {
+            Failure::Senseless(problem) => Some(problem.clone()),
+            Failure::Wharf(error)
+                if error.kind() == ErrorKind::Caller
+                    && io::Error::from(error.clone()).kind() == io::ErrorKind::InvalidInput =>
+            {
+                Some(by_option(error))
+            }
+            _ => None,
+        }
+    }
+
     /// Prints the line, if one is due, and returns the exit code.
     pub(crate) fn report(&self) -> u8 {
         if let Failure::OutputUnwanted = self {
             return of_signal(SIGPIPE);
+        }
+        if let Some(problem) = self.of_command_line() {
+            Args::refuse(&problem);
         }
         note(self);
         1
@@ -60,9 +82,9 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Wharf(error) => error.fmt(f),
-            Failure::Io(doing, error) => write!(f, "{doing}: {}", plain(error)),
-            Failure::Found(what) => f.write_str(what),
+            Failure::Wharf(error) => f.write_str(&by_option(error)),
+            Failure::Io(doing, error) => write!(f, "{doing}: {}{}", plain(error), what_to_change(error)),
+            Failure::Found(what) | Failure::Senseless(what) => f.write_str(what),
             Failure::OutputUnwanted => f.write_str("nobody reads the output"),
         }
     }
@@ -74,6 +96,17 @@ impl From<wharf::Error> for Failure {
     }
 }
 
+/// What the library says, with an option called as it is on the command line.
+fn by_option(error: &wharf::Error) -> String {
+    let text = error.to_string();
+    let option = |rest: &str| -> Option<String> {
+        let (name, problem) = rest.split_once('`')?;
+        let name = name.replace('_', "-");
+        Args::has_option(&name).then(|| format!("--{name}{problem}"))
+    };
+    text.strip_prefix("start: option `").and_then(option).unwrap_or(text)
+}
+
 /// Prints one line to standard error. If that is gone, there is nobody to tell.
 pub(crate) fn note(line: impl fmt::Display) {
     print(format_args!("wharf: {line}\n"));
@@ -83,6 +116,9 @@ pub(crate) fn note(line: impl fmt::Display) {
 pub(crate) fn print(text: impl fmt::Display) {
     drop(io::stderr().write_all(text.to_string().as_bytes()));
 }
+
+/// The exit code for a command line that makes no sense.
+pub(crate) const SENSELESS: u8 = 2;
 
 /// The signals that end a process.
 pub(crate) const ENDING: [i32; 2] = [SIGINT, SIGTERM];
@@ -109,6 +145,12 @@ pub(crate) fn plain(error: &io::Error) -> String {
     letters.next().map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect())
 }
 
+/// What the library adds as well.
+fn what_to_change(error: &io::Error) -> &'static str {
+    let is_full = error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error());
+    if is_full { " (see `ulimit -n`)" } else { "" }
+}
+
 /// Text of somebody else without what would move a terminal's cursor.
 pub(crate) fn printable(text: &str) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
@@ -121,6 +163,13 @@ mod tests {
     #[test]
     fn an_io_error_reads_like_the_librarys_own() {
         assert_eq!(plain(&io::Error::from_raw_os_error(28)), "no space left on device");
+    }
+
+    #[test]
+    fn without_descriptors_it_says_what_to_look_at() {
+        let full = io::Error::from_raw_os_error(rustix::io::Errno::MFILE.raw_os_error());
+        let told = Failure::Io("watch for signals", full).to_string();
+        assert_eq!(told, "watch for signals: too many open files (see `ulimit -n`)");
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod client_tls;
 mod connect;
 mod demo;
 mod exit;
+mod files;
 mod operator;
 mod options;
 mod probe;

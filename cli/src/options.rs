@@ -2,18 +2,18 @@
 //!
 //! The headings of the help are also the rule of what can change while a server runs: see [`LIVE`]; and what is of TLS if it has TLS.
 
-use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, value_parser};
 use wharf::blocking::Listener;
 use wharf::{
-    AcceptRate, Access, Backend, Deadlines, Error, Handover, Limits, Listen, Network, ProxyProtocol, Server,
+    AcceptRate, Access, Backend, Deadlines, Handover, Limits, Listen, Network, ProxyProtocol, Server,
     SocketOptions,
 };
 
 use crate::args::{Service, With};
+use crate::exit::Failure;
 use crate::services;
 use crate::tls::Tls;
 use crate::values::{self, MinRate, OverLimit, Size, Switch, Timeout, WhenFull};
@@ -100,7 +100,7 @@ pub(crate) struct Times {
     #[arg(long, value_name = "D", default_value = "none")]
     max_age: Timeout,
     /// How long connections have to end after a signal.
-    #[arg(long, value_name = "D", default_value = "15s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "D", default_value = "15s", value_parser = values::duration_or_zero)]
     pub(crate) drain: Duration,
 }
 
@@ -122,8 +122,8 @@ pub(crate) struct Queues {
 #[derive(Debug, Args)]
 pub(crate) struct Sockets {
     /// How many connections the kernel queues for each listener; it allows at most net.core.somaxconn.
-    #[arg(long, value_name = "N", default_value = "1024")]
-    backlog: NonZeroU32,
+    #[arg(long, value_name = "N", default_value = "1024", value_parser = value_parser!(u32).range(1..=i64::from(i32::MAX)))]
+    backlog: u32,
     /// Whether small segments go out at once (TCP_NODELAY).
     #[arg(long, value_name = "SWITCH", default_value = "on")]
     nodelay: Switch,
@@ -186,7 +186,7 @@ impl Options {
     }
 
     /// A listener in blocking style that is as asked for; without one there is none.
-    pub(crate) fn blocking_listener(&self, service: Service) -> wharf::Result<Option<Listener>> {
+    pub(crate) fn blocking_listener(&self, service: Service) -> Result<Option<Listener>, Failure> {
         let Some((first, more)) = self.listening.listen.split_first() else { return Ok(None) };
         let Running { with, handover, watchdog } = &self.running;
         for (is_given, option) in [
@@ -200,7 +200,7 @@ impl Options {
             (watchdog.is_some(), "--watchdog"),
         ] {
             if is_given {
-                return Err(Error::other(format!(
+                return Err(Failure::Senseless(format!(
                     "--style blocking has no workers, and does without {option}"
                 )));
             }
@@ -209,7 +209,7 @@ impl Options {
         let listener =
             listener.limits(self.limits())?.deadlines(self.deadlines(service))?.access(self.access());
         match self.admission.max_connections {
-            Some(connections) => listener.threads(connections as usize).map(Some),
+            Some(connections) => Ok(Some(listener.threads(connections as usize)?)),
             None => Ok(Some(listener)),
         }
     }
@@ -267,7 +267,7 @@ fn high_mark(write_queue: Size) -> usize {
 impl Sockets {
     fn options(&self) -> SocketOptions {
         let options = SocketOptions::default()
-            .backlog(self.backlog.get())
+            .backlog(self.backlog)
             .nodelay(self.nodelay.is_on())
             .keepalive(self.keepalive.0)
             .user_timeout(self.user_timeout.0)

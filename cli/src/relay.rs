@@ -21,7 +21,7 @@ pub(crate) fn run(args: &Relay) -> Result<(), Failure> {
         .backend(args.backend)
         .limits(Limits::default().connections(connections))
         .deadlines(deadlines());
-    let (target, verbose) = (Target::new(args, connector), args.verbose);
+    let (target, verbose) = (Target::new(args, connector)?, args.verbose);
     let server = server.start(move |conn| pass_on(conn, target.clone(), verbose))?;
 
     let (handle, drain, mut draining) = (server.clone(), args.drain, false);
@@ -49,7 +49,7 @@ struct Target {
 }
 
 impl Target {
-    fn new(args: &Relay, connector: Option<Connector>) -> Target {
+    fn new(args: &Relay, connector: Option<Connector>) -> wharf::Result<Target> {
         let client =
             Client::new(&args.target).connect_within(args.timeout).deadlines(deadlines().first_byte(None));
         let client = match connector {
@@ -57,7 +57,8 @@ impl Target {
             None => client,
         };
         let relay = Relaying::new().idle(args.idle).half_closed_idle(args.half_closed_idle);
-        Target { client, relay }
+        client.check()?;
+        Ok(Target { client, relay })
     }
 }
 

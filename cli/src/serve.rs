@@ -25,7 +25,7 @@ pub(crate) fn run(args: &Serve) -> Result<(), Failure> {
     if let Style::Blocking = settings.serve.options.running.with.style {
         return serve_blocking::run(&settings, certificates.as_ref());
     }
-    let server = start(&settings, certificates.as_ref())?;
+    let server = start(&settings, certificates.as_ref()).map_err(|failure| settings.failure(failure))?;
     let workers = workers(&settings.serve, &server);
     let bounds = bounds(&settings.serve, &server);
     operator::obey_signals(line, settings, server.clone(), certificates.clone())?;

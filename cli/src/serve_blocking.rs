@@ -22,13 +22,16 @@ const READ_SIZE: usize = 16 * 1024;
 /// Serves until a signal has ended it.
 pub(crate) fn run(settings: &Settings, certificates: Option<&Certificates>) -> Result<(), Failure> {
     let args = &settings.serve;
-    let listener =
-        args.options.blocking_listener(args.service)?.ok_or_else(|| settings.without_listener())?;
-    let listener = match certificates {
-        Some(certificates) => listener.tls(certificates.acceptor()),
-        None => listener,
+    let start = || {
+        let listener = args.options.blocking_listener(args.service)?;
+        let listener = listener.ok_or_else(|| settings.without_listener())?;
+        let listener = match certificates {
+            Some(certificates) => listener.tls(certificates.acceptor()),
+            None => listener,
+        };
+        Ok(start(listener, args.service)?)
     };
-    let server = start(listener, args.service)?;
+    let server = start().map_err(|failure: Failure| settings.failure(failure))?;
     let operator = Operator {
         quiet: args.quiet,
         drain: args.options.times.drain,

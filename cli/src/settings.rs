@@ -13,6 +13,7 @@ use clap::{ArgMatches, Args as _, CommandFactory, FromArgMatches};
 
 use crate::args::{Args, Command, Serve};
 use crate::exit::{self, Failure};
+use crate::files;
 use crate::options::{LIVE, Options};
 use crate::tls;
 
@@ -54,7 +55,7 @@ impl CommandLine {
             }
         };
         let Some(file) = &self.file else { return together(&self.words) };
-        let text = std::fs::read_to_string(file)
+        let text = files::read_text(file, FILE_MIB)
             .map_err(|error| Failure::Found(format!("read {}: {}", file.display(), exit::plain(&error))))?;
         let lines = lines(&text)
             .map_err(|(line, problem)| Failure::Found(format!("{}:{line}: {problem}", file.display())))?;
@@ -85,6 +86,14 @@ impl Settings {
         }
     }
 
+    /// The same of what has found out only later that options make no sense.
+    pub(crate) fn failure(&self, failure: Failure) -> Failure {
+        match failure.of_command_line() {
+            Some(problem) => self.refusal(&problem),
+            None => failure,
+        }
+    }
+
     /// The names of options that differ and that cannot change while a server runs.
     pub(crate) fn fixed_differences(&self, other: &Settings) -> Vec<String> {
         let command = of_a_file();
@@ -111,6 +120,8 @@ fn settings(words: &[OsString]) -> Result<Settings, clap::Error> {
     Ok(Settings { serve: *serve, matches })
 }
 
+/// The largest file that is read, in MiB.
+const FILE_MIB: u64 = 1;
 /// The program and the name of its command come first, options of a file right behind.
 const COMMAND_WORDS: usize = 2;
 
@@ -245,7 +256,11 @@ mod tests {
             ),
             ("config = x", 1, "`config` is not an option that a file can have"),
             ("help = x", 1, "`help` is not an option that a file can have"),
-            ("drain = soon", 1, "invalid value 'soon' for '--drain <D>': expected number at 0"),
+            (
+                "drain = soon",
+                1,
+                "invalid value 'soon' for '--drain <D>': must be a number with its unit, such as 500ms, 30s or 2m",
+            ),
             (
                 "over-limit = pray",
                 1,

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::ValueEnum;
 use data_encoding::{BASE64, HEXLOWER_PERMISSIVE, HEXUPPER};
-use wharf::{AcceptRate, Network, ReceiveRate};
+use wharf::{AcceptRate, Backend, Network, ReceiveRate};
 
 /// A duration, or `none`.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -19,10 +19,9 @@ impl FromStr for Timeout {
         if text == "none" {
             return Ok(Timeout(None));
         }
-        match humantime::parse_duration(text) {
-            Ok(Duration::ZERO) => Err(String::from("must be longer than zero; `none` turns it off")),
-            Ok(after) => Ok(Timeout(Some(after))),
-            Err(error) => Err(error.to_string()),
+        match duration_or_zero(text)? {
+            Duration::ZERO => Err(String::from("must be longer than zero; `none` turns it off")),
+            after => Ok(Timeout(Some(after))),
         }
     }
 }
@@ -89,8 +88,7 @@ impl FromStr for MinRate {
         let bytes = u32::try_from(bytes.parse::<Size>()?.0).map_err(|_| "must be less than 4GiB")?;
         let rate = ReceiveRate::new(bytes);
         let Some(grace) = grace else { return Ok(MinRate(Some(rate))) };
-        let grace = humantime::parse_duration(grace).map_err(|error| error.to_string())?;
-        Ok(MinRate(Some(rate.grace(grace))))
+        Ok(MinRate(Some(rate.grace(duration_or_zero(grace)?))))
     }
 }
 
@@ -129,11 +127,37 @@ impl Switch {
 
 /// A duration that is longer than zero.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(Duration::ZERO) => Err(String::from("must be longer than zero")),
-        Ok(after) => Ok(after),
-        Err(error) => Err(error.to_string()),
+    match duration_or_zero(text)? {
+        Duration::ZERO => Err(String::from("must be longer than zero")),
+        after => Ok(after),
     }
+}
+
+/// A duration: `500ms`, `30s`, `2m`, `1h30m`.
+pub(crate) fn duration_or_zero(text: &str) -> Result<Duration, String> {
+    use humantime::DurationError as Error;
+    humantime::parse_duration(text).map_err(|error| match error {
+        Error::UnknownUnit { unit, .. } if !unit.is_empty() => {
+            format!("`{unit}` is not a unit; there are ms, s, m, h and d, as in 500ms or 1h30m")
+        }
+        Error::UnknownUnit { .. } => String::from("the unit is missing; write 500ms, 30s or 2m"),
+        Error::NumberOverflow => String::from("is longer than can be waited for"),
+        _ => String::from("must be a number with its unit, such as 500ms, 30s or 2m"),
+    })
+}
+
+/// What carries connections.
+pub(crate) fn backend(text: &str) -> Result<Backend, String> {
+    text.parse().map_err(|_: wharf::Error| String::from("must be auto, uring or readiness"))
+}
+
+/// A size of at most so many MiB.
+pub(crate) fn size_to<const MIB: usize>(text: &str) -> Result<Size, String> {
+    let size: Size = text.parse()?;
+    if size.0 > MIB << 20 {
+        return Err(format!("must be at most {MIB}MiB"));
+    }
+    Ok(size)
 }
 
 /// How often files are looked at, or `off`.
@@ -147,10 +171,9 @@ impl FromStr for Watch {
         if text == "off" {
             return Ok(Watch(None));
         }
-        match humantime::parse_duration(text) {
-            Ok(every) if every < WATCH_MIN => Err(String::from("must be at least 100ms; `off` turns it off")),
-            Ok(every) => Ok(Watch(Some(every))),
-            Err(error) => Err(error.to_string()),
+        match duration_or_zero(text)? {
+            every if every < WATCH_MIN => Err(String::from("must be at least 100ms; `off` turns it off")),
+            every => Ok(Watch(Some(every))),
         }
     }
 }

@@ -243,10 +243,10 @@ impl Client {
     /// Connects in the [blocking style](crate::blocking): waits on the caller's thread, within the same deadline. The same as
     /// [`Client::open`] and [`Connect::blocking`], where an observer can be given.
     ///
-    /// The addresses of a name are tried one after the other, each with its share of the time that is left.
+    /// Addresses race, and proxies and TLS are gone through, as there.
     ///
     /// # Errors
-    /// As [`Client::open`]. With a [`Client::proxy`], which this style does not go through: it is refused, and not connected past.
+    /// As [`Client::open`].
     ///
     /// ```no_run
     /// use std::time::Duration;
@@ -258,6 +258,23 @@ impl Client {
     /// ```
     pub fn open_blocking(&self) -> Result<crate::blocking::Connection> {
         self.open().blocking()
+    }
+
+    /// Checks the address and the options as every connect does first, with no look-up and no connection: for programs that connect
+    /// later, and had better not start with what can never work.
+    ///
+    /// # Errors
+    /// If the address cannot be read, or an option makes no sense; which one it is stands in the error.
+    ///
+    /// ```
+    /// use wharf::Client;
+    ///
+    /// assert!(Client::new("gateway.example:7788").check().is_ok());
+    /// let error = Client::new("gateway.example").check().unwrap_err();
+    /// assert_eq!(error.to_string(), "connect to gateway.example: the port is missing; write HOST:PORT");
+    /// ```
+    pub fn check(&self) -> Result<()> {
+        way::Way::of(self).map(drop)
     }
 
     /// A connection to the same target that is made at its first use, and made again at the first use after it has ended.

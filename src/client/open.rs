@@ -23,6 +23,7 @@ use crate::time::Time;
 #[cfg(feature = "tls")]
 use crate::tls::Session;
 use crate::worker::Worker;
+use crate::worker::link::Link;
 
 /// Connects as `client` says. Dropped before it is done, it takes every socket with it.
 pub(super) async fn open(client: &Client, progress: &Progress) -> Result<Connection> {
@@ -145,8 +146,39 @@ impl Runner<'_> {
     }
 }
 
-/// Puts on a connection what it has to have beside TCP: the way through the proxy, and TLS.
+/// Puts on a connection what it has to have beside TCP: the way through the proxy, and TLS. Dropped before it is done, it takes the
+/// socket with it.
 async fn dress(
+    client: &Client,
+    target: &Endpoint,
+    conn: Connection,
+    progress: &Progress,
+) -> Result<Connection, Cause> {
+    let waiting = Waiting(Some(conn.link().clone()));
+    let dressed = lead_and_secure(client, target, conn, progress).await;
+    waiting.over();
+    dressed
+}
+
+/// A connection that waits for what a proxy or a handshake has to say. Nobody is left to take that when the connect is given up, so
+/// there is nothing to linger for either. What has failed by itself closes in order: an alert may be on its way.
+struct Waiting(Option<Rc<Link>>);
+
+impl Waiting {
+    fn over(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Some(link) = &self.0 {
+            link.command(|conn: &mut Conn| conn.reset(CloseReason::LocalReset));
+        }
+    }
+}
+
+async fn lead_and_secure(
     client: &Client,
     target: &Endpoint,
     mut conn: Connection,

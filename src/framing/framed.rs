@@ -100,6 +100,9 @@ impl<F: Framing> Framed<F> {
     ///
     /// # Errors
     /// If the connection is closed or breaks before.
+    ///
+    /// # Cancellation
+    /// Cancel safe; what is queued stays queued.
     pub async fn flush(&mut self) -> Result<()> {
         self.conn.flush().await
     }

@@ -272,6 +272,9 @@ impl Session {
     /// Queues `bytes` as one message, also while there is no connection. While there is no room it waits, or is refused, as
     /// [`Reconnect::when_full`] says.
     ///
+    /// `bytes` are owned, because they may wait for a connection: a `Vec<u8>`, a `String`, [`Bytes`], or what is there for as long as the
+    /// program: `"ping"`, or `&b"ping"[..]` for bytes.
+    ///
     /// # Errors
     /// If the session is closed or has ended; if the message has no room and must not wait, or is larger than
     /// [`Reconnect::queue_max`] ([`ErrorKind::Limit`](crate::ErrorKind::Limit)).
@@ -292,13 +295,14 @@ impl Session {
 
     /// What comes next: bytes, or the word that there is a new connection. Waits through any number of disconnects.
     ///
-    /// What a connection had received when it ended can still be read until the next one stands.
+    /// What a connection had received when it ended can still be read until the next one stands. To wait only so long, there is
+    /// [`within`](crate::within): `within(after, session.recv()).await??`.
     ///
     /// # Errors
     /// If the session has ended for good.
     ///
     /// # Cancellation
-    /// Cancel safe.
+    /// Cancel safe: nothing that came is lost.
     pub async fn recv(&mut self) -> Result<Received> {
         loop {
             let mut lent = self.next_half().await?;

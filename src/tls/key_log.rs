@@ -14,7 +14,13 @@ use super::pem::Source;
 use crate::error::{Error, Operation, Result};
 
 /// A file of keys in the format of NSS.
-pub(super) struct KeyLogFile(Mutex<File>);
+pub(super) struct KeyLogFile(Mutex<Log>);
+
+struct Log {
+    file: File,
+    /// Whether the last line could not be written, or only in part: the disk was full, say.
+    is_torn: bool,
+}
 
 impl KeyLogFile {
     /// Opens the file to append to it; makes it for its owner alone if there is none.
@@ -35,21 +41,34 @@ impl KeyLogFile {
                 format!("is to hold keys, and others than its owner have access to it (mode {mode:o})");
             return Err(Source::File(path.into()).error(problem));
         }
-        Ok(KeyLogFile(Mutex::new(file)))
+        Ok(KeyLogFile(Mutex::new(Log { file, is_torn: false })))
     }
 }
 
 impl KeyLog for KeyLogFile {
     fn log(&self, label: &str, client_random: &[u8], secret: &[u8]) {
-        let mut line = String::from(label);
+        let mut log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // What is left of a torn line is not to spoil this one; an empty line says nothing.
+        let mut line = String::from(if log.is_torn { "\n" } else { "" });
+        line.push_str(label);
         for bytes in [client_random, secret] {
             line.push(' ');
             bytes.iter().for_each(|byte| _ = write!(line, "{byte:02x}"));
         }
         line.push('\n');
         // One write for the line, so that those of other processes do not come between.
-        _ = self.0.lock().unwrap_or_else(PoisonError::into_inner).write_all(line.as_bytes());
+        let written = log.file.write_all(line.as_bytes());
+        let was_torn = std::mem::replace(&mut log.is_torn, written.is_err());
+        if let (Err(error), false) = (written, was_torn) {
+            told(&error);
+        }
     }
+}
+
+/// Says that keys are missing from now on: once, and not for every handshake.
+#[cfg_attr(not(feature = "tracing"), expect(unused_variables, reason = "there is nobody to tell"))]
+fn told(error: &std::io::Error) {
+    event!(warn, error = crate::error::plain(error), "keys cannot be written to the key log");
 }
 
 impl fmt::Debug for KeyLogFile {
@@ -75,6 +94,22 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).expect("it is there"), "LABEL 01ab 02\nLABEL 01ab 02\n");
         let permissions = fs::metadata(&path).expect("it is there").permissions();
         assert_eq!(permissions.mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_line_that_could_not_be_written_does_not_spoil_the_next() {
+        let directory = Directory::new();
+        let path = directory.path("keys.log");
+        let log = KeyLogFile::open(&path).expect("it can be made");
+        let file =
+            std::mem::replace(&mut log.0.lock().unwrap().file, File::open("/dev/null").expect("it is there"));
+        log.log("LOST", &[1], &[2]); // it is open for reading only
+        assert!(log.0.lock().unwrap().is_torn);
+        (&file).write_all(b"TO").expect("there is room");
+        log.0.lock().unwrap().file = file;
+        log.log("LABEL", &[1], &[2]);
+        log.log("LABEL", &[3], &[4]);
+        assert_eq!(fs::read_to_string(&path).expect("it is there"), "TO\nLABEL 01 02\nLABEL 03 04\n");
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Reading PEM (RFC 7468), from files or memory, and saying exactly what is wrong with it.
 
 use std::fmt;
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use rustls::pki_types::pem::{PemObject, SectionKind};
@@ -59,10 +60,20 @@ impl fmt::Debug for Source {
     }
 }
 
-/// The bytes of a file.
+/// The bytes of a file, if they are no more than [`FILE_MAX`]: a device without an end is read no further, nor what grows in its place.
 pub(super) fn read_file(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).map_err(|error| Error::os(Operation::Load, error).at(path.display()))
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(FILE_MAX + 1).read_to_end(&mut bytes));
+    match read.map_err(|error| Error::os(Operation::Load, error).at(path.display()))? {
+        length if length as u64 > FILE_MAX => {
+            Err(Source::File(path.into()).error(format!("is larger than {} MiB", FILE_MAX >> 20)))
+        }
+        _ => Ok(bytes),
+    }
 }
+
+/// The largest file that is read. Large lists of revoked certificates have some tens of megabytes.
+const FILE_MAX: u64 = 64 << 20;
 
 /// The blocks of `text`, which is from `source`.
 pub(super) fn sections(source: &Source, text: &[u8]) -> Result<Vec<Section>> {
@@ -217,6 +228,12 @@ mod tests {
         assert_eq!(error.to_string(), "load /nowhere/chain.pem: no such file or directory");
         let error = read_file(Path::new("/")).expect_err("it is no file");
         assert_eq!(error.to_string(), "load /: is a directory");
+    }
+
+    #[test]
+    fn a_file_without_an_end_is_read_no_further_than_the_bound() {
+        let error = read_file(Path::new("/dev/zero")).expect_err("it has no end");
+        assert_eq!(error.to_string(), "load /dev/zero: is larger than 64 MiB");
     }
 
     proptest! {

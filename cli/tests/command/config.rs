@@ -45,7 +45,7 @@ fn a_mistake_is_one_line_with_file_and_line() {
             "idle-timout = 5s",
             "`idle-timout` is not an option that a file can have; did you mean `idle-timeout`?",
         ),
-        ("idle-timeout = 3", "invalid value '3' for '--idle-timeout <D>': time unit needed"),
+        ("idle-timeout = 3", "invalid value '3' for '--idle-timeout <D>': the unit is missing"),
         ("idle-timeout", "`idle-timeout` is not NAME = VALUE"),
         ("--drain = 3s", "`--drain` stands without its dashes in a file"),
         ("drain =", "`drain` has no value"),
@@ -74,6 +74,21 @@ fn an_option_of_which_there_is_one_stands_in_one_line() {
     let outcome = Process::run(&mut wharf(["serve", "echo", "--config", &file]), Vec::new());
     let problem = "the argument '--drain <D>' cannot be used multiple times";
     assert_eq!(outcome.stderr, format!("wharf: {file}:3: {problem}\n"));
+}
+
+#[test]
+fn a_mistake_that_the_library_finds_is_told_with_the_file() {
+    let folder = Folder::new("found-later");
+    for (line, problem) in [
+        ("workers = 0", "--workers must be between 1 and 1024, not 0"),
+        ("listen = nowhere:x", "listen on nowhere:x: `x` is not a port number (0 to 65535)"),
+        ("style = blocking\nworkers = 2", "--style blocking has no workers, and does without --workers"),
+    ] {
+        let file = folder.write("wharf.conf", &format!("listen = 127.0.0.1:0\n{line}\n"));
+        let outcome = Process::run(&mut wharf(["serve", "echo", "--config", &file]), Vec::new());
+        let expected = format!("wharf: {problem}, in {file} or on the command line\n");
+        assert_eq!((outcome.code, outcome.stderr), (Some(1), expected), "{line}");
+    }
 }
 
 #[test]

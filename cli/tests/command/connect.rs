@@ -198,10 +198,10 @@ fn it_connects_from_the_address_that_it_is_given() {
     process.outcome();
     let outcome = Process::run(&mut wharf(["connect", &address, "--bind", "here"]), Vec::new());
     let expected =
-        "wharf: --bind is `here`; it must be ADDRESS, ADDRESS:PORT or [ADDRESS]:PORT, of this machine\n";
-    assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(1), expected));
+        "error: --bind is `here`; it must be ADDRESS, ADDRESS:PORT or [ADDRESS]:PORT, of this machine\n";
+    assert!(outcome.code == Some(2) && outcome.stderr.starts_with(expected), "{outcome:?}");
     let outcome = Process::run(&mut wharf(["connect", "[::1]:1", "--bind", "127.0.0.1"]), Vec::new());
-    assert!(outcome.stderr.starts_with("wharf: --bind is an IPv4 address"), "{outcome:?}");
+    assert!(outcome.stderr.starts_with("error: --bind is an IPv4 address"), "{outcome:?}");
 }
 
 /// A proxy for one connection: takes a SOCKS5 client that is `user` with `secret`, and then speaks as the target.
