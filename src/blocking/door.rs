@@ -77,7 +77,7 @@ impl Door {
         match try_accept(socket.as_fd()) {
             Ok(Some((socket, peer))) => {
                 self.troubles = Troubles::default();
-                self.let_in(socket, peer);
+                self.let_in(socket, &peer);
             }
             Ok(None) => self.shared.office.await_caller(Some(socket.as_fd()), None),
             Err(error) => self.accept_failed(&error),
@@ -101,14 +101,14 @@ impl Door {
         }
     }
 
-    fn let_in(&self, socket: OwnedFd, peer: Address) {
+    fn let_in(&self, socket: OwnedFd, peer: &Address) {
         let shared = &self.shared;
-        let refuse = |socket, rule| Socket::Os(socket).refuse(shared.office.refuse(&peer, rule));
-        if shared.proxies.as_ref().is_some_and(|proxies| !proxies.trusts(&peer)) {
+        let refuse = |socket, rule| Socket::Os(socket).refuse(shared.office.refuse(peer, rule));
+        if shared.proxies.as_ref().is_some_and(|proxies| !proxies.trusts(peer)) {
             return refuse(socket, Rule::Untrusted);
         }
         // Whom a proxy speaks for is not known before it has said so.
-        let known = shared.proxies.is_none().then_some(&peer);
+        let known = shared.proxies.is_none().then_some(peer);
         let seat = match shared.office.admit(known) {
             Ok(seat) => seat,
             Err(rule) => return refuse(socket, rule),
@@ -122,7 +122,7 @@ impl Door {
                     // The connection was closed with the job, and its place given back.
                     event!(error, %error, "no thread for a connection");
                     let _ = error;
-                    shared.office.refuse(&peer, Rule::Descriptors);
+                    shared.office.refuse(peer, Rule::Descriptors);
                     shared.office.await_caller(None, Some(PAUSE_MIN));
                 }
             }
@@ -163,7 +163,7 @@ impl Door {
                 return;
             }
             match try_accept(socket.as_fd()) {
-                Ok(Some((socket, peer))) => self.let_in(socket, peer),
+                Ok(Some((socket, peer))) => self.let_in(socket, &peer),
                 Ok(None) => return,
                 Err(error) if self.troubles.meet(&error) == Remedy::Retry => {}
                 Err(_) => return,

@@ -151,7 +151,7 @@ impl Drop for Visit {
                 office.tell(&ServerEvent::HandshakeFailed { peer, reason, detail: &self.detail });
             }
             Stage::Arriving => {
-                event!(debug, %peer, %id, %reason, "connection closed before its handler began")
+                event!(debug, %peer, %id, %reason, "connection closed before its handler began");
             }
         }
         places.remove(&self.place);
