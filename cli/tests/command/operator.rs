@@ -79,7 +79,11 @@ fn reload_in(style: &str) {
     ] {
         assert!(snapshot.contains(&format!("{name:<22} {value}")), "{name}: {snapshot}");
     }
-    assert_eq!(server.connect().read(&mut [0; 1]).unwrap(), 0, "one of this address is there");
+    assert_eq!(
+        server.connect().read(&mut [0; 1]).expect("it is closed in order"),
+        0,
+        "one of this address is there"
+    );
     assert_echoes(&mut early);
 
     folder.write("wharf.conf", "deny = 127.0.0.1\nidle-timeout = 50ms\n");
@@ -88,7 +92,11 @@ fn reload_in(style: &str) {
 
     folder.write("wharf.conf", "idle-timeout = 50ms\n");
     reload(&server, "deadlines: ");
-    assert_eq!(server.connect().read(&mut [0; 1]).unwrap(), 0, "the idle deadline passes");
+    assert_eq!(
+        server.connect().read(&mut [0; 1]).expect("it is closed in order"),
+        0,
+        "the idle deadline passes"
+    );
     assert_echoes(&mut early);
     let outcome = server.end(Signal::TERM);
     assert!(outcome.stderr.contains("for at most 15s"), "{outcome:?}");
@@ -143,11 +151,11 @@ fn the_service_manager_is_told_of_start_reload_and_end() {
 
 fn tell_manager_in(style: &str) {
     let folder = Folder::new(&format!("manager-{style}"));
-    let manager = UnixDatagram::bind(folder.path("notify")).unwrap();
-    manager.set_read_timeout(Some(LIMIT)).unwrap();
+    let manager = UnixDatagram::bind(folder.path("notify")).expect("the folder is new");
+    manager.set_read_timeout(Some(LIMIT)).expect("it can");
     let hears = |text: &str| {
         let mut message = [0; 1024];
-        let n = manager.recv(&mut message).unwrap();
+        let n = manager.recv(&mut message).expect("it is told");
         let message = String::from_utf8_lossy(&message[..n]).into_owned();
         assert!(message.contains(text), "{text}: {message}");
     };

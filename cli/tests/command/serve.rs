@@ -266,7 +266,7 @@ fn blocking_style_says_what_it_does_without() {
 
 #[test]
 fn blocking_style_has_a_thread_for_each_connection_and_obeys_the_same_signals() {
-    let server = Server::start("echo", "blocking", &["--max-connections", "3"]);
+    let server = Server::start("echo", "blocking", &["--max-connections", "3", "--max-memory", "1GiB"]);
     server.process.await_message("a thread for each connection, 3 at most");
     server.process.await_message("limits: 3 connections, from --max-connections");
     let mut client = server.connect();
@@ -277,6 +277,7 @@ fn blocking_style_has_a_thread_for_each_connection_and_obeys_the_same_signals() 
         server.process.signal(signal);
         server.process.await_message(told);
     }
+    server.process.await_message(" of 1073741824 bytes");
     assert_eq!(answer(&mut client, b"still here"), b"still here");
     drop(client);
     assert_eq!(server.end(Signal::TERM).code, Some(0));
