@@ -312,6 +312,36 @@ fn whatever_a_handler_waits_for_it_is_sent_away() {
 }
 
 #[test]
+fn a_peer_that_sends_may_go_on_while_its_connection_is_sent_away() {
+    let folder = Folder::new("sending");
+    let path = folder.0.join("socket");
+    let (go, gate) = mpsc::channel();
+    let gate = Mutex::new(gate);
+    let server = Listener::bind(format!("unix:{}", path.display())).expect("it is free");
+    let server = server.serve(move |mut conn: Connection| {
+        conn.recv(&mut [0; 1])?;
+        conn.send(b"last words")?;
+        gate.lock().expect("nobody panics").recv().expect("the test goes on");
+        conn.send(b"too late")
+    });
+    let server = server.expect("it starts");
+    let mut socket = UnixStream::connect(&path).expect("it listens");
+    socket.set_read_timeout(Some(PATIENCE)).expect("it can");
+    socket.write_all(b"x").expect("it stands");
+    socket.read_exact(&mut [0; 4]).expect("it is served");
+    socket.write_all(b"unread").expect("it stands");
+    server.disconnect(Whom::All);
+    socket.write_all(b"and more").expect("nobody has shut it");
+    socket.shutdown(std::net::Shutdown::Write).expect("it stands");
+    go.send(()).expect("the handler waits");
+    let mut rest = String::new();
+    socket.read_to_string(&mut rest).expect("it ends in order");
+    assert_eq!(rest, " words");
+    let stats = server.drain(PATIENCE).wait().expect("it ends");
+    assert_eq!(stats.closed(CloseReason::Disconnected), 1, "{stats:?}");
+}
+
+#[test]
 fn what_changes_while_it_runs_holds_for_who_comes_next() {
     let server = listener().threads(3).expect("it makes sense").serve(echo).expect("it starts");
     let mut first = served(&server);

@@ -166,7 +166,7 @@ impl Places {
     pub(super) fn send_away(&self, whom: Whom) {
         for place in self.all().iter().filter(|place| whom.is(place.id, place.peer())) {
             place.is_sent_away.store(true, Ordering::SeqCst);
-            place.wake();
+            place.rouse();
         }
     }
 
@@ -190,7 +190,7 @@ impl Place {
     /// Whoever sits here can be reached by his socket from now on.
     pub(super) fn enter(&self, socket: &Arc<OwnedFd>) {
         *lock(&self.socket) = Arc::downgrade(socket);
-        if self.places.is_stopped() || self.is_sent_away() {
+        if self.places.is_stopped() {
             self.wake();
         }
     }
@@ -331,6 +331,17 @@ impl Place {
 
     pub(super) fn draining(&self) -> BorrowedFd<'_> {
         self.places.draining.ear()
+    }
+
+    /// Ends a wait for bytes, so that its thread looks whether it is sent away.
+    fn rouse(&self) {
+        if let Some(socket) = lock(&self.socket).upgrade() {
+            // What has come ends the wait by itself, and then the peer may go on to send while the connection closes.
+            let has_bytes = rustix::io::ioctl_fionread(&*socket).is_ok_and(|bytes| bytes > 0);
+            if !has_bytes {
+                let _ = rustix::net::shutdown(&*socket, Shutdown::Read);
+            }
+        }
     }
 
     fn wake(&self) {

@@ -201,7 +201,8 @@ impl ServerHandle {
     ///
     /// Returns at once; a connection that has ended meanwhile is no error. The connection's own thread closes it: at once if it waits for
     /// bytes, within half a second if it waits for room to send, and otherwise with its next operation, which then fails. What was
-    /// sent still goes out. To wake its thread the connection is shut for reading, so a peer that goes on to send may see it reset behind that.
+    /// sent still goes out. To wake a thread that waits for bytes the connection is shut for reading, so a peer that begins to send just then may see a reset
+    /// behind that.
     pub fn disconnect(&self, whom: impl Into<Whom>) {
         self.shared.places.send_away(whom.into());
     }
