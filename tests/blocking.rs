@@ -190,14 +190,15 @@ fn unix_sockets_are_the_same() {
 fn options_that_make_no_sense_are_refused_by_their_names() {
     let error = listener().threads(0).expect_err("none is no bound");
     assert_eq!(error.to_string(), "start: option `threads` must be between 1 and 65536");
-    let error = listener().limits(Limits::default().memory(64 << 20)).expect_err("there is no budget");
+    let error = listener().limits(Limits::default().memory(1)).expect_err("it is not enough for anything");
     assert!(error.to_string().contains("`memory`"), "{error}");
     let error = listener().deadlines(Deadlines::default().idle(Duration::ZERO)).expect_err("no time");
     assert!(error.to_string().contains("`idle`"), "{error}");
     let proxied = Listen::at("127.0.0.1:0")
         .proxy_protocol(wharf::ProxyProtocol::from(["127.0.0.1".parse().expect("one")]));
-    let error = Listener::bind(proxied).expect_err("it speaks none");
-    assert!(error.to_string().contains("`proxy_protocol`"), "{error}");
+    let mut proxied = Listener::bind(proxied).expect("a server can speak it");
+    let error = proxied.accept_within(Duration::ZERO).expect_err("it would wait for a header");
+    assert!(error.to_string().contains("`proxy_protocol` is for `Listener::serve`"), "{error}");
     let sockets = SocketOptions::default().backlog(0);
     assert!(Listener::bind(Listen::at("127.0.0.1:0").sockets(sockets)).is_err());
     assert_eq!(Listener::bind("127.0.0.1").expect_err("no port").kind(), ErrorKind::Caller);
@@ -368,7 +369,10 @@ fn a_peer_that_never_reads_is_reset() {
 #[test]
 fn a_close_waits_for_the_peer_but_not_for_ever() {
     let linger = Duration::from_millis(100);
-    let (mut conn, socket) = with_socket(Deadlines::default().linger(linger));
+    let (mut conn, mut socket) = with_socket(Deadlines::default().linger(linger));
+    // The others may all be late; this one is here.
+    socket.write_all(b"x").expect("it stands");
+    assert!(conn.ready().expect("it stands"));
     let dripping = drip(socket, Duration::from_millis(5));
     let began = Instant::now();
     assert_eq!(conn.close(), CloseReason::Local);

@@ -318,3 +318,60 @@ fn while_tls_is_left_no_more_is_kept_than_may_be() {
     let received = server.join().expect("no panic");
     assert!(received < 1 << 20, "{received} bytes were taken");
 }
+
+#[test]
+fn tls_follows_what_a_proxy_tells() {
+    let proxies = wharf::ProxyProtocol::from(["127.0.0.0/8".parse().expect("a network")]);
+    let listen = wharf::Listen::at("127.0.0.1:0").proxy_protocol(proxies).tls(&acceptor());
+    let server = Listener::bind(listen).expect("a port is free").serve(|conn: Connection| {
+        let told = conn.proxied().and_then(wharf::Proxied::source).map(ToString::to_string);
+        assert_eq!(told.as_deref(), Some("192.0.2.7:40000"));
+        assert!(conn.tls().is_some());
+        echo(conn)
+    });
+    let server = server.expect("it starts");
+    let mut conn = blocking::connect(server.local_addr()).expect("it listens");
+    conn.send(b"PROXY TCP4 192.0.2.7 198.51.100.1 40000 443\r\n").expect("it stands");
+    conn.connect_tls(&connector(), NAME).expect("it is trusted");
+    exchange(&mut conn);
+    drop(conn);
+    let stats = server.drain(PATIENCE).wait().expect("it ends");
+    assert_eq!((stats.handshakes, stats.panics, stats.closed(CloseReason::Peer)), (1, 0, 1), "{stats:?}");
+}
+
+#[test]
+fn a_handshake_that_fails_is_told_with_its_detail_and_nobody_is_opened() {
+    let told = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let tells = told.clone();
+    let listener = listener().tls(&acceptor()).watch(move |event| {
+        tells.lock().expect("nobody panics").push(event.to_string());
+    });
+    let server = listener.serve(echo).expect("it starts");
+    let mut plain = TcpStream::connect(server.local_addr().socket().expect("it is TCP")).expect("it listens");
+    let peer = plain.local_addr().expect("it has one");
+    plain.write_all(b"GET / HTTP/1.1\r\n\r\n").expect("it stands");
+    plain.shutdown(std::net::Shutdown::Write).expect("it stands");
+    drop(plain.read_to_end(&mut Vec::new()));
+    let began = Instant::now();
+    while server.stats().closes.is_empty() {
+        assert!(began.elapsed() < PATIENCE, "it never ends");
+        thread::sleep(Duration::from_millis(1));
+    }
+    let stats = server.drain(PATIENCE).wait().expect("it ends");
+    assert_eq!((stats.accepted, stats.handshakes_failed), (1, 1), "{stats:?}");
+    let told = told.lock().expect("nobody panics");
+    assert!(told[0].starts_with(&format!("{peer}: handshake failed: ")), "{told:?}");
+    assert!(told[1..].iter().all(|line| line.starts_with("draining")), "{told:?}");
+}
+
+#[test]
+fn a_protected_connection_that_is_sent_away_ends_with_a_word() {
+    let server = listener().tls(&acceptor()).serve(echo).expect("it starts");
+    let mut conn = client(server.local_addr()).open_blocking().expect("it is trusted");
+    exchange(&mut conn);
+    server.disconnect(wharf::Whom::All);
+    assert_eq!(conn.recv(&mut [0; 1]).expect("close_notify has come"), 0);
+    drop(conn);
+    let stats = server.drain(PATIENCE).wait().expect("it ends");
+    assert_eq!(stats.closed(CloseReason::Disconnected), 1, "{stats:?}");
+}

@@ -4,18 +4,88 @@ use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGUSR1, SIGUSR2};
 use wharf::systemd::State;
-use wharf::{Phase, ServerHandle};
+use wharf::{Access, Deadlines, Limits, Phase, Snapshot, blocking};
 
 use crate::certificates::Certificates;
 use crate::exit::{self, Failure, note};
+use crate::options::Admission;
 use crate::serve;
 use crate::settings::{CommandLine, Settings};
+
+/// What an operator needs of a running server, whatever its style.
+pub(crate) trait Running: Send + 'static {
+    fn phase(&self) -> Phase;
+    fn snapshot(&self) -> Snapshot;
+    fn limits(&self) -> Limits;
+    fn set_limits(&self, limits: Limits) -> wharf::Result<()>;
+    fn deadlines(&self) -> Deadlines;
+    fn set_deadlines(&self, deadlines: Deadlines) -> wharf::Result<()>;
+    fn set_access(&self, access: Access);
+    fn suspend(&self);
+    fn resume(&self) -> wharf::Result<()>;
+    fn drain(&self, within: Duration);
+    /// Why it holds as many connections as it does.
+    fn reason(&self, admission: &Admission) -> String;
+}
+
+macro_rules! running {
+    ($handle:ty, $reason:path) => {
+        impl Running for $handle {
+            fn phase(&self) -> Phase {
+                self.phase()
+            }
+
+            fn snapshot(&self) -> Snapshot {
+                self.snapshot()
+            }
+
+            fn limits(&self) -> Limits {
+                self.limits()
+            }
+
+            fn set_limits(&self, limits: Limits) -> wharf::Result<()> {
+                self.set_limits(limits)
+            }
+
+            fn deadlines(&self) -> Deadlines {
+                self.deadlines()
+            }
+
+            fn set_deadlines(&self, deadlines: Deadlines) -> wharf::Result<()> {
+                self.set_deadlines(deadlines)
+            }
+
+            fn set_access(&self, access: Access) {
+                self.set_access(access);
+            }
+
+            fn suspend(&self) {
+                self.suspend();
+            }
+
+            fn resume(&self) -> wharf::Result<()> {
+                self.resume()
+            }
+
+            fn drain(&self, within: Duration) {
+                self.drain(within);
+            }
+
+            fn reason(&self, admission: &Admission) -> String {
+                $reason(self, admission)
+            }
+        }
+    };
+}
+
+running!(wharf::ServerHandle, serve::reason);
+running!(blocking::ServerHandle, crate::serve_blocking::reason);
 
 /// Obeys signals from now on.
 pub(crate) fn obey_signals(
     line: CommandLine,
     settings: Settings,
-    server: ServerHandle,
+    server: impl Running,
     certificates: Option<Certificates>,
 ) -> Result<(), Failure> {
     let [interrupt, terminate] = exit::ENDING;
@@ -36,18 +106,18 @@ fn tell_manager(state: State<'_>) {
     drop(wharf::systemd::notify(&[state]));
 }
 
-struct Operator {
+struct Operator<S> {
     line: CommandLine,
     /// What the server was started with.
     started: Settings,
     quiet: bool,
     drain: Duration,
     draining: bool,
-    server: ServerHandle,
+    server: S,
     certificates: Option<Certificates>,
 }
 
-impl Operator {
+impl<S: Running> Operator<S> {
     fn obey(&mut self, signal: i32) {
         match signal {
             SIGHUP => self.reload(),
@@ -62,7 +132,7 @@ impl Operator {
         if self.draining {
             self.say("stopping at once");
         } else {
-            self.say(&serve::draining(self.server.connections(), within));
+            self.say(&serve::draining(self.server.snapshot().connections, within));
         }
         self.draining = true;
         self.server.drain(within);

@@ -21,6 +21,9 @@ use crate::values::{self, MinRate, OverLimit, Size, Switch, Timeout, WhenFull};
 /// How long a worker may go without a turn before it is reported, unless it was told otherwise.
 const WATCHDOG: Duration = Duration::from_secs(1);
 
+/// The threads that a server in blocking style may have, unless it is to have more.
+const BLOCKING_THREADS: usize = 256;
+
 /// The headings of the options that can change while a server runs.
 pub(crate) const LIVE: [&str; 3] = ["Admission", "Deadlines", "Queues"];
 
@@ -191,8 +194,6 @@ impl Options {
         let Running { with, handover, watchdog } = &self.running;
         for (is_given, option) in [
             (!more.is_empty(), "a second --listen"),
-            (!self.listening.proxy_protocol.is_empty(), "--proxy-protocol"),
-            (self.queues.max_memory.is_some(), "--max-memory"),
             (with.backend != Backend::Auto, "--backend"),
             (with.workers.is_some(), "--workers"),
             (!with.spin.is_zero(), "--spin"),
@@ -205,13 +206,20 @@ impl Options {
                 )));
             }
         }
-        let listener = Listener::bind(Listen::at(first).sockets(self.sockets.options()))?;
+        let listen = Listen::at(first).sockets(self.sockets.options());
+        let listen = match &self.listening.proxy_protocol[..] {
+            [] => listen,
+            networks => listen.proxy_protocol(ProxyProtocol::from(networks.iter().copied())),
+        };
+        let listener = Listener::bind(listen)?;
         let listener =
             listener.limits(self.limits())?.deadlines(self.deadlines(service))?.access(self.access());
-        match self.admission.max_connections {
-            Some(connections) => Ok(Some(listener.threads(connections as usize)?)),
-            None => Ok(Some(listener)),
-        }
+        // Fewer connections than it may have threads are a limit, which can change while it runs.
+        let threads = match self.admission.max_connections.map(|connections| connections as usize) {
+            Some(connections) if connections > BLOCKING_THREADS => connections,
+            _ => BLOCKING_THREADS,
+        };
+        Ok(Some(listener.threads(threads)?))
     }
 
     pub(crate) fn access(&self) -> Access {

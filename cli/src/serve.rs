@@ -10,7 +10,7 @@ use wharf::{Address, Backend, ServerHandle, Stats};
 use crate::args::{Serve, Style};
 use crate::certificates::Certificates;
 use crate::exit::{Failure, note};
-use crate::operator;
+use crate::operator::{self, Running};
 use crate::options::Admission;
 use crate::serve_blocking;
 use crate::services;
@@ -23,7 +23,7 @@ pub(crate) fn run(args: &Serve) -> Result<(), Failure> {
     let settings = line.settings()?;
     let certificates = Certificates::new(&settings.serve.options.tls, args.quiet)?;
     if let Style::Blocking = settings.serve.options.running.with.style {
-        return serve_blocking::run(&settings, certificates.as_ref());
+        return serve_blocking::run(line, settings, certificates.as_ref());
     }
     let server = start(&settings, certificates.as_ref()).map_err(|failure| settings.failure(failure))?;
     let workers = workers(&settings.serve, &server);
@@ -105,16 +105,17 @@ fn workers(args: &Serve, server: &ServerHandle) -> String {
     line
 }
 /// The limits and deadlines in force, and why so many connections, in a line each.
-pub(crate) fn bounds(serve: &Serve, server: &ServerHandle) -> [String; 2] {
+pub(crate) fn bounds(serve: &Serve, server: &impl Running) -> [String; 2] {
     let admission = &serve.options.admission;
-    let mut limits = vec![format!("{} connections, {}", server.connections_max(), reason(admission))];
+    let snapshot = server.snapshot();
+    let mut limits = vec![format!("{} connections, {}", snapshot.connections_max, server.reason(admission))];
     limits.extend(admission.max_per_address.map(|connections| format!("{connections} of one address")));
     limits.extend(admission.accept_rate.map(|rate| rate.to_string()));
-    [format!("limits: {}", limits.join("; ")), format!("deadlines: {}", server.snapshot().deadlines)]
+    [format!("limits: {}", limits.join("; ")), format!("deadlines: {}", snapshot.deadlines)]
 }
 
 /// Why a server holds as many connections as it does.
-fn reason(admission: &Admission) -> String {
+pub(crate) fn reason(_: &ServerHandle, admission: &Admission) -> String {
     let descriptors = getrlimit(Resource::Nofile).current;
     match (admission.max_connections, descriptors) {
         (None, _) => String::from("from the descriptor limit"),

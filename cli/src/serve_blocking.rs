@@ -1,57 +1,73 @@
 //! `wharf serve --style blocking`: the same services on a thread for each connection, without workers.
 
-use std::fmt;
 use std::thread;
-use std::time::Duration;
 
-use signal_hook::consts::{SIGHUP, SIGUSR1, SIGUSR2};
 use wharf::blocking::{Connection, Listener, ServerHandle};
 use wharf::systemd::State;
-use wharf::{Error, Result};
+use wharf::{Error, Result, ServerEvent};
 
 use crate::args::Service;
 use crate::certificates::Certificates;
-use crate::exit::{self, Failure, note};
+use crate::exit::{Failure, note};
+use crate::operator;
+use crate::options::Admission;
 use crate::serve;
 use crate::services::{PATTERN, Pingpong, QUIET};
-use crate::settings::Settings;
+use crate::settings::{CommandLine, Settings};
 
 /// What is read at once.
 const READ_SIZE: usize = 16 * 1024;
 
 /// Serves until a signal has ended it.
-pub(crate) fn run(settings: &Settings, certificates: Option<&Certificates>) -> Result<(), Failure> {
-    let args = &settings.serve;
-    let start = || {
-        let listener = args.options.blocking_listener(args.service)?;
-        let listener = listener.ok_or_else(|| settings.without_listener())?;
-        let listener = match certificates {
-            Some(certificates) => listener.tls(certificates.acceptor()),
-            None => listener,
-        };
-        Ok(start(listener, args.service)?)
-    };
-    let server = start().map_err(|failure: Failure| settings.failure(failure))?;
-    let operator = Operator {
-        quiet: args.quiet,
-        drain: args.options.times.drain,
-        draining: false,
-        server: server.clone(),
-        certificates: certificates.cloned(),
-    };
-    operator.obey_signals()?;
+pub(crate) fn run(
+    line: CommandLine,
+    settings: Settings,
+    certificates: Option<&Certificates>,
+) -> Result<(), Failure> {
+    let quiet = settings.serve.quiet;
+    let server = serve_as_asked(&settings, certificates).map_err(|failure| settings.failure(failure))?;
+    let bounds = serve::bounds(&settings.serve, &server);
+    operator::obey_signals(line, settings, server.clone(), certificates.cloned())?;
     certificates.map_or(Ok(()), Certificates::watch)?;
     serve::announce([server.local_addr()]).map_err(Failure::of_output)?;
     drop(wharf::systemd::notify(&[State::Ready]));
-    if !args.quiet {
+    if !quiet {
         note(format_args!("a thread for each connection, {} at most", server.connections_max()));
+        bounds.iter().for_each(note);
         certificates.into_iter().flat_map(Certificates::lines).for_each(note);
     }
     let stats = server.wait()?;
-    if !args.quiet {
+    if !quiet {
         note(serve::summary(&stats));
     }
     Ok(())
+}
+
+/// Why it holds as many connections as it does.
+pub(crate) fn reason(server: &ServerHandle, admission: &Admission) -> String {
+    match admission.max_connections {
+        None => String::from("as many as there are threads by default"),
+        Some(asked) if asked as usize > server.connections_max() => {
+            String::from("from --max-connections when it was started: that many threads there may be")
+        }
+        Some(_) => String::from("from --max-connections"),
+    }
+}
+
+fn serve_as_asked(settings: &Settings, certificates: Option<&Certificates>) -> Result<ServerHandle, Failure> {
+    let service = settings.serve.service;
+    let listener =
+        settings.serve.options.blocking_listener(service)?.ok_or_else(|| settings.without_listener())?;
+    let listener = match certificates {
+        Some(certificates) => listener.tls(certificates.acceptor()),
+        None => listener,
+    };
+    let listener = listener.watch(|event| {
+        if let ServerEvent::Draining { .. } = event {
+            drop(wharf::systemd::notify(&[State::Stopping]));
+        }
+    });
+    Ok(start(listener, service)?)
 }
 
 fn start(listener: Listener, service: Service) -> Result<ServerHandle> {
@@ -123,48 +139,5 @@ fn next(conn: &mut Connection, buf: &mut [u8]) -> Result<usize> {
     match conn.within(QUIET).recv(buf) {
         Err(error) if error.is_timeout() && conn.close_reason().is_none() => Ok(0),
         received => received,
-    }
-}
-
-struct Operator {
-    quiet: bool,
-    drain: Duration,
-    draining: bool,
-    server: ServerHandle,
-    certificates: Option<Certificates>,
-}
-
-impl Operator {
-    fn obey_signals(mut self) -> Result<(), Failure> {
-        let [interrupt, terminate] = exit::ENDING;
-        exit::on_signals(&[interrupt, terminate, SIGHUP, SIGUSR1, SIGUSR2], move |signal| self.obey(signal))
-    }
-
-    fn obey(&mut self, signal: i32) {
-        match (signal, &self.certificates) {
-            (SIGHUP, Some(certificates)) => certificates.reload(),
-            (SIGHUP, None) => self.say("SIGHUP: in blocking style only certificates can be read again"),
-            (SIGUSR1, _) => exit::print(serve::summary(&self.server.stats())),
-            (SIGUSR2, _) => self.say("SIGUSR2: a server in blocking style cannot be suspended"),
-            _ => self.end(),
-        }
-    }
-
-    fn end(&mut self) {
-        let within = if self.draining { Duration::ZERO } else { self.drain };
-        if self.draining {
-            self.say("stopping at once");
-        } else {
-            drop(wharf::systemd::notify(&[State::Stopping]));
-            self.say(serve::draining(self.server.connections(), within));
-        }
-        self.draining = true;
-        self.server.drain(within);
-    }
-
-    fn say(&self, line: impl fmt::Display) {
-        if !self.quiet {
-            note(line);
-        }
     }
 }

@@ -65,7 +65,7 @@ impl Connection {
         self.line.as_mut().expect("it is there until this is dropped")
     }
 
-    fn seen(&self) -> &Line {
+    pub(super) fn seen(&self) -> &Line {
         self.line.as_ref().expect("it is there until this is dropped")
     }
 

@@ -43,6 +43,8 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 /// The first look for an acknowledgement comes after the one, later ones after no more than the other.
 const LOOK_MIN: Duration = Duration::from_millis(1);
 const LOOK_MAX: Duration = Duration::from_millis(50);
+/// How often one that waits for room looks whether its server's handle has sent it away.
+const SERVER_LOOK: Duration = Duration::from_millis(500);
 
 #[derive(Debug)]
 pub(crate) struct Line {
@@ -199,6 +201,11 @@ impl Line {
 
     pub(super) fn peer(&self) -> &Address {
         &self.peer
+    }
+
+    /// A proxy has told whom it is for.
+    pub(super) fn is_for(&mut self, peer: Address) {
+        self.peer = peer;
     }
 
     pub(super) fn local(&mut self) -> Option<Address> {
@@ -714,8 +721,22 @@ impl Line {
                 _ => {}
             }
         }
-        if self.place.as_ref().is_some_and(|place| place.is_stopped()) && !self.conn.is_closed() {
+        self.heed_server();
+    }
+
+    /// Tells the server whose it is how it is, and does what that wants.
+    #[inline]
+    fn heed_server(&mut self) {
+        let Some(place) = &self.place else { return };
+        if !self.scratch.is_empty() && place.memory_is_short() {
+            self.scratch = Vec::new();
+        }
+        place.note(&self.conn, self.scratch.len());
+        if place.is_stopped() && !self.conn.is_closed() {
             self.reset(CloseReason::Shutdown);
+        } else if place.is_sent_away() && self.conn.is_open() {
+            self.with_clock(|conn, now| conn.end(CloseReason::Disconnected, now));
+            self.advance();
         }
     }
 
@@ -1034,6 +1055,10 @@ impl Line {
         let is_asked = self.watch.as_ref().is_some_and(|watch| watch.asked.load(Ordering::Relaxed) != 0);
         if is_asked {
             timeout = Some(timeout.map_or(LOOK_MAX, |timeout| timeout.min(LOOK_MAX)));
+        }
+        // The handle of its server reaches who waits for bytes; who waits only for room looks.
+        if self.place.is_some() && !wanted.read {
+            timeout = Some(timeout.map_or(SERVER_LOOK, |timeout| timeout.min(SERVER_LOOK)));
         }
         Waiting {
             wanted,

@@ -16,7 +16,7 @@ use crate::address::Address;
 use crate::config::{Access, Deadlines, Limits};
 use crate::engine::socket;
 use crate::error::{Error, Operation, Result};
-use crate::server::{Listen, Opened, SocketFile};
+use crate::server::{Hooks, Listen, Opened, ServerEvent, SocketFile, Stats};
 #[cfg(feature = "tls")]
 use crate::tls::Acceptor;
 use crate::worker::accept::{ACCIDENTS_MAX, PAUSE_MAX, PAUSE_MIN, Trouble};
@@ -44,16 +44,19 @@ const THREADS_MAX: usize = 1 << 16;
 /// ```
 pub struct Listener {
     pub(super) socket: OwnedFd,
-    address: Address,
+    pub(super) address: Address,
+    /// What it stands for.
+    pub(super) listen: Listen,
     /// Removed when this is dropped.
-    _file: Option<SocketFile>,
+    pub(super) file: Option<SocketFile>,
     pub(super) limits: Limits,
     pub(super) access: Access,
     pub(super) deadlines: Deadlines,
     #[cfg(feature = "tls")]
-    acceptor: Option<Acceptor>,
+    pub(super) acceptor: Option<Acceptor>,
     pub(super) threads: usize,
-    pub(super) trouble: Troubles,
+    pub(super) hooks: Hooks,
+    trouble: Troubles,
 }
 
 impl Listener {
@@ -71,21 +74,22 @@ impl Listener {
     /// ```
     ///
     /// # Errors
-    /// If the address cannot be read or had, or an option makes no sense. If it stands for several sockets, or is to speak the PROXY
-    /// protocol, which is for [`Server`](crate::Server).
+    /// If the address cannot be read or had, or an option makes no sense. If it stands for several sockets.
     pub fn bind(listen: impl Into<Listen>) -> Result<Listener> {
-        let listen = listen.into();
-        let Opened { listener, address, file, .. } = listen.open_alone()?;
+        let (listen, opened) = listen.into().open_alone()?;
+        let Opened { listener, address, file, .. } = opened;
         Ok(Listener {
             socket: listener,
             address,
-            _file: file,
+            file,
             limits: Limits::default(),
             access: Access::default(),
             deadlines: Deadlines::default(),
             #[cfg(feature = "tls")]
             acceptor: listen.acceptor(None).cloned(),
+            listen,
             threads: THREADS,
+            hooks: Hooks::default(),
             trouble: Troubles::default(),
         })
     }
@@ -101,18 +105,12 @@ impl Listener {
     /// Sets the bounds of its connections; and for [`Listener::serve`] those of the server.
     ///
     /// Buffers and queues are a connection's; here they hold what TLS has opened or sealed. `connections`, `per_address`,
-    /// `accept_rate` and `over_limit` are a server's. There is no budget of memory ([`Limits::memory`]) in this style.
+    /// `accept_rate`, `over_limit` and `memory` are a server's.
     ///
     /// # Errors
     /// If they make no sense.
     pub fn limits(mut self, limits: Limits) -> Result<Listener> {
         limits.validate()?;
-        if limits.memory.is_some() {
-            return Err(Error::option(
-                "memory",
-                "is for `Server`: in the blocking style `threads` is the bound",
-            ));
-        }
         self.limits = limits;
         Ok(self)
     }
@@ -147,6 +145,40 @@ impl Listener {
         Ok(self)
     }
 
+    /// Has `watcher` called for what happens to the server that [`Listener::serve`] starts: connections let in, refused and closed, panics,
+    /// trouble with accepting. Default: nobody is told.
+    ///
+    /// It is called on the thread where it happens, a connection's or the one that accepts: that thread waits for it. A panic in it is
+    /// caught.
+    ///
+    /// ```
+    /// use wharf::ServerEvent;
+    /// use wharf::blocking::{Connection, Listener};
+    ///
+    /// let listener = Listener::bind("127.0.0.1:0")?.watch(|event| {
+    ///     if let ServerEvent::Refused { .. } = event {
+    ///         eprintln!("{event}");
+    ///     }
+    /// });
+    /// # listener.serve(|_: Connection| Ok(()))?.stop().wait()?;
+    /// # Ok::<(), wharf::Error>(())
+    /// ```
+    #[must_use]
+    pub fn watch(mut self, watcher: impl Fn(&ServerEvent<'_>) + Send + Sync + 'static) -> Listener {
+        self.hooks.set_watcher(watcher);
+        self
+    }
+
+    /// Has `on_exit` called when the server that [`Listener::serve`] starts has ended: exactly once, after the last connection and before
+    /// [`ServerHandle::wait`] returns. If it does not start, it is not called.
+    ///
+    /// It is called on the thread that accepts. A panic in it is caught.
+    #[must_use]
+    pub fn on_exit(mut self, on_exit: impl FnOnce(&Stats) + Send + 'static) -> Listener {
+        self.hooks.set_on_exit(on_exit);
+        self
+    }
+
     /// Has its connections begin with TLS. The handshake is a part of a connection's first operation, on the thread that uses
     /// it: who connects and says nothing keeps nobody else waiting.
     #[cfg(feature = "tls")]
@@ -167,7 +199,8 @@ impl Listener {
     /// accepts.
     ///
     /// # Errors
-    /// If the socket does not listen any more, or TLS cannot begin.
+    /// If the socket does not listen any more, or TLS cannot begin. If it is to speak the PROXY protocol, whose header would be waited
+    /// for here: that is for [`Listener::serve`].
     pub fn accept(&mut self) -> Result<Connection> {
         loop {
             if let Some(conn) = self.accept_until(None)? {
@@ -185,9 +218,18 @@ impl Listener {
     }
 
     fn accept_until(&mut self, until: Option<Instant>) -> Result<Option<Connection>> {
+        if self.listen.proxy().is_some() {
+            return Err(Error::option(
+                "proxy_protocol",
+                "is for `Listener::serve`, which reads the header on the connection's thread",
+            ));
+        }
         loop {
-            match self.try_accept() {
-                Ok(Some((socket, peer))) => return self.open(socket, peer).map(Some),
+            match try_accept(self.socket.as_fd()) {
+                Ok(Some((socket, peer))) => {
+                    self.trouble = Troubles::default();
+                    return self.open(socket, peer).map(Some);
+                }
                 Ok(None) => {}
                 Err(error) => match self.trouble.meet(&error) {
                     Remedy::Retry => continue,
@@ -207,23 +249,8 @@ impl Listener {
         }
     }
 
-    /// Accepts who waits, if anybody does.
-    pub(super) fn try_accept(&mut self) -> io::Result<Option<(OwnedFd, Address)>> {
-        loop {
-            match socket::accept(self.socket.as_fd()) {
-                Ok(accepted) => {
-                    self.trouble = Troubles::default();
-                    return Ok(Some(accepted));
-                }
-                Err(Errno::AGAIN) => return Ok(None),
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
     /// Makes a connection of an accepted socket.
-    pub(super) fn open(&self, socket: OwnedFd, peer: Address) -> Result<Connection> {
+    fn open(&self, socket: OwnedFd, peer: Address) -> Result<Connection> {
         let line = Line::new(socket, peer, &self.limits, &self.deadlines);
         let line = line.map_err(|error| Error::os(Operation::Listen, error).at(&self.address))?;
         #[cfg_attr(not(feature = "tls"), allow(unused_mut))]
@@ -261,6 +288,18 @@ impl AsFd for Listener {
 impl fmt::Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Listener").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+/// Accepts who waits, if anybody does.
+pub(super) fn try_accept(listener: BorrowedFd<'_>) -> io::Result<Option<(OwnedFd, Address)>> {
+    loop {
+        match socket::accept(listener) {
+            Ok(accepted) => return Ok(Some(accepted)),
+            Err(Errno::AGAIN) => return Ok(None),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 

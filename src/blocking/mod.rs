@@ -39,14 +39,19 @@
 
 mod alert;
 mod connection;
+mod door;
 mod halves;
 mod line;
 mod linger;
 mod listener;
+mod office;
 mod places;
 mod pool;
+mod preface;
 mod remote;
+mod served;
 mod serving;
+mod visit;
 
 use std::fmt;
 

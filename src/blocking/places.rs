@@ -1,19 +1,30 @@
-//! Where the connections of a blocking server are, so that it can stop them and tell them that it drains.
+//! Where the connections of a blocking server are, so that it can list them, send them away, stop them, and tell them that it drains.
 //!
 //! A thread that waits for bytes is in recv(2), where nothing but its socket can reach it. Shutting the socket down for reading wakes
-//! it and tells the peer nothing; the thread then resets its connection itself. One that waits otherwise hears the alert.
+//! it and tells the peer nothing; the thread then ends its connection itself. One that waits otherwise hears the alert, or looks.
+//!
+//! Nobody can ask such a thread how its connection is. So it notes that at its place, by a few stores, whenever it begins an operation or looks
+//! again in one: while it waits, what is noted is true.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use rustix::net::Shutdown;
 
 use super::alert::Alert;
 use super::line::Line;
+use super::office::Office;
+use crate::address::Address;
+use crate::conn::{Conn, ConnectionState, Counts};
+use crate::engine::Token;
+use crate::engine::buffer::Block;
 use crate::error::CloseReason;
+use crate::proxy::Proxied;
+use crate::server::{ConnectionInfo, Whom};
+use crate::worker::link::ConnectionId;
 
 /// How long a server that stops waits for a connection that its handler has given to another thread.
 const BACK_WITHIN: Duration = Duration::from_secs(1);
@@ -21,21 +32,59 @@ const BACK_WITHIN: Duration = Duration::from_secs(1);
 /// All connections of one server.
 #[derive(Debug)]
 pub(super) struct Places {
+    office: Arc<Office>,
     stopped: AtomicBool,
     stopping: Alert,
     drained: AtomicBool,
     draining: Alert,
-    taken: Mutex<Vec<Weak<Place>>>,
+    table: Mutex<Table>,
+}
+
+/// The places by their connections' ids.
+#[derive(Debug, Default)]
+struct Table {
+    /// As many as there ever were at once.
+    entries: Vec<Entry>,
+    free: Vec<u32>,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    generation: u32,
+    place: Option<Arc<Place>>,
 }
 
 /// The place of one connection.
 #[derive(Debug)]
 pub(super) struct Place {
     places: Arc<Places>,
+    id: ConnectionId,
+    token: Token,
+    opened: Instant,
+    /// At the other end of the socket.
+    peer: Address,
+    proxied: OnceLock<Proxied>,
+    label: Mutex<Option<Arc<str>>>,
+    is_sent_away: AtomicBool,
+    seen: Seen,
     socket: Mutex<Weak<OwnedFd>>,
     left: Mutex<Left>,
     /// The connection has come back, or the server stops.
     changed: Condvar,
+}
+
+/// How a connection is, as its thread has noted. Each figure stands for itself.
+#[derive(Debug, Default)]
+struct Seen {
+    state: AtomicU8,
+    received: AtomicU64,
+    sent: AtomicU64,
+    unsent: AtomicU64,
+    discarded: AtomicU64,
+    queued: AtomicUsize,
+    unread: AtomicUsize,
+    /// The bytes in its buffers, which the budget knows of.
+    held: AtomicUsize,
 }
 
 /// Where a connection is when its handler is over.
@@ -50,33 +99,75 @@ enum Left {
 }
 
 impl Places {
-    pub(super) fn new() -> io::Result<Arc<Places>> {
+    pub(super) fn new(office: Arc<Office>) -> io::Result<Arc<Places>> {
         Ok(Arc::new(Places {
+            office,
             stopped: AtomicBool::new(false),
             stopping: Alert::new()?,
             drained: AtomicBool::new(false),
             draining: Alert::new()?,
-            taken: Mutex::default(),
+            table: Mutex::default(),
         }))
     }
 
-    /// A place for another connection.
-    pub(super) fn take(self: &Arc<Self>) -> Arc<Place> {
-        let place = Arc::new(Place {
+    /// A place for another connection, until it is [removed](Places::remove).
+    pub(super) fn take(self: &Arc<Self>, peer: Address) -> Arc<Place> {
+        let mut table = lock(&self.table);
+        let index = table.free.pop().unwrap_or_else(|| {
+            table.entries.push(Entry::default());
+            (table.entries.len() - 1) as u32
+        });
+        let entry = &mut table.entries[index as usize];
+        let token = Token { index, generation: entry.generation };
+        let place = Place {
             places: self.clone(),
+            id: ConnectionId::without_worker(token),
+            token,
+            opened: Instant::now(),
+            peer,
+            proxied: OnceLock::new(),
+            label: Mutex::default(),
+            is_sent_away: AtomicBool::new(false),
+            seen: Seen::default(),
             socket: Mutex::default(),
             left: Mutex::new(Left::Out),
             changed: Condvar::new(),
-        });
-        let mut taken = lock(&self.taken);
-        // No more than those who are here, and as many that have gone.
-        if taken.len() == taken.capacity() {
-            taken.retain(|place| place.strong_count() > 0);
-            let here = taken.len();
-            taken.reserve(here.max(8));
+        };
+        entry.place.insert(Arc::new(place)).clone()
+    }
+
+    /// Its connection is over, or nobody waits for it any more. The next one at this place has another id.
+    pub(super) fn remove(&self, place: &Place) {
+        let mut table = lock(&self.table);
+        let Token { index, generation } = place.token;
+        let entry = &mut table.entries[index as usize];
+        debug_assert_eq!(entry.generation, generation, "it is removed once");
+        entry.generation = generation.wrapping_add(1);
+        let removed = entry.place.take();
+        table.free.push(index);
+        drop(table);
+        drop(removed);
+    }
+
+    fn all(&self) -> Vec<Arc<Place>> {
+        lock(&self.table).entries.iter().filter_map(|entry| entry.place.clone()).collect()
+    }
+
+    /// The connections as they are, the oldest first.
+    pub(super) fn list(&self) -> Vec<ConnectionInfo> {
+        let all = self.all();
+        let now = Instant::now();
+        let mut infos: Vec<_> = all.iter().map(|place| place.describe(now)).collect();
+        infos.sort_by_key(|info| (std::cmp::Reverse(info.age), info.id));
+        infos
+    }
+
+    /// Has those who are meant end their connections.
+    pub(super) fn send_away(&self, whom: Whom) {
+        for place in self.all().iter().filter(|place| whom.is(place.id, place.peer())) {
+            place.is_sent_away.store(true, Ordering::SeqCst);
+            place.rouse();
         }
-        taken.push(Arc::downgrade(&place));
-        place
     }
 
     pub(super) fn drain(&self) {
@@ -86,19 +177,12 @@ impl Places {
 
     pub(super) fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
-        for place in lock(&self.taken).iter().filter_map(Weak::upgrade) {
-            place.wake();
-        }
+        self.all().iter().for_each(|place| place.wake());
         self.stopping.raise();
     }
 
     pub(super) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::SeqCst)
-    }
-
-    /// Raised when it drains or stops.
-    pub(super) fn draining(&self) -> BorrowedFd<'_> {
-        self.draining.ear()
     }
 }
 
@@ -153,6 +237,85 @@ impl Place {
         None
     }
 
+    pub(super) fn id(&self) -> ConnectionId {
+        self.id
+    }
+
+    /// Whom the connection is for.
+    pub(super) fn peer(&self) -> &Address {
+        self.proxied.get().and_then(Proxied::source).unwrap_or(&self.peer)
+    }
+
+    /// What its proxy has told.
+    pub(super) fn proxied(&self) -> Option<&Proxied> {
+        self.proxied.get()
+    }
+
+    pub(super) fn set_proxied(&self, proxied: Proxied) {
+        let is_first = self.proxied.set(proxied).is_ok();
+        debug_assert!(is_first, "there is one header");
+    }
+
+    pub(super) fn set_label(&self, label: Arc<str>) {
+        *lock(&self.label) = Some(label);
+    }
+
+    pub(super) fn age(&self) -> Duration {
+        self.opened.elapsed()
+    }
+
+    fn describe(&self, now: Instant) -> ConnectionInfo {
+        let Seen { state, received, sent, unsent, discarded, queued, unread, .. } = &self.seen;
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        ConnectionInfo {
+            id: self.id,
+            peer: self.peer().clone(),
+            listener: Some(0),
+            age: now.saturating_duration_since(self.opened),
+            state: state_of(state.load(Ordering::Relaxed)),
+            counts: Counts {
+                received: count(received),
+                sent: count(sent),
+                unsent: count(unsent),
+                discarded: count(discarded),
+            },
+            queued: queued.load(Ordering::Relaxed),
+            unread: unread.load(Ordering::Relaxed),
+            label: lock(&self.label).clone(),
+        }
+    }
+
+    /// Notes how the connection is, by whoever has it. It holds so many bytes beside its queues.
+    #[inline]
+    pub(super) fn note(&self, conn: &Conn<Block>, beside: usize) {
+        let Counts { received, sent, unsent, discarded } = conn.counts();
+        let (queued, unread) = (conn.pending(), conn.unread());
+        let seen = &self.seen;
+        seen.state.store(conn.state() as u8, Ordering::Relaxed);
+        seen.received.store(received, Ordering::Relaxed);
+        seen.sent.store(sent, Ordering::Relaxed);
+        seen.unsent.store(unsent, Ordering::Relaxed);
+        seen.discarded.store(discarded, Ordering::Relaxed);
+        seen.queued.store(queued, Ordering::Relaxed);
+        seen.unread.store(unread, Ordering::Relaxed);
+        let (before, now) = (seen.held.load(Ordering::Relaxed), queued + unread + beside);
+        if before != now {
+            seen.held.store(now, Ordering::Relaxed);
+            self.places.office.hold(before, now);
+        }
+    }
+
+    /// Whether the connections hold more than they may, and what is idle has to be given back.
+    pub(super) fn memory_is_short(&self) -> bool {
+        self.places.office.memory().is_short()
+    }
+
+    /// Whether a handle has it closed.
+    #[inline]
+    pub(super) fn is_sent_away(&self) -> bool {
+        self.is_sent_away.load(Ordering::Relaxed)
+    }
+
     #[inline]
     pub(super) fn is_stopped(&self) -> bool {
         self.places.stopped.load(Ordering::Relaxed)
@@ -170,6 +333,17 @@ impl Place {
         self.places.draining.ear()
     }
 
+    /// Ends a wait for bytes, so that its thread looks whether it is sent away.
+    fn rouse(&self) {
+        if let Some(socket) = lock(&self.socket).upgrade() {
+            // What has come ends the wait by itself, and then the peer may go on to send while the connection closes.
+            let has_bytes = rustix::io::ioctl_fionread(&*socket).is_ok_and(|bytes| bytes > 0);
+            if !has_bytes {
+                let _ = rustix::net::shutdown(&*socket, Shutdown::Read);
+            }
+        }
+    }
+
     fn wake(&self) {
         // Under the lock, so that nobody has looked and does not wait yet.
         drop(lock(&self.left));
@@ -179,6 +353,21 @@ impl Place {
             let _ = rustix::net::shutdown(&*socket, Shutdown::Read);
         }
     }
+}
+
+impl Drop for Place {
+    /// Its connection is gone, and what that held with it.
+    fn drop(&mut self) {
+        let held = self.seen.held.load(Ordering::Relaxed);
+        if held > 0 {
+            self.places.office.hold(held, 0);
+        }
+    }
+}
+
+fn state_of(noted: u8) -> ConnectionState {
+    let all = [ConnectionState::Open, ConnectionState::PeerEnded, ConnectionState::Finishing];
+    all.into_iter().find(|state| *state as u8 == noted).unwrap_or(ConnectionState::Closing)
 }
 
 /// Nothing panics under these locks.

@@ -121,6 +121,7 @@
 //! ```
 //!
 //! [`ServerHandle::set_limits`](crate::ServerHandle::set_limits) changes them while the server runs. In blocking style a connection has a thread, and
-//! [`Listener::threads`](crate::blocking::Listener::threads) (256) is the bound that is met first.
+//! [`Listener::threads`](crate::blocking::Listener::threads) (256) is the bound that is met first; its server's handle
+//! [changes](crate::blocking::ServerHandle::set_limits) the others in the same way.
 //!
 //! The sum has a bound as well, if you set one: [`Limits::memory`](crate::Limits::memory) is a budget for the buffers of all connections of a server.

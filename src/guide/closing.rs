@@ -70,6 +70,9 @@
 //! | [`drain(d)`](crate::ServerHandle::drain) | none | are told, and have `d` to end; then they are reset |
 //! | [`stop`](crate::ServerHandle::stop) | none | are reset |
 //!
+//! A server of the blocking style has the same on [its handle](crate::blocking::ServerHandle), and both can send single connections away:
+//! [`disconnect`](crate::ServerHandle::disconnect).
+//!
 //! [`wait`](crate::ServerHandle::wait) returns when all is over, and tells what happened: who finished in time, who was reset, how many bytes
 //! were lost. Handlers hear of a drain by [`Connection::draining`](crate::Connection::draining),
 //! [`Handler::draining`](crate::event::Handler::draining), and in blocking style by [`ready`](crate::blocking::Connection::ready) and

@@ -30,6 +30,7 @@
 //! | A connection costs | its future, and under 1 KB | its handler, and under 1 KB | the same, and its events on their way | a thread with its stack |
 //! | Received bytes are | copied to a buffer, or a chunk without a copy | borrowed from the engine | owned | copied to a buffer |
 //! | Servers | [`Server::start`](crate::Server::start) | [`Server::start_events`](crate::Server::start_events) | [`Server::start_queued`](crate::Server::start_queued) | [`blocking::Listener`](crate::blocking::Listener) |
+//! | Its handle | [`ServerHandle`](crate::ServerHandle) | the same | the same | [`blocking::ServerHandle`](crate::blocking::ServerHandle): the same, but for hand-over, adopting and what is of workers |
 //! | Clients | [`Client::connect`](crate::Client::connect) | [`event::Service::connect`](crate::event::Service::connect) | [`event::Service::socket`](crate::event::Service::socket) | [`blocking::connect`](crate::blocking::connect) |
 //!
 //! * **Async** if you have no reason for another one. A protocol of several steps reads like its specification.

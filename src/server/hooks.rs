@@ -1,5 +1,6 @@
 //! Whom a server tells what happens to it: [`ServerEvent`] and those who listen to it.
 
+use std::any::Any;
 use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -179,22 +180,22 @@ type OnExit = Box<dyn FnOnce(&Stats) + Send>;
 
 /// The user's functions that a server calls besides its handlers.
 #[derive(Clone, Default)]
-pub(super) struct Hooks {
+pub(crate) struct Hooks {
     watcher: Option<Arc<Watcher>>,
     on_exit: Arc<Mutex<Option<OnExit>>>,
 }
 
 impl Hooks {
-    pub(super) fn set_watcher(&mut self, watcher: impl Fn(&ServerEvent<'_>) + Send + Sync + 'static) {
+    pub(crate) fn set_watcher(&mut self, watcher: impl Fn(&ServerEvent<'_>) + Send + Sync + 'static) {
         self.watcher = Some(Arc::new(watcher));
     }
 
-    pub(super) fn set_on_exit(&mut self, on_exit: impl FnOnce(&Stats) + Send + 'static) {
+    pub(crate) fn set_on_exit(&mut self, on_exit: impl FnOnce(&Stats) + Send + 'static) {
         self.on_exit = Arc::new(Mutex::new(Some(Box::new(on_exit))));
     }
 
     /// A panic of the watcher is the end of that call and of nothing else.
-    pub(super) fn tell(&self, event: &ServerEvent<'_>) {
+    pub(crate) fn tell(&self, event: &ServerEvent<'_>) {
         #[cfg(feature = "tracing")]
         trace(event);
         if let Some(watcher) = &self.watcher {
@@ -203,7 +204,7 @@ impl Hooks {
     }
 
     /// The server has ended. Only the first call tells anybody.
-    pub(super) fn ended(&self, stats: &Stats) {
+    pub(crate) fn ended(&self, stats: &Stats) {
         let on_exit = lock(&self.on_exit).take();
         if let Some(on_exit) = on_exit {
             drop(catch_unwind(AssertUnwindSafe(|| on_exit(stats))));
@@ -215,6 +216,13 @@ impl fmt::Debug for Hooks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Hooks").field("watcher", &self.watcher.is_some()).finish_non_exhaustive()
     }
+}
+
+/// What a panic says.
+pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> &str {
+    let text = payload.downcast_ref::<&str>().copied();
+    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("(a panic without a message)")
 }
 
 /// The same for the program's `tracing` subscriber.

@@ -205,7 +205,7 @@ impl Listen {
         }
     }
 
-    pub(super) fn proxy(&self) -> Option<&ProxyProtocol> {
+    pub(crate) fn proxy(&self) -> Option<&ProxyProtocol> {
         self.proxy.as_ref()
     }
 
@@ -215,7 +215,7 @@ impl Listen {
     }
 
     /// Whether nobody but whoever gave it could open it again.
-    pub(super) fn is_given(&self) -> bool {
+    pub(crate) fn is_given(&self) -> bool {
         matches!(self.source, Source::Given(_))
     }
 
@@ -227,20 +227,21 @@ impl Listen {
         }
     }
 
-    /// Opens it for whoever is no server and accepts by himself.
-    pub(crate) fn open_alone(&self) -> Result<Opened> {
+    /// Opens it for the blocking style, which has one socket. What it stands for is told too.
+    pub(crate) fn open_alone(&self) -> Result<(Listen, Opened)> {
         self.validate()?;
-        if self.proxy.is_some() {
-            let problem = "is for `Server`: a blocking listener does not speak it";
-            return Err(Error::option("proxy_protocol", problem));
-        }
         match &*self.passed()? {
-            [one] => one.open(&SocketOptions::default(), None, None),
+            [one] => Ok((one.clone(), one.open(&SocketOptions::default(), None, None)?)),
             several => {
                 let problem = format!("stands for {} sockets, and one can listen here", several.len());
                 Err(Error::new(Operation::Listen, Cause::Address { problem }).at(self.text()))
             }
         }
+    }
+
+    /// Opens again what was opened alone and has been closed.
+    pub(crate) fn reopen_alone(&self, address: &Address) -> Result<Opened> {
+        self.open(&SocketOptions::default(), Some(address), None)
     }
 
     /// Opens it, at `again` if that is known from an earlier time; or takes it from the server's predecessor, if that has

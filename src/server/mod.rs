@@ -33,6 +33,7 @@ use std::time::Duration;
 pub(crate) use admission::{Desk, Seat, Turnstile, Verdict};
 pub use handle::{ListenerInfo, ServerHandle};
 pub use hooks::ServerEvent;
+pub(crate) use hooks::{Hooks, panic_message};
 pub use listen::Listen;
 pub(crate) use listen::{Opened, SocketFile};
 pub(crate) use reception::Admission;
@@ -45,7 +46,6 @@ pub(crate) use styles::{async_style, event_style, queued_style};
 
 use handover::Heritage;
 use holdings::ListenerState;
-use hooks::Hooks;
 use state::Founding;
 
 use crate::config::{Access, Backend, Deadlines, Handover, Limits, ProxyProtocol, SocketOptions};

@@ -80,6 +80,13 @@ pub struct ConnectionId {
     token: Token,
 }
 
+impl ConnectionId {
+    /// One of a server that has no workers.
+    pub(crate) fn without_worker(token: Token) -> ConnectionId {
+        ConnectionId { worker: 0, token }
+    }
+}
+
 impl fmt::Display for ConnectionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}.{}", self.worker, self.token.index, self.token.generation)
@@ -174,11 +181,7 @@ impl Link {
     /// Its handler panicked: nobody knows in which state that left what it was to send.
     pub(crate) fn panicked(self: &Rc<Self>, payload: Box<dyn Any + Send>) {
         self.command(|conn| conn.reset(CloseReason::HandlerPanicked));
-        let message = payload
-            .downcast_ref::<&str>()
-            .copied()
-            .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
-            .unwrap_or("(a panic without a message)");
+        let message = crate::server::panic_message(&*payload);
         self.worker.with_member(|member| {
             member.server.count_panic();
             member.server.tell(&ServerEvent::Panicked { id: self.id(), peer: &self.peer(), message });

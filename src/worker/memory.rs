@@ -44,8 +44,8 @@ impl Budget {
         self.short.load(Ordering::Relaxed)
     }
 
-    /// A worker holds `now` instead of `before`.
-    fn tell(&self, before: usize, now: usize) {
+    /// A worker, or a connection without one, holds `now` instead of `before`.
+    pub(crate) fn tell(&self, before: usize, now: usize) {
         if now >= before {
             self.used.fetch_add(now - before, Ordering::Relaxed);
         } else {
@@ -59,7 +59,7 @@ impl Budget {
 
     /// Looks whether memory is short; says whether that is news. It stays short until an eighth is free, so that pools do not
     /// fill and empty by turns.
-    fn judge(&self) -> bool {
+    pub(crate) fn judge(&self) -> bool {
         let max = self.max.load(Ordering::Relaxed);
         let most = if self.is_short() { max - max / 8 } else { max };
         let short = self.used() > most;

@@ -43,9 +43,20 @@ fn a_quiet_server_tells_what_it_is_asked_for() {
 
 #[test]
 fn a_reload_changes_limits_networks_and_deadlines() {
-    let folder = Folder::new("reload");
+    reload_in("async");
+}
+
+#[test]
+fn a_reload_changes_the_same_in_blocking_style() {
+    reload_in("blocking");
+}
+
+fn reload_in(style: &str) {
+    let folder = Folder::new(&format!("reload-{style}"));
     let file = folder.write("wharf.conf", "max-connections = 10\nidle-timeout = 1h\n");
-    let server = Server::start("echo", "async", &["--config", &file, "--write-timeout", "9s"]);
+    let server = Server::start("echo", style, &["--config", &file, "--write-timeout", "9s"]);
+    // What it says at its start is over.
+    server.process.await_message("deadlines: ");
     let mut early = server.connect();
     assert_echoes(&mut early);
 
@@ -68,7 +79,11 @@ fn a_reload_changes_limits_networks_and_deadlines() {
     ] {
         assert!(snapshot.contains(&format!("{name:<22} {value}")), "{name}: {snapshot}");
     }
-    assert_eq!(server.connect().read(&mut [0; 1]).unwrap(), 0, "one of this address is there");
+    assert_eq!(
+        server.connect().read(&mut [0; 1]).expect("it is closed in order"),
+        0,
+        "one of this address is there"
+    );
     assert_echoes(&mut early);
 
     folder.write("wharf.conf", "deny = 127.0.0.1\nidle-timeout = 50ms\n");
@@ -77,7 +92,11 @@ fn a_reload_changes_limits_networks_and_deadlines() {
 
     folder.write("wharf.conf", "idle-timeout = 50ms\n");
     reload(&server, "deadlines: ");
-    assert_eq!(server.connect().read(&mut [0; 1]).unwrap(), 0, "the idle deadline passes");
+    assert_eq!(
+        server.connect().read(&mut [0; 1]).expect("it is closed in order"),
+        0,
+        "the idle deadline passes"
+    );
     assert_echoes(&mut early);
     let outcome = server.end(Signal::TERM);
     assert!(outcome.stderr.contains("for at most 15s"), "{outcome:?}");
@@ -127,17 +146,21 @@ fn there_is_nothing_to_reload_without_a_file() {
 
 #[test]
 fn the_service_manager_is_told_of_start_reload_and_end() {
-    let folder = Folder::new("manager");
-    let manager = UnixDatagram::bind(folder.path("notify")).unwrap();
-    manager.set_read_timeout(Some(LIMIT)).unwrap();
+    ["async", "blocking"].into_iter().for_each(tell_manager_in);
+}
+
+fn tell_manager_in(style: &str) {
+    let folder = Folder::new(&format!("manager-{style}"));
+    let manager = UnixDatagram::bind(folder.path("notify")).expect("the folder is new");
+    manager.set_read_timeout(Some(LIMIT)).expect("it can");
     let hears = |text: &str| {
         let mut message = [0; 1024];
-        let n = manager.recv(&mut message).unwrap();
+        let n = manager.recv(&mut message).expect("it is told");
         let message = String::from_utf8_lossy(&message[..n]).into_owned();
         assert!(message.contains(text), "{text}: {message}");
     };
     let file = folder.write("wharf.conf", "listen = 127.0.0.1:0\n");
-    let mut command = wharf(["serve", "echo", "--config", &file]);
+    let mut command = wharf(["serve", "echo", "--style", style, "--config", &file]);
     command.env("NOTIFY_SOCKET", folder.path("notify"));
     let server = Server::of(command);
     hears("READY=1");
@@ -150,7 +173,14 @@ fn the_service_manager_is_told_of_start_reload_and_end() {
 
 #[test]
 fn a_suspended_server_accepts_nobody_and_keeps_who_is_there() {
-    let server = Server::of(wharf(["serve", "echo", "--listen", "127.0.0.1:0"]));
+    ["async", "blocking"].into_iter().for_each(suspend_in);
+}
+
+/// Where no other test takes a port that is closed for a while.
+const APART: &str = if cfg!(target_os = "linux") { "127.0.47.12:0" } else { "127.0.0.1:0" };
+
+fn suspend_in(style: &str) {
+    let server = Server::of(wharf(["serve", "echo", "--style", style, "--listen", APART]));
     let mut early = server.connect();
     assert_echoes(&mut early);
     server.process.signal(Signal::USR2);

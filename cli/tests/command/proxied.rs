@@ -14,7 +14,7 @@ const HEADER: &[u8] = b"PROXY TCP4 192.0.2.7 198.51.100.1 40000 443\r\n";
 
 #[test]
 fn the_client_that_a_trusted_proxy_tells_is_the_one_that_counts() {
-    for style in STYLES {
+    for style in STYLES.into_iter().chain(["blocking"]) {
         let more = ["--proxy-protocol", "10.0.0.0/8", "--proxy-protocol", "127.0.0.1", "-vv"];
         let rules = ["--max-per-address", "1", "--deny", "198.51.100.0/24"];
         let server = Server::start("echo", style, &[&more[..], &rules].concat());

@@ -257,13 +257,7 @@ fn answer(client: &mut TcpStream, bytes: &[u8]) -> Vec<u8> {
 
 #[test]
 fn blocking_style_says_what_it_does_without() {
-    for (option, value) in [
-        ("--workers", "2"),
-        ("--backend", "readiness"),
-        ("--max-memory", "1GiB"),
-        ("--proxy-protocol", "::/0"),
-        ("--watchdog", "2s"),
-    ] {
+    for (option, value) in [("--workers", "2"), ("--backend", "readiness"), ("--watchdog", "2s")] {
         let args = ["serve", "echo", "--style", "blocking", "--listen", "127.0.0.1:0", option, value];
         let outcome = Process::run(&mut crate::process::wharf(args), Vec::new());
         assert_eq!(outcome.code, Some(2), "{outcome:?}");
@@ -273,17 +267,19 @@ fn blocking_style_says_what_it_does_without() {
 }
 
 #[test]
-fn blocking_style_has_a_thread_for_each_connection_and_says_what_it_cannot_do() {
-    let server = Server::start("echo", "blocking", &["--max-connections", "3"]);
+fn blocking_style_has_a_thread_for_each_connection_and_obeys_the_same_signals() {
+    let server = Server::start("echo", "blocking", &["--max-connections", "3", "--max-memory", "1GiB"]);
     server.process.await_message("a thread for each connection, 3 at most");
+    server.process.await_message("limits: 3 connections, from --max-connections");
     let mut client = server.connect();
     assert_eq!(answer(&mut client, b"here I am"), b"here I am");
     for (signal, told) in
-        [(Signal::HUP, "only certificates can be read again"), (Signal::USR2, "cannot be suspended")]
+        [(Signal::HUP, "there is nothing to read again"), (Signal::USR1, "connections            1 of 3")]
     {
         server.process.signal(signal);
         server.process.await_message(told);
     }
+    server.process.await_message(" of 1073741824 bytes");
     assert_eq!(answer(&mut client, b"still here"), b"still here");
     drop(client);
     assert_eq!(server.end(Signal::TERM).code, Some(0));
