@@ -402,9 +402,11 @@ scenario! {
 #[test]
 fn pools_by_endpoint_refuse_what_makes_no_sense_before_any_is_used() {
     let make = |address: &String| Client::new(address);
-    let refused = Pools::new(make, PoolOptions::default().endpoints(0)).expect_err("no key could have a pool");
+    let refused =
+        Pools::new(make, PoolOptions::default().endpoints(0)).expect_err("no key could have a pool");
     assert_eq!(refused.to_string(), "start: option `endpoints` is 0, so no key could ever have a pool");
-    let refused = Pools::new(make, PoolOptions::default().size(0)).expect_err("nobody could get a connection");
+    let refused =
+        Pools::new(make, PoolOptions::default().size(0)).expect_err("nobody could get a connection");
     assert!(refused.to_string().contains("`size`"), "{refused}");
 }
 
