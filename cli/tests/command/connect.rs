@@ -227,7 +227,7 @@ fn socks5(listener: TcpListener) -> thread::JoinHandle<Vec<u8>> {
 fn it_goes_through_a_proxy() {
     let (listener, address) = listen();
     let proxy = socks5(listener);
-    let url = format!("socks5://user:secret@{address}");
+    let url = format!("socks5h://user:secret@{address}");
     let outcome =
         Process::run(&mut wharf(["connect", "hidden.test:4711", "--proxy", &url]), b"input".to_vec());
     assert_eq!((outcome.code, outcome.stdout.as_slice()), (Some(0), &b"through"[..]), "{outcome:?}");
@@ -235,11 +235,11 @@ fn it_goes_through_a_proxy() {
     // What refuses is told, and which proxy that is; who we are is not.
     let outcome = Process::run(&mut wharf(["connect", "hidden.test:4711", "--proxy", &url]), Vec::new());
     let expected =
-        format!("wharf: connect to hidden.test:4711 through socks5://{address}: connection refused\n");
+        format!("wharf: connect to hidden.test:4711 through socks5h://{address}: connection refused\n");
     assert_eq!((outcome.code, outcome.stderr), (Some(1), expected));
     let outcome =
         Process::run(&mut wharf(["connect", "a.test:1", "--proxy", "ftp://user:secret@b.test"]), Vec::new());
     assert_eq!(outcome.code, Some(2));
-    assert!(outcome.stderr.contains("--proxy must be socks5://"), "{outcome:?}");
+    assert!(outcome.stderr.contains("--proxy must be socks5h://"), "{outcome:?}");
     assert!(!outcome.stderr.contains("secret"), "{outcome:?}");
 }
