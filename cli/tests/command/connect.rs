@@ -182,6 +182,23 @@ fn sigint_exits_130() {
     drop((input, peer));
 }
 
+/// Whoever ends the process does not ask the thread that is shaking hands, which goes on for as long as there is a process.
+#[test]
+#[cfg(target_os = "linux")]
+fn sigint_amid_a_handshake_exits_130() {
+    let server = Server::start("echo", "async", &["--tls-self-signed"]);
+    let address = server.address.to_string();
+    for _ in 0..20 {
+        let mut process = Process::start(&mut wharf(["connect", &address, "--tls", "--insecure"]));
+        let input = process.stdin();
+        // From then on the signal is watched for; before it would end the process by itself.
+        process.await_thread("signals");
+        process.signal(Signal::INT);
+        assert_eq!(process.outcome().code, Some(130));
+        drop(input);
+    }
+}
+
 fn start(address: &str) -> Process {
     Process::start(wharf(["connect", address]).stdout(Stdio::piped()))
 }
