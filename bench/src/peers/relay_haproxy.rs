@@ -31,6 +31,7 @@ fn serve(target: SocketAddr, option: &str) -> Result<()> {
     let configuration = format!(
         "global
              nbthread 1
+             maxconn 2000
          defaults
              mode tcp
              timeout connect 5s
