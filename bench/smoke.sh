@@ -32,6 +32,10 @@ bench tls --rounds 1 --messages 200 --connections 1,3 --idle 40 --plot "$out/tls
 none_failed "$out/tls.txt"
 bench show "$out/tls.json" --plot "$out/show.svg" >"$out/show.txt"
 
+bench relay --rounds 1 --messages 200 --connections 1,3 --plot "$out/relay.svg" --json "$out/relay.json" \
+    | tee "$out/relay.txt"
+none_failed <(grep -v "haproxy is not installed" "$out/relay.txt")
+
 bench tasks --rounds 1 --wakes 2000
 
 if bench peers | grep -q ^wharf_event; then
@@ -43,8 +47,8 @@ if bench --help | grep -q "^  http " && command -v wrk >/dev/null; then
     bench http --rounds 1 --seconds 1 --threads 1 --connections 4
 fi
 
-# Those that answer message by message want them of one size, and c10k speaks no TLS.
-for peer in $(bench peers | cut -d' ' -f1 | grep -v -e _message -e tls); do
+# Those that answer message by message want them of one size, and c10k speaks no TLS and has no server for a relay.
+for peer in $(bench peers | cut -d' ' -f1 | grep -v -e _message -e tls -e relay); do
     bench c10k --peer "$peer" --connections 300 --hold 0.1
 done
 if bench c10k --to 127.0.0.1:1 --connections 3; then

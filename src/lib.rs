@@ -241,6 +241,8 @@ pub mod fuzzing {
 pub use address::{Address, UnixName};
 pub use backoff::Backoff;
 pub use client::{Client, Connect, ConnectState, Connecting, Lazy, Proxy};
+#[cfg(any(feature = "futures-io", feature = "tokio"))]
+pub use compat::Buffered;
 #[cfg(feature = "hyper")]
 pub use compat::hyper;
 #[cfg(feature = "tokio")]

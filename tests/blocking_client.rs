@@ -260,7 +260,7 @@ fn greeter() -> (ServerHandle, SocketAddr) {
 fn names_go_through_proxies_as_they_are() {
     let (_server, target) = greeter();
     for (scheme, address, refused) in [
-        ("socks5", proxy(socks5, target), "the proxy refused the user name or the password"),
+        ("socks5h", proxy(socks5, target), "the proxy refused the user name or the password"),
         (
             "http",
             proxy(http, target),
@@ -288,6 +288,40 @@ fn names_go_through_proxies_as_they_are() {
         assert_eq!(error.to_string(), expected);
         assert_eq!(error.kind(), ErrorKind::Caller);
     }
+}
+
+#[test]
+fn of_a_name_that_is_looked_up_here_a_proxy_is_asked_for_one_address_after_the_other() {
+    let (_server, target) = greeter();
+    // It leads to 192.0.2.2 alone.
+    let socks5 = |near: &mut TcpStream| {
+        near.read_exact(&mut [0; 3])?;
+        near.write_all(&[5, 0])?;
+        let mut request = [0; 10];
+        near.read_exact(&mut request)?;
+        let is_known = request == [5, 1, 0, 1, 192, 0, 2, 2, 0, 80];
+        near.write_all(&[5, if is_known { 0 } else { 5 }, 0, 1, 0, 0, 0, 0, 0, 0])?;
+        Ok(is_known.then(Vec::new))
+    };
+    let through = Proxy::socks5(proxy(socks5, target)).unwrap().resolve_here();
+    let client = |last: [u8; 2]| {
+        Client::new("many.test:80")
+            .resolver(move |_| Ok(last.map(|last| [192, 0, 2, last].into()).to_vec()))
+            .proxy(through.clone())
+            .attempt_delay(Duration::MAX)
+            .connect_within(PATIENCE)
+    };
+    let mut conn = client([1, 2]).open_blocking().unwrap();
+    conn.send(b"world").unwrap();
+    let mut said = [0; 11];
+    conn.within(PATIENCE).recv_exact(&mut said).unwrap();
+    assert_eq!(&said, b"hello world");
+    let error = client([1, 3]).open_blocking().unwrap_err();
+    assert!(error.is_refused(), "{error}");
+    assert!(
+        error.to_string().contains(": 192.0.2.1:80: ") && error.to_string().contains("; 192.0.2.3:80: "),
+        "{error}"
+    );
 }
 
 #[test]

@@ -6,7 +6,7 @@
 mod common;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -21,6 +21,8 @@ use common::*;
 enum Script {
     /// Speaks SOCKS5, wants this user if there is one, and leads every name to the address.
     Socks5 { user: Option<(&'static str, &'static str)>, to: SocketAddr },
+    /// Speaks SOCKS5 with anybody, and leads to this address alone, and only if it is asked for that.
+    Exactly(SocketAddr),
     /// Speaks HTTP, wants this `Proxy-Authorization` if there is one, and leads every name to the address; behind the header it says what
     /// the target says first.
     Http { authorization: Option<&'static str>, to: SocketAddr },
@@ -47,6 +49,7 @@ impl Behaviour for Scripted {
     async fn run(self, mut conn: Connection) -> Result<()> {
         match &self.script {
             Script::Socks5 { user, to } => self.socks5(conn, *user, *to).await,
+            Script::Exactly(to) => self.socks5(conn, None, *to).await,
             Script::Http { authorization, to } => self.http(conn, *authorization, *to).await,
             Script::Say(answers) => {
                 for answer in answers {
@@ -120,7 +123,12 @@ impl Scripted {
         };
         let mut port = [0; 2];
         conn.recv_exact(&mut port).await?;
-        self.asked.lock().unwrap().push(format!("{asked}:{}", u16::from_be_bytes(port)));
+        let asked = format!("{asked}:{}", u16::from_be_bytes(port));
+        let is_unknown = matches!(self.script, Script::Exactly(to) if to.to_string() != asked);
+        self.asked.lock().unwrap().push(asked);
+        if is_unknown {
+            return conn.send(&[5, 4, 0, 1, 0, 0, 0, 0, 0, 0]).await;
+        }
         let Ok(target) = Client::connect(to).await else {
             return conn.send(&[5, 5, 0, 1, 0, 0, 0, 0, 0, 0]).await;
         };
@@ -226,15 +234,15 @@ scenario! {
         let proxy = world.serve(scripted).local_addr();
         world.run(async move {
             let client = Client::new("hidden.test:80");
-            let right = Proxy::parse(&format!("socks5://jo:secret@{proxy}")).unwrap();
+            let right = Proxy::parse(&format!("socks5h://jo:secret@{proxy}")).unwrap();
             assert_greets(&mut client.clone().proxy(right).open().await.unwrap()).await;
             for (credentials, told) in [
                 ("jo:guesss@", "the proxy refused the user name or the password"),
                 ("", "the proxy wants to know who we are; give it credentials"),
             ] {
-                let wrong = Proxy::parse(&format!("socks5://{credentials}{proxy}")).unwrap();
+                let wrong = Proxy::parse(&format!("socks5h://{credentials}{proxy}")).unwrap();
                 let error = client.clone().proxy(wrong).open().await.unwrap_err();
-                assert_eq!(error.to_string(), format!("connect to hidden.test:80 through socks5://{proxy}: {told}"));
+                assert_eq!(error.to_string(), format!("connect to hidden.test:80 through socks5h://{proxy}: {told}"));
                 assert_eq!(error.kind(), ErrorKind::Caller);
                 assert_eq!(error.io_kind(), Some(io::ErrorKind::PermissionDenied));
             }
@@ -256,6 +264,69 @@ scenario! {
             let told = "the proxy answered: 407 Proxy Authentication Required; give it (other) credentials";
             assert_eq!(error.to_string(), format!("connect to hidden.test:4711 through http://{proxy}: {told}"));
             assert_eq!(error.kind(), ErrorKind::Caller);
+        });
+    }
+}
+
+/// A client of a name with these addresses, which it looks up itself. It tries them strictly in turn, and has time.
+fn of_addresses(port: u16, addresses: &[IpAddr], proxy: Proxy) -> Client {
+    let addresses = addresses.to_vec();
+    Client::new(format!("many.test:{port}"))
+        .resolver(move |_| Ok(addresses.clone()))
+        .proxy(proxy.resolve_here())
+        .attempt_delay(Duration::MAX)
+        .connect_within(Duration::from_secs(60))
+}
+
+scenario! {
+    async fn of_a_name_that_is_looked_up_here_a_proxy_is_asked_for_one_address_after_the_other(world) {
+        let target = world.serve(Greeter).local_addr();
+        let socks = Scripted::new(Script::Exactly(target));
+        let http = Scripted::new(Script::Http { authorization: None, to: target });
+        let [to_socks, to_http] = [&socks, &http].map(|scripted| world.serve(scripted.clone()).local_addr());
+        world.run(async move {
+            let port = target.port();
+            let nobody = [[192, 0, 2, 1].into(), [192, 0, 2, 2].into()];
+            let through = Proxy::socks5(to_socks).unwrap();
+            let addresses = [nobody[0], target.ip(), nobody[1]];
+            let mut conn = of_addresses(port, &addresses, through.clone()).open().await.unwrap();
+            assert_greets(&mut conn).await;
+            assert_eq!(conn.peer_addr(), to_socks);
+            assert_eq!(*socks.asked.lock().unwrap(), [format!("192.0.2.1:{port}"), target.to_string()]);
+
+            let mut conn = of_addresses(port, &[target.ip()], Proxy::http(to_http).unwrap()).open().await.unwrap();
+            assert_greets(&mut conn).await;
+            assert_eq!(*http.asked.lock().unwrap(), [format!("CONNECT {target} HTTP/1.1")]);
+
+            // Each address is told with what the proxy said of it.
+            let error = of_addresses(port, &nobody, through).open().await.unwrap_err();
+            let told = "the proxy answered: host unreachable";
+            let expected = format!(
+                "connect to many.test:{port} through socks5://{to_socks}: 192.0.2.1:{port}: {told}; 192.0.2.2:{port}: {told}"
+            );
+            assert_eq!(error.to_string(), expected);
+            assert_eq!(error.io_kind(), Some(io::ErrorKind::HostUnreachable));
+        });
+    }
+}
+
+scenario! {
+    async fn a_name_that_is_looked_up_here_has_a_proxy_asked_for_four_addresses_at_most(world) {
+        let target = world.serve(Greeter).local_addr();
+        let scripted = Scripted::new(Script::Exactly(target));
+        let proxy = world.serve(scripted.clone()).local_addr();
+        world.run(async move {
+            let through = Proxy::socks5(proxy).unwrap();
+            let many: Vec<IpAddr> = (1..=9).map(|last| [192, 0, 2, last].into()).collect();
+            assert!(of_addresses(80, &many, through.clone()).open().await.is_err());
+            assert_eq!(scripted.asked.lock().unwrap().len(), 4);
+            // What needs no looking up is asked for as it is, and what has no address is not asked for.
+            scripted.asked.lock().unwrap().clear();
+            let client = Client::new("192.0.2.7:80").proxy(through.clone().resolve_here());
+            assert!(client.open().await.is_err());
+            let error = of_addresses(80, &[], through).open().await.unwrap_err();
+            assert!(error.is_unresolved(), "{error}");
+            assert_eq!(*scripted.asked.lock().unwrap(), ["192.0.2.7:80"]);
         });
     }
 }

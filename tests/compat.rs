@@ -13,9 +13,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::runtime::{Builder, Runtime};
-use wharf::{Client, CloseReason, Connection, Deadline, Deadlines, Error, Limits, Result, Server, WhenFull};
+use wharf::{
+    Buffered, Client, CloseReason, Connection, Deadline, Deadlines, Error, Limits, Result, Server, WhenFull,
+};
 
 use common::*;
 
@@ -23,8 +25,7 @@ use common::*;
 const LONG: usize = 3 << 20;
 
 /// Answers each line with itself.
-async fn echo_lines(conn: Connection) -> Result<()> {
-    let mut conn = BufReader::new(conn);
+async fn echo_lines(mut conn: impl AsyncBufRead + AsyncWrite + Unpin) -> Result<()> {
     let mut line = String::new();
     while conn.read_line(&mut line).await? > 0 {
         conn.write_all(line.as_bytes()).await?;
@@ -33,11 +34,14 @@ async fn echo_lines(conn: Connection) -> Result<()> {
     Ok(())
 }
 
-fn exchange_lines(world: &mut World, wire: Wire) {
-    let server = world.serve_async(|server| wire.server(server), echo_lines);
+fn exchange_lines<S>(world: &mut World, wire: Wire, buffered: fn(Connection) -> S)
+where
+    S: AsyncBufRead + AsyncWrite + Unpin + 'static,
+{
+    let server = world.serve_async(|server| wire.server(server), move |conn| echo_lines(buffered(conn)));
     let client = wire.client(server.local_addr());
     world.run(async move {
-        let mut conn = BufReader::new(client.open().await.unwrap());
+        let mut conn = buffered(client.open().await.unwrap());
         for line in ["one\n", "\n", "a longer line, in two parts\n"] {
             let (first, second) = line.split_at(line.len() / 2);
             conn.write_all(first.as_bytes()).await.unwrap();
@@ -54,14 +58,65 @@ fn exchange_lines(world: &mut World, wire: Wire) {
 
 scenario! {
     async fn lines_go_through_buffered_streams_of_tokio(world) {
-        exchange_lines(world, Wire::Plain);
+        exchange_lines(world, Wire::Plain, BufReader::new);
+    }
+}
+
+scenario! {
+    async fn lines_are_read_where_they_were_received(world) {
+        exchange_lines(world, Wire::Plain, Buffered::new);
+    }
+}
+
+#[cfg(feature = "tls")]
+scenario! {
+    async fn lines_are_read_where_they_were_received_under_tls(world) {
+        exchange_lines(world, Wire::Tls, Buffered::new);
+    }
+}
+
+scenario! {
+    async fn what_is_shown_and_not_consumed_is_shown_again_and_stays_with_the_connection(world) {
+        let server = world.serve(behaviours::Echo);
+        let address = server.local_addr();
+        world.run(async move {
+            let mut conn = Buffered::new(Client::connect(address).await.unwrap());
+            assert_eq!(conn.unread(), b"");
+            conn.get_mut().send(b"one two three four").await.unwrap();
+            assert!(conn.fill_buf().await.unwrap().starts_with(b"o"));
+            conn.consume(0);
+            let mut word = Vec::new();
+            assert_eq!(conn.read_until(b' ', &mut word).await.unwrap(), 4);
+            assert_eq!(word, b"one ");
+            // As another library's trait shows it, and as a plain read takes it.
+            word.clear();
+            assert_eq!(futures_lite::AsyncBufReadExt::read_until(&mut conn, b' ', &mut word).await.unwrap(), 4);
+            assert_eq!(word, b"two ");
+            let mut three = [0; 3];
+            conn.read_exact(&mut three).await.unwrap();
+            assert_eq!(&three, b"thr");
+            assert!(conn.fill_buf().await.unwrap().starts_with(b"e"));
+            // Not all of it need have come before.
+            let mut conn = conn.into_inner();
+            let mut rest = [0; 7];
+            conn.recv_exact(&mut rest).await.unwrap();
+            assert_eq!(&rest, b"ee four");
+
+            conn.finish().await.unwrap();
+            let (read, _write) = conn.split();
+            let mut read = Buffered::new(read);
+            assert_eq!(read.fill_buf().await.unwrap(), b"");
+            assert_eq!(read.read(&mut [0; 8]).await.unwrap(), 0);
+            read.consume(5);
+            assert_eq!(read.unread(), b"");
+        });
     }
 }
 
 #[cfg(feature = "tls")]
 scenario! {
     async fn lines_go_through_buffered_streams_of_tokio_under_tls(world) {
-        exchange_lines(world, Wire::Tls);
+        exchange_lines(world, Wire::Tls, BufReader::new);
     }
 }
 
@@ -71,6 +126,22 @@ async fn copy_by_tokio(conn: Connection) -> Result<()> {
     let copied = tokio::io::copy(&mut read, &mut write).await?;
     assert_eq!(copied, LONG as u64);
     write.shutdown().await?;
+    Ok(())
+}
+
+/// The same of what is shown to it, of which nothing is consumed but what was sent.
+async fn copy_what_is_shown_by_futures(conn: Connection) -> Result<()> {
+    let (read, mut write) = conn.split();
+    let mut read = Buffered::new(read);
+    loop {
+        let shown = futures_lite::AsyncBufReadExt::fill_buf(&mut read).await?;
+        if shown.is_empty() {
+            break;
+        }
+        let sent = futures_lite::AsyncWriteExt::write(&mut write, shown).await?;
+        futures_lite::AsyncBufReadExt::consume(&mut read, sent);
+    }
+    futures_lite::AsyncWriteExt::close(&mut write).await?;
     Ok(())
 }
 
@@ -113,6 +184,12 @@ scenario! {
 scenario! {
     async fn futures_io_copies_a_long_stream_both_ways(world) {
         copy_a_long_stream(world, Wire::Plain, copy_by_futures);
+    }
+}
+
+scenario! {
+    async fn futures_io_copies_a_long_stream_that_is_shown_to_it(world) {
+        copy_a_long_stream(world, Wire::Plain, copy_what_is_shown_by_futures);
     }
 }
 
@@ -327,7 +404,8 @@ fn what_lives_on_tokio_works_inside_handlers() {
     let runtime = runtime();
     for backend in backends(name) {
         let _watchdog = Watchdog::new(name);
-        let behind = Server::bind("127.0.0.1:0").backend(backend).workers(1).start(echo_lines).unwrap();
+        let behind = Server::bind("127.0.0.1:0").backend(backend).workers(1);
+        let behind = behind.start(|conn| echo_lines(Buffered::new(conn))).unwrap();
         let address = behind.local_addr().to_string();
         let front = Server::bind("127.0.0.1:0").backend(backend).workers(2).tokio(runtime.handle().clone());
         let front = front.start(move |mut conn: Connection| {

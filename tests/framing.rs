@@ -422,6 +422,48 @@ scenario! {
     }
 }
 
+#[cfg(feature = "tokio-util")]
+scenario! {
+    async fn a_message_of_a_codec_larger_than_the_send_queue_that_is_given_up_resets_the_connection(world) {
+        use tokio_util::codec::LengthDelimitedCodec;
+        use wharf::framing::Coded;
+
+        // It answers whatever comes whole.
+        let server = world.serve(Echo::of(LengthPrefixed::u32().frame_max(8_000_000)));
+        let address = server.local_addr();
+        world.run(async move {
+            let limits = Limits::default().send_marks(1000, 8000).send_max(8000);
+            let conn = Client::new(address).limits(limits).open().await.unwrap();
+            let mut coded = Coded::new(conn, LengthDelimitedCodec::new());
+            coded.send(bytes::Bytes::from(pattern(0..100_000))).await.unwrap();
+            assert_same(&coded.recv().await.unwrap().unwrap(), &pattern(0..100_000), 0);
+            coded.get_mut().flush().await.unwrap();
+            let given_up = interrupted(1, coded.send(bytes::Bytes::from(vec![7; 4_000_000]))).await;
+            assert!(given_up.is_none());
+            let error = Error::from(coded.send(bytes::Bytes::from_static(b"more")).await.unwrap_err());
+            assert_eq!(error.close_reason(), Some(CloseReason::LocalReset));
+            assert!(coded.recv().await.is_err(), "the peer was told nothing that it could have answered");
+        });
+    }
+}
+
+#[cfg(feature = "tokio-util")]
+scenario! {
+    async fn a_message_of_a_codec_that_is_given_up_before_any_of_it_is_queued_is_not_sent(world) {
+        use tokio_util::codec::LengthDelimitedCodec;
+        use wharf::framing::Coded;
+
+        let server = world.serve(Echo::of(LengthPrefixed::u32()));
+        let address = server.local_addr();
+        world.run(async move {
+            let mut coded = Coded::new(Client::connect(address).await.unwrap(), LengthDelimitedCodec::new());
+            assert!(interrupted(0, coded.send(bytes::Bytes::from_static(b"given up"))).await.is_none());
+            coded.send(bytes::Bytes::from_static(b"sent")).await.unwrap();
+            assert_eq!(&coded.recv().await.unwrap().unwrap()[..], b"sent");
+        });
+    }
+}
+
 /// The peer sends the beginning of a frame, and then a byte now and then.
 #[test]
 fn a_frame_that_drips_is_ended_by_the_receive_rate() {

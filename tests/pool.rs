@@ -376,8 +376,9 @@ scenario! {
     async fn there_is_a_pool_for_each_endpoint_and_not_for_more_than_may_be(world) {
         let addresses = [0, 1, 2].map(|_| world.serve(Echo).local_addr());
         world.run(async move {
-            let pools = Pools::new(|address: &std::net::SocketAddr| Client::new(address), PoolOptions::default());
-            let pools = pools.endpoints(2);
+            let options = PoolOptions::default().endpoints(2);
+            let pools = Pools::new(|address: &std::net::SocketAddr| Client::new(address), options);
+            let pools = pools.expect("the options make sense");
             for _ in 0..2 {
                 for address in &addresses[..2] {
                     pools.get(*address).expect("there is room").with(ping).await.expect("an answer");
@@ -396,6 +397,17 @@ scenario! {
             assert!(pools.is_empty());
         });
     }
+}
+
+#[test]
+fn pools_by_endpoint_refuse_what_makes_no_sense_before_any_is_used() {
+    let make = |address: &String| Client::new(address);
+    let refused =
+        Pools::new(make, PoolOptions::default().endpoints(0)).expect_err("no key could have a pool");
+    assert_eq!(refused.to_string(), "start: option `endpoints` is 0, so no key could ever have a pool");
+    let refused =
+        Pools::new(make, PoolOptions::default().size(0)).expect_err("nobody could get a connection");
+    assert!(refused.to_string().contains("`size`"), "{refused}");
 }
 
 /// Asks another server by a shared pool.

@@ -53,6 +53,10 @@ pub fn run(options: &C10k) -> Result<()> {
         options.peer.is_none_or(|peer| peer.field != Field::Tls),
         "that peer wants TLS, which is not spoken here"
     );
+    ensure!(
+        options.peer.is_none_or(|peer| peer.field != Field::Relay),
+        "that peer is a relay, and has no server behind it here"
+    );
     let started = options
         .peer
         .map(|peer| ServerProcess::start(peer, &Placing::default()))

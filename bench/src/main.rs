@@ -1,5 +1,6 @@
 //! What Wharf costs, beside its peers: `all` and `compare` measure echo servers, `tasks` the waking of tasks, `c10k` holds
-//! ten thousand connections open, `tls` measures servers that do TLS, `hostile` asks what peers that mean harm cost the others,
+//! ten thousand connections open, `tls` measures servers that do TLS, `relay` programs that stand between,
+//! `hostile` asks what peers that mean harm cost the others,
 //! `http` puts hyper on Wharf and on tokio. README.md tells the method.
 
 mod c10k;
@@ -17,6 +18,7 @@ mod pattern;
 mod peers;
 mod plot;
 mod proc;
+mod relay;
 mod report;
 mod scenario;
 mod server_process;
@@ -38,6 +40,8 @@ enum Command {
     Compare(compare::Compare),
     /// What TLS costs a server: handshakes, echoed messages, bulk, and idle connections.
     Tls(tls::Options),
+    /// What a program costs that passes bytes on between clients and a server.
+    Relay(relay::Options),
     /// The table and the plot of an earlier run again, perhaps with another base.
     Show(compare::Show),
     /// Time to wake and poll a task of one thread.
@@ -80,6 +84,7 @@ fn run(command: &Command) -> Result<()> {
         Command::All(options) => compare::all(options),
         Command::Compare(options) => compare::compare(options),
         Command::Tls(options) => tls::run(options),
+        Command::Relay(options) => relay::run(options),
         Command::Show(options) => compare::show(options),
         Command::Tasks(options) => tasks::run(options),
         Command::C10k(options) => c10k::run(options),

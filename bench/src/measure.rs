@@ -8,7 +8,8 @@ use anyhow::{Context, Result, ensure};
 
 use crate::churn::Churn;
 use crate::client::{Client, Exercise, Load, Progress, Wire};
-use crate::peers::Peer;
+use crate::peers::{self, Peer};
+use crate::relay::RelayWork;
 use crate::scenario::{Cpu, Latency, Memory, Sample, Work};
 use crate::server_process::{Placing, ServerProcess};
 use crate::tls::{self, Bulk, Handshakes, Suite, Tls, TlsWork};
@@ -23,15 +24,22 @@ pub enum Extent {
 
 pub fn measure(peer: &Peer, work: Work, placing: &Placing, extent: Extent) -> Result<Sample> {
     // A new process each time: where its memory lands is part of the noise, not of the peer.
-    let server = match work {
-        Work::Tls { work, .. } => {
+    let target = match work {
+        Work::Relay(_) => Some(ServerProcess::start(peers::RELAYED, placing)?),
+        _ => None,
+    };
+    let server = match (work, &target) {
+        (_, Some(target)) => ServerProcess::start_relay(peer, target.address, placing),
+        (Work::Tls { work, .. }, _) => {
             ServerProcess::start_tls(peer, work.service(), tls::credentials()?, placing)
         }
         _ => ServerProcess::start(peer, placing),
     }?;
     match work {
-        Work::Echo(load) => warm_cpu(Client::connect(server.address, load)?, &server, extent),
-        Work::Churn { at_once, size } => {
+        Work::Echo(load) | Work::Relay(RelayWork::Echo(load)) => {
+            warm_cpu(Client::connect(server.address, load)?, &server, extent)
+        }
+        Work::Churn { at_once, size } | Work::Relay(RelayWork::Churn { at_once, size }) => {
             warm_cpu(Churn::start(server.address, at_once, size)?, &server, extent)
         }
         Work::Latency(load) => latency(load, &server, extent),

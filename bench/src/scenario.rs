@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::client::Load;
 use crate::peers::{self, Field, Peer};
+use crate::relay::RelayWork;
 use crate::tls::{Suite, TlsWork};
 
 /// What a client does to a server.
@@ -20,6 +21,8 @@ pub enum Work {
     Idle { connections: usize },
     /// To a server that does TLS.
     Tls { work: TlsWork, suite: Suite },
+    /// Through a relay to an echo server.
+    Relay(RelayWork),
 }
 
 /// What the samples of a kind of work are.
@@ -127,7 +130,8 @@ impl Work {
     pub fn suits(&self, peer: &Peer) -> bool {
         match peer.field {
             Field::Tls => matches!(self, Work::Tls { .. }),
-            Field::Everywhere => !matches!(self, Work::Tls { .. }),
+            Field::Relay => matches!(self, Work::Relay(_)),
+            Field::Everywhere => !matches!(self, Work::Tls { .. } | Work::Relay(_)),
             Field::SmallMessages => {
                 matches!(self, Work::Echo(load) if load.depth > 1 && load.size == peers::MESSAGE_SIZE)
             }
@@ -137,7 +141,7 @@ impl Work {
 
     /// Who the others are compared with, unless told otherwise.
     pub fn usual_base(&self) -> &'static Peer {
-        [peers::BASE_TLS, peers::BASE_PER_MESSAGE]
+        [peers::BASE_TLS, peers::BASE_RELAY, peers::BASE_PER_MESSAGE]
             .into_iter()
             .find(|base| self.suits(base))
             .unwrap_or(peers::BASE)
@@ -152,12 +156,13 @@ impl Work {
             }
             Work::Idle { connections } => format!("memory of {connections} idle connections"),
             Work::Tls { work, suite } => format!("TLS{}, {}", suite.note(), work.title()),
+            Work::Relay(work) => format!("relay, {}", work.title()),
         }
     }
 
     pub fn measured(&self) -> Measured {
         match self {
-            Work::Echo(_) | Work::Churn { .. } => Measured::Cpu,
+            Work::Echo(_) | Work::Churn { .. } | Work::Relay(_) => Measured::Cpu,
             Work::Latency(_) => Measured::Latency,
             Work::Idle { .. } => Measured::Memory,
             Work::Tls { work, .. } => work.measured(),
@@ -172,6 +177,7 @@ impl Work {
             Work::Churn { .. } => "CPU/connection",
             Work::Idle { .. } => "bytes",
             Work::Tls { work, .. } => work.figure_name(),
+            Work::Relay(work) => work.figure_name(),
         }
     }
 }

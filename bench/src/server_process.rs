@@ -38,6 +38,11 @@ impl ServerProcess {
         ServerProcess::spawn(&arguments, credentials.pem().as_bytes(), placing)
     }
 
+    /// The same of a relay, which passes on to `target`.
+    pub fn start_relay(peer: &Peer, target: SocketAddr, placing: &Placing) -> Result<ServerProcess> {
+        ServerProcess::start_with(&["serve", peer.name, "--target", &target.to_string()], placing)
+    }
+
     /// The same with a command of this program, which announces its address as a peer does.
     pub fn start_with(arguments: &[&str], placing: &Placing) -> Result<ServerProcess> {
         ServerProcess::spawn(arguments, &[], placing)
@@ -118,6 +123,9 @@ pub struct Serve {
     /// What a peer that does TLS does with it; its certificate and key come as PEM on standard input.
     #[arg(long, value_enum, default_value_t = Service::Echo)]
     service: Service,
+    /// Where a relay passes on to.
+    #[arg(long)]
+    target: Option<SocketAddr>,
     #[command(flatten)]
     placing: Placing,
 }
@@ -145,6 +153,7 @@ pub fn serve(options: &Serve) -> Result<()> {
             let credentials = Credentials::from_pem(&io::read_to_string(io::stdin())?)?;
             serve(options.service, &credentials)
         }
+        peers::Serve::Relay(serve) => serve(options.target.context("a relay needs a `--target`")?),
     }
 }
 

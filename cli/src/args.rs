@@ -132,8 +132,9 @@ pub(crate) struct Connect {
     /// Connect from this address of this machine, ADDRESS or ADDRESS:PORT.
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) bind: Option<String>,
-    /// Connect through this proxy: socks5://[USER:PASSWORD@]HOST[:PORT] or http://[USER:PASSWORD@]HOST:PORT. It looks the
-    /// server's name up. Others on this machine can read what stands on a command line.
+    /// Connect through this proxy: socks5h://[USER:PASSWORD@]HOST[:PORT] or http://[USER:PASSWORD@]HOST:PORT. It looks the
+    /// server's name up; with socks5:// in the place of socks5h:// that is done here, as by curl. Others on this machine can read
+    /// what stands on a command line.
     #[arg(long, value_name = "URL")]
     pub(crate) proxy: Option<String>,
     /// What carries the connection: auto, uring or readiness; `wharf probe` tells what works.

@@ -13,7 +13,6 @@ use std::convert::Infallible;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
-use std::process;
 use std::thread;
 use std::time::Duration;
 
@@ -33,7 +32,7 @@ const SILENCE: Duration = Duration::from_millis(500);
 
 pub(crate) fn run(args: &Connect) -> Result<(), Failure> {
     let connector = args.tls.connector(&args.server)?;
-    exit::on_signals(&exit::ENDING, |signal| process::exit(exit::of_signal(signal).into()))?;
+    exit::on_signals(&exit::ENDING, |signal| exit::at_once(exit::of_signal(signal)))?;
     // A peer that does not read for a while makes us wait, as in any pipe. One that is gone is found by keepalive.
     let client = Client::new(&args.server)
         .connect_within(args.timeout)

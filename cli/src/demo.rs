@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::io::{self, Write};
-use std::process;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
@@ -189,7 +188,7 @@ impl Tally {
 fn end_on_signals(interrupted: Arc<AtomicBool>) -> Result<(), Failure> {
     exit::on_signals(&exit::ENDING, move |signal| {
         if interrupted.swap(true, Ordering::Relaxed) {
-            process::exit(exit::of_signal(signal).into());
+            exit::at_once(exit::of_signal(signal));
         }
     })
 }

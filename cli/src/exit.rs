@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io::{self, Write};
-use std::process;
 use std::thread;
 
 use signal_hook::consts::{SIGINT, SIGPIPE, SIGTERM};
@@ -75,8 +74,16 @@ impl Failure {
 
     /// Ends the process, from whichever thread.
     pub(crate) fn exit(&self) -> ! {
-        process::exit(self.report().into())
+        at_once(self.report())
     }
+}
+
+/// Ends the process with this code while other threads go on with whatever they do: _exit(2), without what libraries have registered to be
+/// called at the end (atexit(3)). aws-lc takes its randomness away there, and aborts a process that is amid a handshake.
+///
+/// What the standard output has buffered is lost: it is flushed where it is written.
+pub(crate) fn at_once(code: u8) -> ! {
+    signal_hook::low_level::exit(code.into())
 }
 
 impl fmt::Display for Failure {

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::state::ConnectState;
+use super::way::Candidate;
 use super::{Client, open, open_blocking};
 use crate::address::Address;
 use crate::blocking;
@@ -158,6 +159,17 @@ impl Progress {
         let mut attempts = self.attempts.borrow_mut();
         if let Some(attempt) = attempts.iter_mut().find(|attempt| attempt.address == *address) {
             attempt.failure = Some(cause);
+        }
+    }
+
+    /// A candidate has connected, and then it failed: if the proxy there was asked for an address, that is where.
+    pub(super) fn failed_behind(&self, candidate: &Candidate, cause: Cause) {
+        if let Some(asked) = candidate.asked.map(Address::Ip) {
+            let mut attempts = self.attempts.borrow_mut();
+            attempts.retain(|attempt| attempt.address != candidate.peer && attempt.address != asked);
+            attempts.push(Attempt { address: asked, failure: Some(cause) });
+        } else {
+            self.failed(&candidate.peer, cause);
         }
     }
 

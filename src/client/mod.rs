@@ -203,13 +203,13 @@ impl Client {
 
     /// Has a proxy connect to the target. Default: none; `None` turns one off. The environment (`ALL_PROXY`) is not looked at.
     ///
-    /// The proxy looks the target's name up; this side looks up the proxy's, and tries its addresses. TLS is spoken with the target,
-    /// through the proxy. [`Connection::peer_addr`](crate::Connection::peer_addr) is the proxy.
+    /// The proxy looks the target's name up, or this side ([`Proxy::resolve_here`]); this side looks up the proxy's, and tries its
+    /// addresses. TLS is spoken with the target, through the proxy. [`Connection::peer_addr`](crate::Connection::peer_addr) is the proxy.
     ///
     /// ```no_run
     /// use wharf::{Client, Proxy};
     ///
-    /// let client = Client::new("example.org:443").proxy(Proxy::parse("socks5://127.0.0.1:1080")?);
+    /// let client = Client::new("example.org:443").proxy(Proxy::parse("socks5h://127.0.0.1:1080")?);
     /// # drop(client);
     /// # Ok::<(), wharf::Error>(())
     /// ```

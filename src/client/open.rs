@@ -11,7 +11,7 @@ use super::Client;
 use super::connect::Progress;
 use super::race::{Race, Step};
 use super::state::ConnectState;
-use super::way::{FULL_RETRY, Way, at_once, refusal};
+use super::way::{Candidate, FULL_RETRY, Way, at_once, refusal};
 use crate::address::Address;
 use crate::config::SocketOptions;
 use crate::conn::{Conn, Profile};
@@ -31,11 +31,11 @@ pub(super) async fn open(client: &Client, progress: &Progress) -> Result<Connect
     let worker = runtime::current("a connect");
     let began = worker.clock();
     let simulated = |name: &str| worker.engine.borrow().resolve(name);
-    let addresses = way.addresses(client, progress, simulated).await?;
+    let candidates = way.candidates(client, progress, simulated).await?;
     let mut runner = Runner {
-        race: Race::new(addresses.len(), client.attempt_delay),
+        race: Race::new(candidates.len(), client.attempt_delay),
         profile: worker.profile(&client.limits, &client.deadlines),
-        addresses,
+        candidates,
         sockets: way.sockets.clone(),
         worker,
         began,
@@ -46,13 +46,15 @@ pub(super) async fn open(client: &Client, progress: &Progress) -> Result<Connect
     while let Some((index, conn)) = poll_fn(|cx| runner.poll(cx)).await {
         let share = runner.race.share(client.within.saturating_sub(runner.elapsed()));
         let is_last = runner.race.left() <= 1;
-        let dressed = dress(client, &way.target, conn, progress);
+        let candidate = runner.candidates[index].clone();
+        let dressed = dress(client, &way, &candidate, conn, progress);
         let cause = match if is_last { Ok(dressed.await) } else { runtime::within(share, dressed).await } {
             Ok(Ok(conn)) => return Ok(conn),
             Ok(Err(cause)) => cause,
             Err(_) => Cause::TimedOut { after: share },
         };
-        runner.failed(index, cause);
+        runner.race.failed(index);
+        progress.failed_behind(&candidate, cause);
     }
     Err(progress.unreached(client))
 }
@@ -60,7 +62,7 @@ pub(super) async fn open(client: &Client, progress: &Progress) -> Result<Connect
 /// Drives the race: has attempts begin, and waits for the first of them that ends.
 struct Runner<'a> {
     race: Race,
-    addresses: Vec<Address>,
+    candidates: Vec<Candidate>,
     profile: Rc<Profile>,
     sockets: SocketOptions,
     worker: Rc<Worker>,
@@ -116,7 +118,7 @@ impl Runner<'_> {
     }
 
     fn begin(&mut self, index: usize) {
-        let peer = self.addresses[index].clone();
+        let peer = self.candidates[index].peer.clone();
         self.progress.begun(&peer);
         let (worker, profile, sockets) = (self.worker.clone(), self.profile.clone(), self.sockets.clone());
         let attempt = Box::pin(async move { attempt(&worker, &peer, &profile, &sockets).await });
@@ -125,7 +127,7 @@ impl Runner<'_> {
 
     fn failed(&mut self, index: usize, cause: Cause) {
         self.race.failed(index);
-        self.progress.failed(&self.addresses[index], cause);
+        self.progress.failed(&self.candidates[index].peer, cause);
     }
 
     fn poll_alarm(&mut self, until: Duration, now: Duration, cx: &mut Context<'_>) -> Poll<()> {
@@ -150,12 +152,13 @@ impl Runner<'_> {
 /// socket with it.
 async fn dress(
     client: &Client,
-    target: &Endpoint,
+    way: &Way,
+    candidate: &Candidate,
     conn: Connection,
     progress: &Progress,
 ) -> Result<Connection, Cause> {
     let waiting = Waiting(Some(conn.link().clone()));
-    let dressed = lead_and_secure(client, target, conn, progress).await;
+    let dressed = lead_and_secure(client, way, candidate, conn, progress).await;
     waiting.over();
     dressed
 }
@@ -180,15 +183,16 @@ impl Drop for Waiting {
 
 async fn lead_and_secure(
     client: &Client,
-    target: &Endpoint,
+    way: &Way,
+    candidate: &Candidate,
     mut conn: Connection,
     progress: &Progress,
 ) -> Result<Connection, Cause> {
     if let Some(proxy) = &client.proxy {
         progress.tell(ConnectState::Proxying(conn.peer_addr()));
-        proxy.lead(&mut conn, target).await?;
+        proxy.lead(&mut conn, &way.asked(candidate)).await?;
     }
-    secure(client, target, conn, progress).await
+    secure(client, &way.target, conn, progress).await
 }
 
 /// Has TLS stand on a connection, if the client wants that.

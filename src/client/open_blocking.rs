@@ -15,7 +15,7 @@ use super::Client;
 use super::connect::Progress;
 use super::race::{Race, Step};
 use super::state::ConnectState;
-use super::way::{FULL_RETRY, Way, at_once};
+use super::way::{Candidate, FULL_RETRY, Way, at_once};
 use crate::address::Address;
 use crate::blocking::{Connection, Line, Within};
 use crate::config::SocketOptions;
@@ -29,13 +29,13 @@ pub(super) fn open(client: &Client, progress: &Progress) -> Result<Connection> {
     let way = Way::of(client)?;
     let began = Instant::now();
     let left = || client.within.saturating_sub(began.elapsed());
-    let addresses = match wait_for(way.addresses(client, progress, |_| None), left()) {
-        Some(addresses) => addresses?,
+    let candidates = match wait_for(way.candidates(client, progress, |_| None), left()) {
+        Some(candidates) => candidates?,
         None => return Err(progress.late(client)),
     };
     let mut runner = Runner {
-        race: Race::new(addresses.len(), client.attempt_delay),
-        addresses,
+        race: Race::new(candidates.len(), client.attempt_delay),
+        candidates,
         sockets: &way.sockets,
         within: client.within,
         began,
@@ -48,16 +48,17 @@ pub(super) fn open(client: &Client, progress: &Progress) -> Result<Connection> {
             Next::Over => return Err(progress.unreached(client)),
             Next::Late => return Err(progress.late(client)),
         };
-        let peer = runner.addresses[index].clone();
+        let candidate = runner.candidates[index].clone();
         let share = runner.race.share(left());
-        let cause = match begin(client, &way, socket, peer, share, progress) {
+        let cause = match begin(client, &way, socket, &candidate, share, progress) {
             Ok(conn) => return Ok(conn),
             Err(cause) => cause,
         };
         if left().is_zero() {
             return Err(progress.late(client));
         }
-        runner.failed(index, cause);
+        runner.race.failed(index);
+        progress.failed_behind(&candidate, cause);
     }
 }
 
@@ -66,15 +67,15 @@ fn begin(
     client: &Client,
     way: &Way,
     socket: OwnedFd,
-    peer: Address,
+    candidate: &Candidate,
     within: Duration,
     progress: &Progress,
 ) -> Result<Connection, Cause> {
-    let line = Line::new(socket, peer, &client.limits, &client.deadlines).map_err(Cause::Os)?;
+    let line =
+        Line::new(socket, candidate.peer.clone(), &client.limits, &client.deadlines).map_err(Cause::Os)?;
     let mut conn = Connection::new(line);
-    let peer = conn.peer_addr();
     let mut timed = conn.within(within);
-    if let Err(cause) = dress(client, way, &peer, &mut timed, progress) {
+    if let Err(cause) = dress(client, way, candidate, &mut timed, progress) {
         // Nobody is to wait for a peer with whom it came to nothing.
         conn.reset();
         return Err(cause);
@@ -85,17 +86,17 @@ fn begin(
 fn dress(
     client: &Client,
     way: &Way,
-    peer: &Address,
+    candidate: &Candidate,
     conn: &mut Within<'_>,
     progress: &Progress,
 ) -> Result<(), Cause> {
     if let Some(proxy) = &client.proxy {
-        progress.tell(ConnectState::Proxying(peer.clone()));
-        proxy.lead_blocking(conn, &way.target)?;
+        progress.tell(ConnectState::Proxying(candidate.peer.clone()));
+        proxy.lead_blocking(conn, &way.asked(candidate))?;
     }
     #[cfg(feature = "tls")]
     if let Some(connector) = &client.connector {
-        progress.tell(ConnectState::Handshaking(peer.clone()));
+        progress.tell(ConnectState::Handshaking(candidate.peer.clone()));
         let host = way.target.server_name();
         let secured = conn.begin_connect(connector, host.as_deref()).and_then(|()| conn.secure());
         secured.map_err(Error::into_cause)?;
@@ -106,7 +107,7 @@ fn dress(
 /// Drives the race: begins the attempts, and waits for the first of them that ends.
 struct Runner<'a> {
     race: Race,
-    addresses: Vec<Address>,
+    candidates: Vec<Candidate>,
     sockets: &'a SocketOptions,
     within: Duration,
     began: Instant,
@@ -169,7 +170,7 @@ impl Runner<'_> {
             let Attempt { index, stage } = &mut self.running[place];
             let index = *index;
             if matches!(stage, Stage::Again(at) if *at <= now) {
-                match start(&self.addresses[index], self.sockets, now) {
+                match start(&self.candidates[index].peer, self.sockets, now) {
                     Ok(begun) => *stage = begun,
                     Err(cause) => {
                         self.running.remove(place);
@@ -178,7 +179,7 @@ impl Runner<'_> {
                 }
             }
             let Stage::Connecting(socket) = stage else { continue };
-            let Some(result) = outcome(socket, &self.addresses[index]) else { continue };
+            let Some(result) = outcome(socket, &self.candidates[index].peer) else { continue };
             let Attempt { stage, .. } = self.running.remove(place);
             let Stage::Connecting(socket) = stage else { unreachable!("it has just been asked") };
             return Some((index, result.map(|()| socket)));
@@ -187,14 +188,14 @@ impl Runner<'_> {
     }
 
     fn begin(&mut self, index: usize) {
-        self.progress.begun(&self.addresses[index]);
+        self.progress.begun(&self.candidates[index].peer);
         // What fails at once is told by the next look, like everything else.
         self.running.push(Attempt { index, stage: Stage::Again(Duration::ZERO) });
     }
 
     fn failed(&mut self, index: usize, cause: Cause) {
         self.race.failed(index);
-        self.progress.failed(&self.addresses[index], cause);
+        self.progress.failed(&self.candidates[index].peer, cause);
     }
 
     /// Waits until an attempt may be over, or the time has come.

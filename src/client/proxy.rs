@@ -19,13 +19,14 @@ const READ_SIZE: usize = 2048;
 
 /// A proxy that connects a client to its target: SOCKS5 (RFC 1928), or HTTP with CONNECT (RFC 9110).
 ///
-/// The target's name goes to the proxy, which looks it up. What it is printed as has no password in it, and no user name.
+/// The target's name goes to the proxy, which looks it up, unless [`Proxy::resolve_here`] says otherwise. What it is printed as has no
+/// password in it, and no user name.
 ///
 /// ```
 /// use wharf::Proxy;
 ///
 /// let proxy = Proxy::socks5("proxy.internal:1080")?.credentials("user", "secret")?;
-/// assert_eq!(proxy.to_string(), "socks5://proxy.internal:1080");
+/// assert_eq!(proxy.to_string(), "socks5h://proxy.internal:1080");
 /// # Ok::<(), wharf::Error>(())
 /// ```
 #[derive(Clone)]
@@ -34,6 +35,7 @@ pub struct Proxy {
     address: String,
     endpoint: Endpoint,
     credentials: Option<Credentials>,
+    resolves_here: bool,
 }
 
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -70,7 +72,26 @@ impl Proxy {
         let endpoint = Endpoint::parse(Operation::Connect, &address).map_err(|error| {
             Error::option("proxy", format!("is no proxy's address: {}", error.into_cause()))
         })?;
-        Ok(Proxy { protocol, address, endpoint, credentials: None })
+        Ok(Proxy { protocol, address, endpoint, credentials: None, resolves_here: false })
+    }
+
+    /// Has the target's name looked up on this side, by [`Client::resolver`](crate::Client::resolver) or the system; the proxy is asked for
+    /// its first four addresses, on a connection each and one after the other, until it leads to one. Default: the proxy looks names up.
+    ///
+    /// That is for proxies that look nothing up, or know other names. With the default, hosts that only the proxy knows can be
+    /// reached, and no name server on this side learns whom a program talks to.
+    ///
+    /// ```
+    /// use wharf::Proxy;
+    ///
+    /// let proxy = Proxy::socks5("10.0.0.1:1080")?.resolve_here();
+    /// assert_eq!(proxy.to_string(), "socks5://10.0.0.1:1080");
+    /// # Ok::<(), wharf::Error>(())
+    /// ```
+    #[must_use]
+    pub fn resolve_here(mut self) -> Proxy {
+        self.resolves_here = true;
+        self
     }
 
     /// Says who the client is: user name and password (RFC 1929), or Basic authentication (RFC 7617). Default: nobody.
@@ -103,8 +124,10 @@ impl Proxy {
         Ok(self)
     }
 
-    /// Reads `socks5://[user:password@]host[:port]` or `http://[user:password@]host:port`. `socks5h` is the same as `socks5`, whose port is
-    /// 1080 unless it says another. User name and password may be percent-encoded.
+    /// Reads `socks5h://[user:password@]host[:port]`, `socks5://[user:password@]host[:port]` or `http://[user:password@]host:port`.
+    ///
+    /// As curl has it: with `socks5h` and `http` the proxy looks names up, with `socks5` this side does ([`Proxy::resolve_here`]). The port
+    /// of SOCKS is 1080 unless it says another. User name and password may be percent-encoded.
     ///
     /// # Errors
     /// If it is none of these. The error does not repeat user name and password.
@@ -112,12 +135,13 @@ impl Proxy {
     /// ```
     /// use wharf::Proxy;
     ///
-    /// assert_eq!(Proxy::parse("socks5://user:pass%21@10.0.0.1")?.to_string(), "socks5://10.0.0.1:1080");
+    /// assert_eq!(Proxy::parse("socks5h://user:pass%21@10.0.0.1")?.to_string(), "socks5h://10.0.0.1:1080");
     /// assert!(Proxy::parse("https://10.0.0.1:443").is_err());
     /// # Ok::<(), wharf::Error>(())
     /// ```
     pub fn parse(url: &str) -> Result<Proxy> {
-        let forms = "must be socks5://[USER:PASSWORD@]HOST[:PORT] or http://[USER:PASSWORD@]HOST:PORT";
+        let forms =
+            "must be socks5h://[USER:PASSWORD@]HOST[:PORT], socks5://... or http://[USER:PASSWORD@]HOST:PORT";
         let wrong = || Error::option("proxy", forms);
         let (scheme, rest) = url.split_once("://").ok_or_else(wrong)?;
         let rest = rest.strip_suffix('/').unwrap_or(rest);
@@ -125,9 +149,13 @@ impl Proxy {
             Some((user_info, address)) => (Some(user_info), address),
             None => (None, rest),
         };
+        let socks5 = || match has_port(address) {
+            true => Proxy::socks5(address),
+            false => Proxy::socks5(format_args!("{address}:{SOCKS_PORT}")),
+        };
         let proxy = match scheme.to_ascii_lowercase().as_str() {
-            "socks5" | "socks5h" if has_port(address) => Proxy::socks5(address)?,
-            "socks5" | "socks5h" => Proxy::socks5(format_args!("{address}:{SOCKS_PORT}"))?,
+            "socks5h" => socks5()?,
+            "socks5" => socks5()?.resolve_here(),
             "http" => Proxy::http(address)?,
             _ => return Err(wrong()),
         };
@@ -142,12 +170,19 @@ impl Proxy {
         &self.endpoint
     }
 
+    /// Whether this side looks the target's name up.
+    pub(super) fn resolves_here(&self) -> bool {
+        self.resolves_here
+    }
+
     /// Refuses a target that cannot be asked for.
     pub(super) fn check(&self, target: &Endpoint) -> Result<()> {
         let problem = match &target.host {
             Host::Unix(_) => "leads to IP addresses and names, not to a Unix socket",
             Host::Scoped(_) => "cannot be told the scope of an IPv6 address",
-            Host::Name(name) if !name.is_ascii() => "has to be told a name in ASCII; write it as xn--...",
+            Host::Name(name) if !self.resolves_here && !name.is_ascii() => {
+                "has to be told a name in ASCII; write it as xn--..."
+            }
             _ => return Ok(()),
         };
         Err(Error::option("proxy", problem))
@@ -269,7 +304,8 @@ impl Talk {
 impl fmt::Display for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = match self.protocol {
-            Protocol::Socks5 => "socks5",
+            Protocol::Socks5 if self.resolves_here => "socks5",
+            Protocol::Socks5 => "socks5h",
             Protocol::Http => "http",
         };
         write!(f, "{scheme}://{}", self.address)
@@ -356,7 +392,7 @@ mod tests {
         let own = |user: &str, password: &str| Some((user.to_owned(), password.to_owned()));
         for (url, told, credentials) in [
             ("socks5://10.0.0.1:1081", "socks5://10.0.0.1:1081", None),
-            ("socks5h://proxy.test", "socks5://proxy.test:1080", None),
+            ("socks5h://proxy.test", "socks5h://proxy.test:1080", None),
             ("SOCKS5://[::1]", "socks5://[::1]:1080", None),
             ("socks5://[::1]:9/", "socks5://[::1]:9", None),
             ("http://u:p@proxy.test:3128/", "http://proxy.test:3128", own("u", "p")),

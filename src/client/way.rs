@@ -1,11 +1,13 @@
 //! The way of a connect, as a client's options describe it: what both styles of connecting have in common, but no waiting.
 
+use std::borrow::Cow;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::Client;
 use super::connect::Progress;
+use super::proxy::Proxy;
 use super::race::interleave;
 use super::state::ConnectState;
 use crate::address::Address;
@@ -17,12 +19,26 @@ use crate::resolve;
 /// Between two tries to connect to a Unix socket whose backlog is full.
 pub(super) const FULL_RETRY: Duration = Duration::from_millis(5);
 
+/// The proxy is asked for so many addresses of a name at most. Each that is left shortens what the one before may take.
+const ASKED_MAX: usize = 4;
+
+/// One of the places that a connect may lead to.
+#[derive(Clone)]
+pub(super) struct Candidate {
+    /// To whom this side connects.
+    pub(super) peer: Address,
+    /// What the proxy there is asked for, if this side has looked that up.
+    pub(super) asked: Option<SocketAddr>,
+}
+
 /// Where a connect goes.
 pub(super) struct Way {
     /// Whom the user wants.
     pub(super) target: Endpoint,
     /// To whom this side connects: the proxy, or the target.
     hop: Endpoint,
+    /// Whether the proxy is asked for the target's addresses, and not for its name.
+    looks_target_up: bool,
     /// Of each socket, its local address among them.
     pub(super) sockets: SocketOptions,
 }
@@ -39,45 +55,66 @@ impl Way {
             }
             None => target.clone(),
         };
+        let resolves_here = client.proxy.as_ref().is_some_and(Proxy::resolves_here);
+        let looks_target_up = resolves_here && matches!(target.host, Host::Name(_));
         let mut sockets = client.sockets.clone();
         sockets.source = client.source.as_deref().map(local).transpose()?;
-        Ok(Way { target, hop, sockets })
+        Ok(Way { target, hop, looks_target_up, sockets })
     }
 
-    /// The addresses that it begins with, in the order in which they are tried. `simulated` knows the names of a simulation.
-    pub(super) async fn addresses(
+    /// What it may lead to, in the order in which that is tried. `simulated` knows the names of a simulation.
+    pub(super) async fn candidates(
         &self,
         client: &Client,
         progress: &Progress,
-        simulated: impl FnOnce(&str) -> Option<Vec<IpAddr>>,
-    ) -> Result<Vec<Address>> {
-        let found = self.find(client, progress, simulated).await;
+        simulated: impl Fn(&str) -> Option<Vec<IpAddr>>,
+    ) -> Result<Vec<Candidate>> {
         let failed = |cause| Error::new(Operation::Connect, cause).at(progress.target(client));
-        of_source(found.map_err(failed)?, self.sockets.source)
+        let found = find(&self.hop, client, progress, &simulated).await;
+        let peers = of_source(found.map_err(failed)?, self.sockets.source)?;
+        if !self.looks_target_up {
+            return Ok(peers.into_iter().map(|peer| Candidate { peer, asked: None }).collect());
+        }
+        let found = find(&self.target, client, progress, &simulated).await.map_err(failed)?;
+        let asked = found.iter().filter_map(Address::socket).take(ASKED_MAX);
+        // If one of the proxy's addresses is dead, the next one is asked for the same.
+        let pairs = asked.flat_map(|asked| {
+            peers.iter().map(move |peer| Candidate { peer: peer.clone(), asked: Some(asked) })
+        });
+        Ok(pairs.take(resolve::ADDRESSES_MAX).collect())
     }
 
-    async fn find(
-        &self,
-        client: &Client,
-        progress: &Progress,
-        simulated: impl FnOnce(&str) -> Option<Vec<IpAddr>>,
-    ) -> Result<Vec<Address>, Cause> {
-        let name = match &self.hop.host {
-            Host::Unix(name) => return Ok(vec![Address::Unix(name.clone())]),
-            Host::Ip(_) | Host::Scoped(_) => {
-                return Ok(self.hop.literal().into_iter().map(Address::Ip).collect());
-            }
-            Host::Name(name) => name,
-        };
-        progress.tell(ConnectState::Resolving);
-        let resolver = client.resolver.as_ref().map(|resolver| resolver.0.clone());
-        let found = match (simulated(name), resolver) {
-            (None, resolver) => resolve::lookup(name, self.hop.port, resolver).await?,
-            (Some(_), Some(resolver)) => resolve::ask(&*resolver, name, self.hop.port)?,
-            (Some(found), None) => resolve::found(name, self.hop.port, found)?,
-        };
-        Ok(interleave(found).into_iter().map(Address::Ip).collect())
+    /// What the proxy is asked for at a candidate.
+    pub(super) fn asked(&self, candidate: &Candidate) -> Cow<'_, Endpoint> {
+        match candidate.asked {
+            Some(asked) => Cow::Owned(Endpoint { host: Host::Ip(asked.ip()), port: asked.port() }),
+            None => Cow::Borrowed(&self.target),
+        }
     }
+}
+
+/// The addresses of `endpoint`, in the order in which they are tried.
+async fn find(
+    endpoint: &Endpoint,
+    client: &Client,
+    progress: &Progress,
+    simulated: &impl Fn(&str) -> Option<Vec<IpAddr>>,
+) -> Result<Vec<Address>, Cause> {
+    let name = match &endpoint.host {
+        Host::Unix(name) => return Ok(vec![Address::Unix(name.clone())]),
+        Host::Ip(_) | Host::Scoped(_) => {
+            return Ok(endpoint.literal().into_iter().map(Address::Ip).collect());
+        }
+        Host::Name(name) => name,
+    };
+    progress.tell(ConnectState::Resolving);
+    let resolver = client.resolver.as_ref().map(|resolver| resolver.0.clone());
+    let found = match (simulated(name), resolver) {
+        (None, resolver) => resolve::lookup(name, endpoint.port, resolver).await?,
+        (Some(_), Some(resolver)) => resolve::ask(&*resolver, name, endpoint.port)?,
+        (Some(found), None) => resolve::found(name, endpoint.port, found)?,
+    };
+    Ok(interleave(found).into_iter().map(Address::Ip).collect())
 }
 
 /// Those of the addresses that can be reached from the local one.

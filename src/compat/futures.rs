@@ -1,11 +1,12 @@
-//! `futures_io::{AsyncRead, AsyncWrite}` for connections and their halves.
+//! `futures_io::{AsyncRead, AsyncWrite}` for connections and their halves, and `AsyncBufRead` for [`Buffered`].
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use futures_io::{AsyncRead, AsyncWrite};
+use futures_io::{AsyncBufRead, AsyncRead, AsyncWrite};
 
+use super::Buffered;
 use crate::connection::{Connection, ReadHalf, WriteHalf};
 
 macro_rules! reads {
@@ -53,7 +54,35 @@ macro_rules! writes {
     };
 }
 
+macro_rules! shows {
+    ($name:ty) => {
+        impl AsyncRead for Buffered<$name> {
+            fn poll_read(
+                self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                buf: &mut [u8],
+            ) -> Poll<io::Result<usize>> {
+                let room = buf.len();
+                self.get_mut().poll_take(cx, room, |bytes| buf[..bytes.len()].copy_from_slice(bytes))
+            }
+        }
+
+        impl AsyncBufRead for Buffered<$name> {
+            fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+                self.get_mut().poll_show(cx)
+            }
+
+            fn consume(self: Pin<&mut Self>, amount: usize) {
+                self.get_mut().advance(amount);
+            }
+        }
+    };
+}
+
 reads!(Connection);
 reads!(ReadHalf);
+shows!(Connection);
+shows!(ReadHalf);
 writes!(Connection);
 writes!(WriteHalf);
+writes!(Buffered<Connection>);

@@ -33,12 +33,17 @@ macro_rules! write_methods {
     };
 }
 
+#[cfg(any(feature = "futures-io", feature = "tokio"))]
+mod buffered;
 #[cfg(feature = "futures-io")]
 mod futures;
 #[cfg(feature = "hyper")]
 pub mod hyper;
 #[cfg(feature = "tokio")]
 pub mod tokio;
+
+#[cfg(any(feature = "futures-io", feature = "tokio"))]
+pub use buffered::Buffered;
 
 use std::io::{self, IoSlice};
 use std::rc::Rc;

@@ -4,11 +4,11 @@
 //! works on them. They stay on their worker: what is spawned with them is spawned with [`spawn`](crate::spawn), not `tokio::spawn`.
 //!
 //! ```
-//! use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-//! use wharf::{Connection, Server};
+//! use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
+//! use wharf::{Buffered, Connection, Server};
 //!
 //! let server = Server::bind("127.0.0.1:0").workers(1).start(|conn: Connection| async move {
-//!     let mut conn = BufReader::new(conn);
+//!     let mut conn = Buffered::new(conn); // shows what came without a copy, where a BufReader copies
 //!     let mut line = String::new();
 //!     while conn.read_line(&mut line).await? > 0 {
 //!         conn.write_all(line.as_bytes()).await?;
@@ -36,9 +36,10 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use ::tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use ::tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 use ::tokio::runtime::Handle;
 
+use super::Buffered;
 use crate::connection::{Connection, ReadHalf, WriteHalf};
 use crate::error::Result;
 
@@ -88,7 +89,35 @@ macro_rules! writes {
     };
 }
 
+macro_rules! shows {
+    ($name:ty) => {
+        impl AsyncRead for Buffered<$name> {
+            fn poll_read(
+                self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                buf: &mut ReadBuf<'_>,
+            ) -> Poll<io::Result<()>> {
+                let room = buf.remaining();
+                self.get_mut().poll_take(cx, room, |bytes| buf.put_slice(bytes)).map_ok(|_| ())
+            }
+        }
+
+        impl AsyncBufRead for Buffered<$name> {
+            fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+                self.get_mut().poll_show(cx)
+            }
+
+            fn consume(self: Pin<&mut Self>, amount: usize) {
+                self.get_mut().advance(amount);
+            }
+        }
+    };
+}
+
 reads!(Connection);
 reads!(ReadHalf);
+shows!(Connection);
+shows!(ReadHalf);
 writes!(Connection);
 writes!(WriteHalf);
+writes!(Buffered<Connection>);

@@ -6,7 +6,8 @@ use std::io;
 use bytes::BytesMut;
 use tokio_util::codec::{Decoder, Encoder};
 
-use super::Fault;
+use super::framed::SendFrame;
+use super::{Envelope, Fault};
 use crate::connection::Connection;
 use crate::error::Operation;
 
@@ -129,8 +130,9 @@ impl<C> Coded<C> {
     /// Those of the codec; and those of the connection, as [`Connection::send`] has them, as an [`io::Error`].
     ///
     /// # Cancellation
-    /// Cancel safe: a message whose call was dropped is not sent, unless it was larger than
-    /// [`Limits::send_max`](crate::Limits::send_max), of which a prefix may be.
+    /// Cancel safe: all of it is queued, or nothing. But a message that is larger than
+    /// [`Limits::send_max`](crate::Limits::send_max) is queued in parts; a call that is dropped after the first of them resets
+    /// the connection, for the peer could not tell what follows from the rest of the message.
     pub async fn send<I>(&mut self, item: I) -> Result<(), <C as Encoder<I>>::Error>
     where
         C: Encoder<I>,
@@ -138,7 +140,9 @@ impl<C> Coded<C> {
         self.encoded.clear();
         self.codec.encode(item, &mut self.encoded)?;
         let message = self.encoded.split().freeze();
-        Ok(self.conn.send_owned(message).await.map_err(io::Error::from)?)
+        // A codec has put around the message what goes around it.
+        let sending = SendFrame::owned(self.conn.link(), Envelope::trailer(&[]), message);
+        Ok(sending.await.map_err(io::Error::from)?)
     }
 }
 

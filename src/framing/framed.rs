@@ -287,6 +287,14 @@ impl<'a> SendFrame<'a> {
         SendFrame { link, envelope, body, queued: 0, total }
     }
 
+    /// Sends `body` with an envelope that is known.
+    #[cfg(feature = "tokio-util")]
+    pub(super) fn owned(link: &'a Rc<Link>, envelope: Envelope<'a>, body: Bytes) -> SendFrame<'a> {
+        let body = Body::Owned(body);
+        let total = total(&envelope, &body);
+        SendFrame { link, envelope: Ok(envelope), body, queued: 0, total }
+    }
+
     /// Ends the wait with an error if the frame is not queued `after` this long, counted from its first poll; nothing of it is
     /// then, unless it is larger than [`Limits::send_max`](crate::Limits::send_max).
     pub fn within(self, after: Duration) -> Within<Self> {

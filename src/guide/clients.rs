@@ -127,11 +127,11 @@
 //! ```no_run
 //! use wharf::{Client, Proxy};
 //!
-//! let proxy = Proxy::parse("socks5://user:secret@127.0.0.1:1080")?; // or http://
+//! let proxy = Proxy::parse("socks5h://user:secret@127.0.0.1:1080")?; // or http://
 //! let client = Client::new("example.org:443").proxy(proxy);
 //! # drop(client);
 //! # Ok::<(), wharf::Error>(())
 //! ```
 //!
-//! The proxy looks the target's name up. TLS is spoken with the target, through the proxy. (A server that stands behind a proxy is another
+//! The proxy looks the target's name up; with `socks5://` this side does, as by curl ([`Proxy::resolve_here`](crate::Proxy::resolve_here)). TLS is spoken with the target, through the proxy. (A server that stands behind a proxy is another
 //! subject: [`Server::proxy_protocol`](crate::Server::proxy_protocol).)

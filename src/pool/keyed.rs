@@ -9,18 +9,15 @@ use std::rc::Rc;
 use super::{Lifecycle, Pool, PoolOptions};
 use crate::error::{Cause, Error, Operation, Result};
 
-/// Endpoints that have a pool at once, by default.
-const ENDPOINTS_MAX: usize = 64;
-
 /// Pools by key: an endpoint, a tenant, whatever tells them apart. A clone has the same pools.
 ///
-/// There are 64 at most by default. Who needs another gets it in the place of the one that was used least recently, if nobody uses that.
+/// There are 64 at most, unless [`PoolOptions::endpoints`] says otherwise. Who needs another gets it in the place of the one that was used least recently, if nobody uses that.
 ///
 /// ```
 /// use wharf::Client;
 /// use wharf::pool::{PoolOptions, Pools};
 ///
-/// let pools = Pools::new(|endpoint: &String| Client::new(endpoint), PoolOptions::default().size(4));
+/// let pools = Pools::new(|endpoint: &String| Client::new(endpoint), PoolOptions::default().size(4))?;
 /// let pool = pools.get("127.0.0.1:7788".to_string())?;
 /// assert_eq!((pools.len(), pool.stats().idle), (1, 0));
 /// # Ok::<(), wharf::Error>(())
@@ -50,35 +47,25 @@ struct Kept<C: 'static> {
 }
 
 impl<K: Hash + Eq + Clone + 'static, C: 'static> Pools<K, C> {
-    /// Pools with these options; `make` says how a key's connections are made.
-    pub fn new<L>(make: impl Fn(&K) -> L + 'static, options: PoolOptions) -> Pools<K, C>
+    /// Describes pools with these options, which each of them has; `make` says how a key's connections are made.
+    ///
+    /// # Errors
+    /// If an option makes no sense; the error tells its name.
+    pub fn new<L>(make: impl Fn(&K) -> L + 'static, options: PoolOptions) -> Result<Pools<K, C>>
     where
         L: Lifecycle<Item = C>,
     {
-        let make = move |key: &K| Pool::new(make(key), options.clone());
-        Pools::build(Box::new(make), ENDPOINTS_MAX)
-    }
-
-    fn build(make: Make<K, C>, max: usize) -> Pools<K, C> {
+        options.validate()?;
+        let max = options.endpoints;
+        let make = Box::new(move |key: &K| Pool::new(make(key), options.clone()));
         let state = RefCell::new(State { pools: HashMap::new(), clock: 0 });
-        Pools { inner: Rc::new(Inner { make, max, state }) }
-    }
-
-    /// Sets how many keys have a pool at once. Default: 64.
-    ///
-    /// # Panics
-    /// If there is a pool already: it is for the beginning.
-    #[must_use]
-    pub fn endpoints(self, max: usize) -> Pools<K, C> {
-        let inner = Rc::into_inner(self.inner).filter(|inner| inner.state.borrow().pools.is_empty());
-        let inner = inner.expect("the bound is set before the first pool is made");
-        Pools::build(inner.make, max)
+        Ok(Pools { inner: Rc::new(Inner { make, max, state }) })
     }
 
     /// The pool of `key`.
     ///
     /// # Errors
-    /// If an option makes no sense; or if there are as many as may be, and each is in use ([`ErrorKind::Limit`](crate::ErrorKind::Limit)).
+    /// If there are as many as may be, and each is in use ([`ErrorKind::Limit`](crate::ErrorKind::Limit)).
     pub fn get(&self, key: K) -> Result<Pool<C>> {
         let used = {
             let mut state = self.inner.state.borrow_mut();

@@ -20,6 +20,7 @@ pub struct PoolOptions {
     idle_max: Option<usize>,
     idle_min: usize,
     waiters: usize,
+    pub(super) endpoints: usize,
     pub(super) within: Duration,
     pub(super) max_idle: Duration,
     pub(super) max_age: Duration,
@@ -37,6 +38,7 @@ impl Default for PoolOptions {
             idle_max: None,
             idle_min: 0,
             waiters: 1024,
+            endpoints: 64,
             within: Duration::from_secs(10),
             max_idle: Duration::from_secs(60),
             max_age: Duration::from_secs(30 * 60),
@@ -75,6 +77,13 @@ impl PoolOptions {
     #[must_use]
     pub fn waiters(mut self, max: usize) -> PoolOptions {
         self.waiters = max;
+        self
+    }
+
+    /// Sets how many keys of a [`Pools`](super::Pools) have a pool at once. Default: 64.
+    #[must_use]
+    pub fn endpoints(mut self, max: usize) -> PoolOptions {
+        self.endpoints = max;
         self
     }
 
@@ -163,6 +172,9 @@ impl PoolOptions {
         if self.idle_min > self.idle_max.unwrap_or(self.size) || self.idle_min > self.size {
             return refused("idle_min", "is more than `idle_max` or `size` allows");
         }
+        if self.endpoints == 0 {
+            return refused("endpoints", "is 0, so no key could ever have a pool");
+        }
         if self.max_idle.is_zero() {
             return refused("idle", "is zero; to keep none, set `idle_max` to 0");
         }
@@ -192,6 +204,7 @@ mod tests {
             (options().size(0), "size"),
             (options().idle_min(17), "idle_min"),
             (options().idle_max(1).idle_min(2), "idle_min"),
+            (options().endpoints(0), "endpoints"),
             (options().idle(Duration::ZERO), "idle"),
             (options().age(Duration::ZERO), "age"),
             (options().check_within(Duration::ZERO), "check_within"),

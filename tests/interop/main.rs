@@ -1,4 +1,4 @@
-//! TLS with others: what OpenSSL, GnuTLS, curl and Python say to Wharf, and what Wharf says to them.
+//! Wharf with others: what OpenSSL, GnuTLS, curl and Python say to it in TLS, what it says to them, and a proxy of others.
 //!
 //! Each test is skipped, and says so, where the program it needs is missing; with `WHARF_REQUIRE_TOOLS=1` it fails there.
 
@@ -16,6 +16,7 @@ mod openssl_client;
 mod openssl_server;
 mod papers;
 mod program;
+mod proxies;
 mod python;
 mod site;
 

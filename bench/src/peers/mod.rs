@@ -1,4 +1,5 @@
-//! The contenders: one file each, listed here. A peer listens on 127.0.0.1, announces its port, and echoes for ever.
+//! The contenders: one file each, listed here. A peer listens on 127.0.0.1, announces its port, and echoes for ever; a relay has a
+//! server behind it do that.
 //!
 //! All use TCP_NODELAY and a single worker, unless `about` says otherwise, and it names the size of their buffers.
 
@@ -15,6 +16,10 @@ mod mio;
 #[cfg(feature = "monoio")]
 mod monoio;
 mod plain_uring;
+mod relay_haproxy;
+mod relay_tokio;
+#[cfg(feature = "wharf")]
+mod relay_wharf;
 #[cfg(feature = "ringline")]
 mod ringline;
 #[cfg(feature = "smol")]
@@ -60,6 +65,8 @@ pub struct Peer {
 pub enum Serve {
     Plain(fn() -> Result<()>),
     Tls(fn(Service, &Credentials) -> Result<()>),
+    /// Passes on to this address.
+    Relay(fn(SocketAddr) -> Result<()>),
 }
 
 /// Where a peer takes part.
@@ -72,6 +79,8 @@ pub enum Field {
     Bulk,
     /// Only where there is TLS, and nowhere else.
     Tls,
+    /// Only in front of an echo server.
+    Relay,
 }
 
 pub const PEERS: &[Peer] = &[
@@ -133,6 +142,14 @@ pub const PEERS: &[Peer] = &[
     wharf_tls::ASYNC,
     #[cfg(feature = "wharf")]
     wharf_tls::ASYNC_URING,
+    relay_tokio::PEER,
+    relay_tokio::LARGE,
+    relay_haproxy::PEER,
+    relay_haproxy::SPLICE,
+    #[cfg(feature = "wharf")]
+    relay_wharf::PEER,
+    #[cfg(feature = "wharf")]
+    relay_wharf::URING,
 ];
 
 /// The peer that the others are compared with unless told otherwise.
@@ -141,6 +158,10 @@ pub const BASE: &Peer = &tokio_current::PEER;
 pub const BASE_PER_MESSAGE: &Peer = &tokio_per_message::PEER;
 /// The same under TLS.
 pub const BASE_TLS: &Peer = &tokio_rustls::PEER;
+/// The same of relays.
+pub const BASE_RELAY: &Peer = &relay_tokio::PEER;
+/// The server that relays have behind them.
+pub const RELAYED: &Peer = &bare_epoll::LARGE;
 
 impl Peer {
     /// For each peer to fill in its name and what else it is.
@@ -160,6 +181,16 @@ impl Peer {
             about: "",
             field: Field::Tls,
             serve: Serve::Tls(serve),
+        }
+    }
+
+    /// The same for one that passes on what it receives.
+    const fn relay(serve: fn(SocketAddr) -> Result<()>) -> Peer {
+        Peer {
+            name: "",
+            about: "",
+            field: Field::Relay,
+            serve: Serve::Relay(serve),
         }
     }
 }

@@ -182,6 +182,23 @@ fn sigint_exits_130() {
     drop((input, peer));
 }
 
+/// Whoever ends the process does not ask the thread that is shaking hands, which goes on for as long as there is a process.
+#[test]
+#[cfg(target_os = "linux")]
+fn sigint_amid_a_handshake_exits_130() {
+    let server = Server::start("echo", "async", &["--tls-self-signed"]);
+    let address = server.address.to_string();
+    for _ in 0..20 {
+        let mut process = Process::start(&mut wharf(["connect", &address, "--tls", "--insecure"]));
+        let input = process.stdin();
+        // From then on the signal is watched for; before it would end the process by itself.
+        process.await_thread("signals");
+        process.signal(Signal::INT);
+        assert_eq!(process.outcome().code, Some(130));
+        drop(input);
+    }
+}
+
 fn start(address: &str) -> Process {
     Process::start(wharf(["connect", address]).stdout(Stdio::piped()))
 }
@@ -227,7 +244,7 @@ fn socks5(listener: TcpListener) -> thread::JoinHandle<Vec<u8>> {
 fn it_goes_through_a_proxy() {
     let (listener, address) = listen();
     let proxy = socks5(listener);
-    let url = format!("socks5://user:secret@{address}");
+    let url = format!("socks5h://user:secret@{address}");
     let outcome =
         Process::run(&mut wharf(["connect", "hidden.test:4711", "--proxy", &url]), b"input".to_vec());
     assert_eq!((outcome.code, outcome.stdout.as_slice()), (Some(0), &b"through"[..]), "{outcome:?}");
@@ -235,11 +252,11 @@ fn it_goes_through_a_proxy() {
     // What refuses is told, and which proxy that is; who we are is not.
     let outcome = Process::run(&mut wharf(["connect", "hidden.test:4711", "--proxy", &url]), Vec::new());
     let expected =
-        format!("wharf: connect to hidden.test:4711 through socks5://{address}: connection refused\n");
+        format!("wharf: connect to hidden.test:4711 through socks5h://{address}: connection refused\n");
     assert_eq!((outcome.code, outcome.stderr), (Some(1), expected));
     let outcome =
         Process::run(&mut wharf(["connect", "a.test:1", "--proxy", "ftp://user:secret@b.test"]), Vec::new());
     assert_eq!(outcome.code, Some(2));
-    assert!(outcome.stderr.contains("--proxy must be socks5://"), "{outcome:?}");
+    assert!(outcome.stderr.contains("--proxy must be socks5h://"), "{outcome:?}");
     assert!(!outcome.stderr.contains("secret"), "{outcome:?}");
 }

@@ -30,9 +30,7 @@ fn sigint_ends_a_demo_early_and_cleanly() {
 
     let process = Process::start(wharf(["demo", "--duration", "1h"]).stdout(Stdio::piped()));
     // It watches for signals before its clients begin.
-    while !threads(process.id()).iter().any(|name| name.starts_with("clients-")) {
-        std::thread::yield_now();
-    }
+    process.await_thread("clients-");
     process.signal(rustix::process::Signal::INT);
     assert_right(&process.outcome());
 }
@@ -60,11 +58,4 @@ fn assert_right(outcome: &Outcome) {
     let stdout = String::from_utf8_lossy(&outcome.stdout);
     assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""), "{stdout}");
     assert!(stdout.ends_with("\nevery message came back right\n"), "{stdout}");
-}
-
-/// The names of a process's threads; empty once it is gone.
-#[cfg(target_os = "linux")]
-fn threads(process: u32) -> Vec<String> {
-    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
-    tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok()).collect()
 }

@@ -100,6 +100,22 @@ impl Process {
         self.child.id()
     }
 
+    /// Waits until it has a thread whose name begins so.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn await_thread(&self, name: &str) {
+        let began = std::time::Instant::now();
+        let folder = format!("/proc/{}/task", self.id());
+        let is_there = || {
+            let tasks = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+            let mut names = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
+            names.any(|found| found.starts_with(name))
+        };
+        while !is_there() {
+            assert!(began.elapsed() < LIMIT, "it has no thread {name}");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("it is running");
     }
