@@ -2,9 +2,11 @@
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 use super::{Line, Step, Watch};
 use crate::blocking::places::Place;
@@ -95,6 +97,8 @@ pub(in crate::blocking) fn wait_for_any(
     let timeout = waits.iter().filter_map(|waiting| waiting.timeout).chain(timeout).min();
     debug_assert!(!fds.is_empty() || timeout.is_some(), "it would wait for ever");
     let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
-    // Whatever comes of it, the next step looks for itself.
-    let _ = poll(&mut fds, timeout.as_ref());
+    // Whatever comes of it, the next step looks for itself; but one after the other, if the system is short of what a wait needs.
+    if poll(&mut fds, timeout.as_ref()).is_err_and(|error| error != Errno::INTR) {
+        thread::sleep(LOOK_MAX);
+    }
 }
