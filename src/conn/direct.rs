@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{Conn, Phase, Reading};
+use super::{Conn, Phase, Reading, Undone, Writing};
 use crate::engine::buffer::Received;
 use crate::time::Time;
 
@@ -31,11 +31,30 @@ impl<C: Received> Conn<C> {
         self.clock.silence_alone(&self.profile.deadlines)
     }
 
-    /// Bytes came that nobody was noted to wait for: then it does not matter when.
+    /// Bytes went to the reader as they are, and nobody was noted to wait for them: then it does not matter when.
     #[inline]
     pub(crate) fn received_untimed(&mut self, bytes: usize) {
-        debug_assert!(self.silence_alone().is_some(), "something is measured");
-        self.received(bytes, Time::ZERO);
+        debug_assert!(self.silence_alone().is_some() && self.reads_past_inbox(), "something is measured");
+        self.counts.received += bytes as u64;
+        self.clock.heard();
+        self.undone = Undone { message: self.undone.message, ..Undone::default() };
+    }
+
+    /// Whether bytes can go to the kernel as they are, and nothing is measured but how long it has no room for them.
+    #[inline]
+    pub(crate) fn sends_past_queue(&self) -> bool {
+        self.phase == Phase::Open
+            && self.writing == Writing::Open
+            && self.tls.is_none()
+            && self.outbox.is_empty()
+    }
+
+    /// All of a message went to the kernel as it is.
+    #[inline]
+    pub(crate) fn sent_whole(&mut self, bytes: usize) {
+        debug_assert!(self.sends_past_queue(), "it went past others");
+        self.counts.sent += bytes as u64;
+        self.clock.written();
     }
 
     /// Received bytes went to the reader as they are; with them a message is complete, or it is nobody's beginning.

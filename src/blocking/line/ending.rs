@@ -121,6 +121,7 @@ mod tests {
     use super::super::receiving::SCRATCH;
     use super::super::{Wanted, on};
     use super::*;
+    use crate::config::Deadlines;
 
     #[test]
     fn who_sends_without_a_pause_after_the_end_leaves_others_their_turn() {
@@ -130,7 +131,7 @@ mod tests {
         while let Ok(n) = peer.write(&[7; 16 * 1024]) {
             sent += n as u64;
         }
-        let mut line = on(socket);
+        let mut line = on(socket, &Deadlines::default());
         line.close();
         let mut steps = 0;
         while line.conn().counts().discarded < sent {

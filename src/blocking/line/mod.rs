@@ -42,6 +42,8 @@ pub(crate) struct Line {
     started: Instant,
     /// What the kernel's receive timeout is; none at first.
     timeout: Option<Duration>,
+    /// The kernel's receive timeout is what a wait needs in which nothing is measured but the peer's silence.
+    bounds_silence: bool,
     /// Where received bytes are put first that do not go to the reader as they are; made when there are some.
     scratch: Vec<u8>,
     /// When the handshake has to be over.
@@ -90,6 +92,7 @@ impl Line {
             local: None,
             started,
             timeout: None,
+            bounds_silence: false,
             scratch: Vec::new(),
             handshake_at: None,
             watch: None,
@@ -293,7 +296,7 @@ impl Line {
 }
 
 #[cfg(test)]
-fn on(socket: std::os::unix::net::UnixStream) -> Line {
+fn on(socket: std::os::unix::net::UnixStream, deadlines: &Deadlines) -> Line {
     let peer = Address::from(std::net::SocketAddr::from(([127, 0, 0, 1], 9)));
-    Line::new(socket.into(), peer, &Limits::default(), &Deadlines::default()).expect("it can block")
+    Line::new(socket.into(), peer, &Limits::default(), deadlines).expect("it can block")
 }

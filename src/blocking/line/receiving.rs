@@ -24,6 +24,9 @@ const TIMEOUT_MIN: Duration = Duration::from_millis(1);
 const TICK: Duration = Duration::from_millis(10);
 /// The longest: so long may a step wait in vain.
 const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
+/// A wait by the kernel's timeout alone takes no more than such a part of the silence that is allowed, and the rest is waited for by
+/// the clock: a signal that interrupts the first part makes the deadline later by that at most.
+const PARTS_OF_SILENCE: u32 = 8;
 
 /// What has become of a try to receive.
 pub(super) enum Tried {
@@ -48,6 +51,13 @@ impl Line {
     ) -> Result<Step<usize>> {
         loop {
             self.heed();
+            if alone && begun == 0 && until.is_none() {
+                match self.receive_untimed(buf) {
+                    Some(Tried::Received(n)) => return Ok(Step::Done(n)),
+                    Some(_) => continue,
+                    None => {}
+                }
+            }
             match self.conn.readable() {
                 Ok(Readable::Bytes(_)) => {
                     let n = if exact { self.conn.read_part(buf) } else { self.conn.read(buf) };
@@ -57,16 +67,6 @@ impl Line {
                 Ok(Readable::Ended) => return Ok(Step::Done(0)),
                 Ok(Readable::NotYet) => {}
                 Err(reason) => return Err(self.closed(Operation::Receive, reason)),
-            }
-            if alone && begun == 0 && until.is_none() {
-                match self.receive_untimed(buf) {
-                    Some(Tried::Received(n)) => {
-                        self.conn.stop_awaiting();
-                        return Ok(Step::Done(n));
-                    }
-                    Some(_) => continue,
-                    None => {}
-                }
             }
             let now = self.now();
             self.conn.await_reading(now);
@@ -154,24 +154,27 @@ impl Line {
     }
 
     /// Waits for bytes in the kernel alone, where nothing is measured but their silence: the kernel does that, and for a message that
-    /// comes in time nobody looks at the clock. `None` if it cannot be done so.
+    /// comes soon enough nobody looks at the clock. `None` if it cannot be done so.
     #[inline]
     fn receive_untimed(&mut self, buf: &mut [u8]) -> Option<Tried> {
-        if self.watch.is_some() || self.handshake_at.is_some() || self.conn.has_to_send() {
+        if self.watch.is_some() || self.handshake_at.is_some() {
+            return None;
+        }
+        if !self.conn.reads_past_inbox() || self.conn.pending() > 0 {
             return None;
         }
         let silence = self.conn.silence_alone()?;
-        if !self.conn.reads_past_inbox() {
-            return None;
+        if !self.bounds_silence {
+            self.limit_wait(silence.map(|silence| silence / PARTS_OF_SILENCE));
+            self.bounds_silence = true;
         }
-        self.limit_wait(silence);
         let result = receive(self.socket.as_ref()?.as_fd(), buf, true);
         if let Ok(n @ 1..) = result {
             self.conn.received_untimed(n);
             return Some(Tried::Received(n));
         }
         // It has waited in vain, and from now on by the clock: for as long as the kernel was told, which counts in ticks. How long
-        // it was before a signal came is not known.
+        // it was before a signal came is not known, but no more than that.
         let waited = match result {
             Err(Errno::AGAIN) => self.timeout.unwrap_or_default().saturating_sub(TICK),
             _ => Duration::ZERO,
@@ -262,12 +265,16 @@ impl Line {
     /// Has the kernel end a wait for bytes when `left` has passed at the latest.
     #[inline]
     fn limit_wait(&mut self, left: Option<Duration>) {
-        let left = left.unwrap_or(TIMEOUT_MAX).clamp(TIMEOUT_MIN, TIMEOUT_MAX);
-        let fits = self.timeout.is_some_and(|timeout| timeout <= left && timeout >= left / 2);
+        let left = left.map(|left| left.clamp(TIMEOUT_MIN, TIMEOUT_MAX));
+        let fits = match (self.timeout, left) {
+            (Some(timeout), Some(left)) => timeout <= left && timeout >= left / 2,
+            (timeout, left) => timeout == left,
+        };
         if let (false, Some(socket)) = (fits, &self.socket)
-            && set_socket_timeout(socket, Timeout::Recv, Some(left)).is_ok()
+            && set_socket_timeout(socket, Timeout::Recv, left).is_ok()
         {
-            self.timeout = Some(left);
+            self.timeout = left;
+            self.bounds_silence = false;
         }
     }
 
@@ -281,4 +288,52 @@ impl Line {
 #[inline]
 pub(super) fn receive(socket: BorrowedFd<'_>, buf: &mut [u8], waits: bool) -> Result<usize, Errno> {
     if waits { socket::receive_waiting(socket, buf) } else { socket::receive(socket, buf) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+    use std::time::Instant;
+
+    use rustix::net::sockopt::socket_timeout;
+
+    use super::super::on;
+    use super::*;
+    use crate::config::Deadlines;
+
+    const IDLE: Duration = Duration::from_secs(80);
+
+    /// Receives a byte, and tells how long the kernel would have waited for it.
+    fn timeout_of(line: &mut Line, peer: &mut UnixStream, until: Option<Until>) -> Option<Duration> {
+        peer.write_all(&[7]).expect("there is room");
+        let step = line.recv(&mut [0; 8], false, 0, until, true);
+        assert!(matches!(step, Ok(Step::Done(1))), "{step:?}");
+        let socket = line.socket.as_ref().expect("it stands");
+        socket_timeout(socket, Timeout::Recv).expect("it is told")
+    }
+
+    #[test]
+    fn a_signal_can_make_the_time_of_a_silent_peer_longer_only_by_a_part_of_it() {
+        let (socket, mut peer) = UnixStream::pair().expect("descriptors");
+        let mut line = on(socket, &Deadlines::default().first_byte(None).idle(IDLE));
+        let a_part = IDLE / PARTS_OF_SILENCE + TICK;
+        assert!(timeout_of(&mut line, &mut peer, None).is_some_and(|timeout| timeout <= a_part));
+        // What another wait has left behind is not taken for it.
+        let until = Until { at: Instant::now() + IDLE / 2, after: IDLE / 2 };
+        assert!(timeout_of(&mut line, &mut peer, Some(until)).is_some_and(|timeout| timeout > a_part));
+        for _ in 0..2 {
+            assert!(timeout_of(&mut line, &mut peer, None).is_some_and(|timeout| timeout <= a_part));
+        }
+    }
+
+    #[test]
+    fn a_peer_that_may_be_silent_for_ever_costs_no_timer() {
+        let (socket, mut peer) = UnixStream::pair().expect("descriptors");
+        let mut line = on(socket, &Deadlines::default().first_byte(None).idle(None));
+        assert_eq!(timeout_of(&mut line, &mut peer, None), None);
+        let until = Until { at: Instant::now() + IDLE, after: IDLE };
+        assert!(timeout_of(&mut line, &mut peer, Some(until)).is_some());
+        assert_eq!(timeout_of(&mut line, &mut peer, None), None);
+    }
 }

@@ -16,17 +16,39 @@ impl Line {
     /// Hands `bytes` to the kernel, and leaves in them what is not its yet.
     #[inline]
     pub(in crate::blocking) fn send(&mut self, bytes: &mut &[u8], until: Option<Until>) -> Result<Step<()>> {
-        let step = self.send_some(bytes, until);
-        step.map_err(|error| {
+        self.heed();
+        let mut sent = None;
+        if self.conn.sends_past_queue()
+            && !bytes.is_empty()
+            && let Some(socket) = &self.socket
+        {
+            let result = socket::send(socket.as_fd(), bytes);
+            if result == Ok(bytes.len()) {
+                self.conn.sent_whole(bytes.len());
+                *bytes = &[];
+                return Ok(Step::Done(()));
+            }
+            sent = Some(result);
+        }
+        self.send_rest(bytes, sent, until).map_err(|error| {
             // What the kernel has not taken is the caller's again, and waits no longer.
             self.conn.caught_up();
             error.unsending(bytes.len())
         })
     }
 
-    fn send_some(&mut self, bytes: &mut &[u8], until: Option<Until>) -> Result<Step<()>> {
+    /// The same for what could not be done at once. If the kernel was asked to take `bytes` already, `sent` is what it said.
+    fn send_rest(
+        &mut self,
+        bytes: &mut &[u8],
+        mut sent: Option<Result<usize, Errno>>,
+        until: Option<Until>,
+    ) -> Result<Step<()>> {
         loop {
-            self.heed();
+            // What the kernel took is counted before anything else may happen.
+            if sent.is_none() {
+                self.heed();
+            }
             if self.conn.is_sealed() || self.conn.pending() > 0 {
                 match self.send_queued(bytes, until)? {
                     Some(step) => return Ok(step),
@@ -41,7 +63,7 @@ impl Line {
                 return Ok(Step::Done(()));
             }
             let Some(socket) = &self.socket else { continue };
-            match socket::send(socket.as_fd(), bytes) {
+            match sent.take().unwrap_or_else(|| socket::send(socket.as_fd(), bytes)) {
                 Ok(n) => {
                     self.conn.sent_past_queue(n, &Ok(n), Time::NEVER);
                     *bytes = &bytes[n..];

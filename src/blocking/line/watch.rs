@@ -97,6 +97,7 @@ mod tests {
 
     use super::super::{Wanted, on};
     use super::*;
+    use crate::config::Deadlines;
 
     fn is_raised(watch: &Watch) -> bool {
         let mut fds = [PollFd::from_borrowed_fd(watch.ear(), PollFlags::IN)];
@@ -106,7 +107,7 @@ mod tests {
     #[test]
     fn a_nudge_is_over_when_it_was_heard_and_hides_no_request() {
         let (socket, _peer) = UnixStream::pair().expect("descriptors");
-        let mut line = on(socket);
+        let mut line = on(socket, &Deadlines::default());
         let watch = line.watch().expect("descriptors");
         watch.nudge();
         line.waiting(Wanted { read: true, write: false, drain: false, until: None }).wait();
