@@ -25,16 +25,20 @@ impl<C: Received> Conn<C> {
         self.phase == Phase::Open && self.reading == Reading::Open && self.tls.is_none() && self.unread() == 0
     }
 
-    /// How long the peer may be silent from now on, if nothing else has to be measured meanwhile.
+    /// Whether nothing has to be measured from now on but how long the peer is silent, for which it has [`Conn::idle`].
     #[inline]
-    pub(crate) fn silence_alone(&self) -> Option<Option<Duration>> {
+    pub(crate) fn silence_alone(&self) -> bool {
         self.clock.silence_alone(&self.profile.deadlines)
+    }
+
+    pub(crate) fn idle(&self) -> Option<Duration> {
+        self.profile.deadlines.idle
     }
 
     /// Bytes went to the reader as they are, and nobody was noted to wait for them: then it does not matter when.
     #[inline]
     pub(crate) fn received_untimed(&mut self, bytes: usize) {
-        debug_assert!(self.silence_alone().is_some() && self.reads_past_inbox(), "something is measured");
+        debug_assert!(self.silence_alone() && self.reads_past_inbox(), "something is measured");
         self.counts.received += bytes as u64;
         self.clock.heard();
         self.undone = Undone { message: self.undone.message, ..Undone::default() };

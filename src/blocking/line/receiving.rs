@@ -160,12 +160,11 @@ impl Line {
         if self.watch.is_some() || self.handshake_at.is_some() {
             return None;
         }
-        if !self.conn.reads_past_inbox() || self.conn.pending() > 0 {
+        if !self.conn.reads_past_inbox() || self.conn.pending() > 0 || !self.conn.silence_alone() {
             return None;
         }
-        let silence = self.conn.silence_alone()?;
         if !self.bounds_silence {
-            self.limit_wait(silence.map(|silence| silence / PARTS_OF_SILENCE));
+            self.limit_wait(self.conn.idle().map(|idle| idle / PARTS_OF_SILENCE));
             self.bounds_silence = true;
         }
         let result = receive(self.socket.as_ref()?.as_fd(), buf, true);
