@@ -205,13 +205,13 @@ impl Clock {
         self.urgent = true;
     }
 
-    /// How long a silence that begins now may last, if that is all there is to be measured.
-    pub(crate) fn silence_alone(&self, deadlines: &Deadlines) -> Option<Option<Duration>> {
+    /// Whether a silence that begins now is all there is to be measured, by the idle deadline.
+    pub(crate) fn silence_alone(&self, deadlines: &Deadlines) -> bool {
         let others =
             [self.message_at, self.writing_since, self.age_at, self.handler_at, self.end_at, self.reset_at];
         let is_new = matches!(self.silence, Silence::Before(Duration::ZERO))
             && (self.heard || deadlines.first_byte.is_none());
-        (is_new && others == [None; 6]).then_some(deadlines.idle)
+        is_new && others == [None; 6]
     }
 
     /// The earliest deadline.

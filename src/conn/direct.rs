@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{Conn, Phase, Reading};
+use super::{Conn, Phase, Reading, Undone, Writing};
 use crate::engine::buffer::Received;
 use crate::time::Time;
 
@@ -25,17 +25,40 @@ impl<C: Received> Conn<C> {
         self.phase == Phase::Open && self.reading == Reading::Open && self.tls.is_none() && self.unread() == 0
     }
 
-    /// How long the peer may be silent from now on, if nothing else has to be measured meanwhile.
+    /// Whether nothing has to be measured from now on but how long the peer is silent, for which it has [`Conn::idle`].
     #[inline]
-    pub(crate) fn silence_alone(&self) -> Option<Option<Duration>> {
+    pub(crate) fn silence_alone(&self) -> bool {
         self.clock.silence_alone(&self.profile.deadlines)
     }
 
-    /// Bytes came that nobody was noted to wait for: then it does not matter when.
+    pub(crate) fn idle(&self) -> Option<Duration> {
+        self.profile.deadlines.idle
+    }
+
+    /// Bytes went to the reader as they are, and nobody was noted to wait for them: then it does not matter when.
     #[inline]
     pub(crate) fn received_untimed(&mut self, bytes: usize) {
-        debug_assert!(self.silence_alone().is_some(), "something is measured");
-        self.received(bytes, Time::ZERO);
+        debug_assert!(self.silence_alone() && self.reads_past_inbox(), "something is measured");
+        self.counts.received += bytes as u64;
+        self.clock.heard();
+        self.undone = Undone { message: self.undone.message, ..Undone::default() };
+    }
+
+    /// Whether bytes can go to the kernel as they are, and nothing is measured but how long it has no room for them.
+    #[inline]
+    pub(crate) fn sends_past_queue(&self) -> bool {
+        self.phase == Phase::Open
+            && self.writing == Writing::Open
+            && self.tls.is_none()
+            && self.outbox.is_empty()
+    }
+
+    /// All of a message went to the kernel as it is.
+    #[inline]
+    pub(crate) fn sent_whole(&mut self, bytes: usize) {
+        debug_assert!(self.sends_past_queue(), "it went past others");
+        self.counts.sent += bytes as u64;
+        self.clock.written();
     }
 
     /// Received bytes went to the reader as they are; with them a message is complete, or it is nobody's beginning.
