@@ -44,6 +44,17 @@ impl Way {
         Ok(Way { target, hop, sockets })
     }
 
+    /// The first step of it.
+    pub(super) fn first_step(&self) -> ConnectState {
+        match &self.hop.host {
+            Host::Unix(name) => ConnectState::Connecting(Address::Unix(name.clone())),
+            _ => match self.hop.literal() {
+                Some(address) => ConnectState::Connecting(Address::Ip(address)),
+                None => ConnectState::Resolving,
+            },
+        }
+    }
+
     /// The addresses that it begins with, in the order in which they are tried. `simulated` knows the names of a simulation.
     pub(super) async fn addresses(
         &self,

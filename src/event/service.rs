@@ -162,7 +162,7 @@ impl Service {
     /// If the service is not running, has [`connections_max`](Service::connections_max) connections, or the client's address or options
     /// make no sense. The handler is dropped uncalled then.
     pub fn connect(&self, client: &Client, handler: impl Handler + Send) -> Result<()> {
-        client.endpoint()?;
+        client.first_step()?;
         let hall = self.hall();
         let seat = hall.seat(client)?;
         let attempt = Attempt { handler: Some(Box::new(handler)) };

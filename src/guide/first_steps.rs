@@ -139,7 +139,7 @@
 //! let answered = Arc::new(AtomicBool::new(false));
 //! let seen = answered.clone();
 //! let callbacks = Callbacks::new()
-//!     .feedback(|_, state| println!("{state}")) // resolving, connecting, connected, ...
+//!     .feedback(|_, state| println!("{state}")) // connecting to 10.0.0.7:7788, connected, ...
 //!     .incoming(move |_, bytes| {
 //!         println!("the server says {} bytes", bytes.len());
 //!         seen.store(true, Ordering::Relaxed);

@@ -36,15 +36,11 @@ impl Strand {
 
     /// How far the connect is. That it is over, the task tells.
     pub(in crate::event) fn step(self: &Arc<Self>, step: &ConnectState) {
-        let state = match step {
-            ConnectState::Resolving => State::Resolving,
-            ConnectState::Connecting(_) => State::Connecting,
-            ConnectState::Proxying(_) => State::Proxying,
-            ConnectState::Handshaking(_) => State::Handshaking,
-            ConnectState::Idle | ConnectState::Connected(_) | ConnectState::Disconnected(_) => return,
-        };
+        if !step.is_connecting() {
+            return;
+        }
         let mut inner = self.lock();
-        inner.change(state);
+        inner.change(State::Connecting(step.clone()));
         self.schedule(inner);
     }
 

@@ -26,14 +26,14 @@ use super::{Disconnect, Queue, QueuedHandler, SocketHandle, State};
 use crate::address::Address;
 use crate::client::Client;
 use crate::config::Limits;
-use crate::endpoint::Host;
 use crate::error::{Cause, CloseReason, Error, Operation, Result};
 use crate::worker;
 use crate::worker::link::drop_guarded;
 
 /// What each message counts for beside its bytes, so that the number of empty ones is bounded too.
 const MESSAGE_COST: usize = 64;
-/// So many changes of state may wait for a queue that nobody runs, before it has to catch up.
+/// So many changes of state may wait for a queue that nobody runs, before it has to catch up: with those of one connect on top, which are
+/// three for each address.
 const STATES_MAX: usize = 32;
 /// So many may wait for one end.
 const CLOSERS_MAX: usize = 64;
@@ -240,7 +240,7 @@ impl Strand {
                 "a server has accepted this connection: only its peer can make another",
             ));
         };
-        let endpoint = client.endpoint()?;
+        let first = client.first_step()?;
         let seat = hall.seat(client)?;
         let mut inner = self.lock();
         if inner.is_over {
@@ -257,11 +257,7 @@ impl Strand {
         }
         inner.begin();
         inner.connecting = told.take();
-        let first = match endpoint.host {
-            Host::Name(_) => State::Resolving,
-            _ => State::Connecting,
-        };
-        inner.change(first);
+        inner.change(State::Connecting(first));
         self.schedule(inner);
         super::drive::launch(self.clone(), hall, seat);
         Ok(())
@@ -565,7 +561,7 @@ impl Inner {
 
     /// The state is another from here on, which is told if it is true.
     fn change(&mut self, state: State) {
-        if std::mem::discriminant(&self.state) == std::mem::discriminant(&state) {
+        if self.state.is_same(&state) {
             return;
         }
         self.state = state.clone();
