@@ -188,7 +188,7 @@ fn what_came_before_the_handler_was_made_is_not_lost() {
                     }
                 },
             );
-            let queue = PollQueue::new();
+            let queue = PollQueue::new().unwrap();
             let client = stage.service.socket(&Client::new(&address), &queue.queue(), ());
             client.send("early").unwrap();
             client.connect().unwrap();
@@ -238,7 +238,7 @@ fn a_slow_queue_holds_the_peers_of_a_server_up_and_loses_nothing() {
         );
         let limits = Limits::default().send_max(2 * SIZE);
         let client = Client::new(&address).limits(limits).deadlines(Deadlines::for_clients().write(None));
-        let queue = PollQueue::new();
+        let queue = PollQueue::new().unwrap();
         let socket = stage.service.socket(&client, &queue.queue(), ());
         socket.send(pattern(0..size)).unwrap();
         socket.connect().unwrap();
@@ -300,12 +300,12 @@ fn a_queue_that_goes_takes_its_connections_with_it_and_new_ones_too() {
         let notes = Notes::default();
         let theirs = notes.clone();
         let (address, _) = stage.serve_queued(|server| server, move |_| Echo(theirs.clone()));
-        let clients = PollQueue::new();
+        let clients = PollQueue::new().unwrap();
         let one = stage.service.socket(&Client::new(&address), &clients.queue(), listening());
         one.send("x").unwrap();
         one.connect().unwrap();
         stage.until("it is served", || notes.has("got x"));
-        drop(std::mem::take(&mut stage.queue));
+        drop(std::mem::replace(&mut stage.queue, PollQueue::new().unwrap()));
         let over = |socket: &SocketHandle| {
             clients.run_pending(usize::MAX);
             socket.state().is_disconnected()
@@ -328,7 +328,7 @@ fn a_queue_that_nobody_runs_does_not_pile_up_connections_that_have_ended() {
             |server| server.limits(Limits::default().connections(3)),
             move |_| Echo(theirs.clone()),
         );
-        let clients = PollQueue::new();
+        let clients = PollQueue::new().unwrap();
         let refused = || server.stats().refused_by(Rule::Connections);
         for _ in 0..100 {
             let client = stage.service.socket(&Client::new(&address), &clients.queue(), ());

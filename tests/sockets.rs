@@ -367,7 +367,7 @@ fn dropping_a_queue_closes_the_connections_of_its_sockets() {
             conn.send(b"hello").await?;
             recv_all(&mut conn).await.map(|_| ())
         });
-        let queue = PollQueue::new();
+        let queue = PollQueue::new().unwrap();
         let callbacks = || Callbacks::new().incoming(|_, _| panic!("nobody polls"));
         let one = stage.service.socket(&Client::new(&address), &queue.queue(), callbacks());
         let two = stage.service.socket(&Client::new(&address), &queue.queue(), callbacks());
@@ -389,7 +389,7 @@ fn dropping_a_queue_closes_the_connections_of_its_sockets() {
 fn a_queue_that_ends_ends_the_sockets_too_that_have_nothing_for_it() {
     play("a_queue_that_ends_ends_the_sockets_too", |stage| {
         let address = stage.serve(|mut conn| async move { recv_all(&mut conn).await.map(|_| ()) });
-        let queue = PollQueue::new();
+        let queue = PollQueue::new().unwrap();
         let quiet = stage.service.socket(&Client::new(&address), &queue.queue(), ());
         quiet.connect().unwrap();
         stage.idle(|| {

@@ -177,8 +177,8 @@ impl SocketHandle {
         handler: impl FnOnce(&SocketHandle, Result<Bytes>) -> Result<()> + Send + 'static,
     ) -> Result<()> {
         let strand = Arc::downgrade(&self.strand);
-        let runs_here = move || strand.upgrade().is_some_and(|strand| strand.runs_here());
-        let dependency = completion.depend_on_handler(runs_here);
+        let obstacle = move || strand.upgrade()?.obstacle();
+        let dependency = completion.depend_on_handler(obstacle);
         self.strand.receive(Box::new(move |socket, bytes| dependency.finish(handler(socket, bytes))))
     }
 

@@ -135,7 +135,7 @@
 //!
 //! let service = Service::new();
 //! service.start()?;
-//! let queue = PollQueue::new();
+//! let queue = PollQueue::new()?;
 //! let answered = Arc::new(AtomicBool::new(false));
 //! let seen = answered.clone();
 //! let callbacks = Callbacks::new()
@@ -161,8 +161,8 @@
 //! # Ok::<(), wharf::Error>(())
 //! ```
 //!
-//! A loop that sleeps in `poll` or `epoll_wait` has [`PollQueue::descriptor`](crate::event::PollQueue::descriptor), readable while something
-//! waits. A [`JobQueue`](crate::event::JobQueue) is a queue with a thread. [`examples/queue.rs`] is this program with a clock.
+//! A loop that sleeps in `poll` or `epoll_wait` gives it the [`PollQueue`](crate::event::PollQueue) itself: its descriptor (`AsFd`) is readable while
+//! something waits. A [`JobQueue`](crate::event::JobQueue) is a queue with a thread. [`examples/queue.rs`] is this program with a clock.
 //!
 //! [`examples/queue.rs`]: https://docs.rs/crate/wharf/latest/source/examples/queue.rs
 //!

@@ -21,6 +21,7 @@ use self::turn::Handling;
 use super::completion::Dependency;
 use super::members::Membership;
 use super::places::Place;
+use super::queue::RUNS_HERE;
 use super::service::Hall;
 use super::{Disconnect, Queue, QueuedHandler, SocketHandle, State};
 use crate::address::Address;
@@ -382,10 +383,13 @@ impl Strand {
         self.lock().queued
     }
 
-    /// Whether this thread is the one on which handlers run, or runs one of this strand's.
-    pub(super) fn runs_here(&self) -> bool {
+    /// Why this thread must not wait for a handler, if it must not.
+    pub(super) fn obstacle(&self) -> Option<&'static str> {
         let running = self.lock().running;
-        running == Some(thread::current().id()) || self.queue.runs_here()
+        match running == Some(thread::current().id()) {
+            true => Some(RUNS_HERE),
+            false => self.queue.obstacle(),
+        }
     }
 
     /// The owner has gone: no handler begins any more, and one that runs on another thread is waited for.
