@@ -103,6 +103,8 @@ struct Inner {
     place: Option<Place>,
     /// No handler is called any more.
     is_over: bool,
+    /// There is, or was, somebody whose drop ends it.
+    is_owned: bool,
 
     /// One receive is asked for, and its handler has not begun.
     is_receiving: bool,
@@ -191,7 +193,7 @@ impl Strand {
     ) -> Arc<Strand> {
         let mut inner = Inner::new(State::Disconnected(Disconnect::Unconnected));
         inner.calls = Some(Calls::of(&*handler));
-        inner.handler = Some(handler);
+        (inner.handler, inner.is_owned) = (Some(handler), true);
         let (address, limits) = (Arc::from(&*client.address), client.limits.clone());
         Strand::with(queue, Origin::Client { client: Box::new(client), hall }, address, limits, inner)
     }
@@ -392,6 +394,15 @@ impl Strand {
         }
     }
 
+    /// Somebody is the owner from here on.
+    pub(super) fn own(&self) -> Result<()> {
+        if std::mem::replace(&mut self.lock().is_owned, true) {
+            let twice = "the connection has an owner already: keep the `Socket`, and use handles elsewhere";
+            return Err(Error::new(Operation::Adopt, Cause::Misuse(twice)).at(&*self.address));
+        }
+        Ok(())
+    }
+
     /// The owner has gone: no handler begins any more, and one that runs on another thread is waited for.
     ///
     /// Within a handler of any socket nothing is waited for, as that one may be what another one waits for; nor on a worker's
@@ -499,6 +510,7 @@ impl Inner {
             panicked: None,
             place: None,
             is_over: false,
+            is_owned: false,
             is_receiving: false,
             armed: None,
             early: BytesMut::new(),
