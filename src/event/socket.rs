@@ -3,6 +3,7 @@
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -162,7 +163,8 @@ impl SocketHandle {
     ///
     /// # Errors
     /// If the socket has been disconnected, or is to be. If more than [`Limits::send_max`](crate::Limits::send_max) would wait (its
-    /// kind is [`Limit`](crate::ErrorKind::Limit)); each message counts for 64 bytes more than it has.
+    /// kind is [`Limit`](crate::ErrorKind::Limit)); each message counts for 64 bytes more than it has. With
+    /// [`WhenFull::Disconnect`](crate::WhenFull::Disconnect) the connection is reset then too.
     pub fn send(&self, bytes: impl Into<Bytes>) -> Result<()> {
         let bytes = bytes.into();
         let sending = Sending { bytes: bytes.len(), handler: None, dependency: None };
@@ -245,6 +247,15 @@ impl SocketHandle {
     /// Throws the connection away (RST), with what is queued.
     pub fn reset(&self) {
         self.strand.reset(CloseReason::LocalReset);
+    }
+
+    /// Sets a deadline for what the connection is to do next, say a whole request, or removes it with `None`.
+    ///
+    /// It is total: no byte extends it, only another call does. When it passes the connection is closed, with
+    /// [`Deadline::Handler`](crate::Deadline::Handler) as the reason. It begins when the connection's worker learns of it, which is at once,
+    /// or when the connection stands, if it does not yet. Nothing happens without a connection or an attempt at one.
+    pub fn set_deadline(&self, after: impl Into<Option<Duration>>) {
+        self.strand.set_deadline(after.into());
     }
 
     /// How far it is. The queue's handlers may be behind.

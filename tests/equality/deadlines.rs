@@ -43,6 +43,7 @@ pub(crate) fn a_slow_peer_is_not_ended_at_the_idle_deadline() -> Scenario {
         let (subject, _) = stage.play(([Step::Receive(8)], options), (drip, Options::default()));
         assert_eq!(subject.outcome(), (Stop::Done, CloseReason::Local));
     })
+    .in_time()
 }
 
 pub(crate) fn a_peer_that_says_nothing_is_ended_at_the_first_byte_deadline() -> Scenario {
@@ -78,6 +79,7 @@ pub(crate) fn a_deadline_that_it_sets_is_total_for_all_that_follows() -> Scenari
         let took = stage.now() - began;
         assert!(took >= after && took < 10 * after, "{took:?}");
     })
+    .in_time()
 }
 
 pub(crate) fn a_deadline_that_it_lifts_ends_nothing() -> Scenario {
@@ -88,6 +90,7 @@ pub(crate) fn a_deadline_that_it_lifts_ends_nothing() -> Scenario {
         let (subject, _) = stage.play((subject, options), (drip, Options::default()));
         assert_eq!(subject.outcome(), (Stop::Done, CloseReason::Local));
     })
+    .in_time()
 }
 
 pub(crate) fn the_deadline_of_an_operation_is_total_and_the_connection_goes_on() -> Scenario {
@@ -116,6 +119,7 @@ pub(crate) fn a_connect_that_nobody_answers_ends_at_its_deadline() -> Scenario {
         assert_eq!((failure.kind, failure.is_refused), (ErrorKind::Timeout, false), "{failure:?}");
         assert!(failure.words.starts_with(&format!("connect to {}: ", nobody.address())), "{failure:?}");
     })
+    .in_time()
     .not_for(Role::Server, SERVERS_DO_NOT_CONNECT)
 }
 

@@ -68,6 +68,7 @@ pub(crate) fn a_client_that_never_shakes_hands_is_ended_at_the_deadline_of_that(
         let stats = stage.stop(&serving);
         assert_eq!((stats.closes, stats.handshakes, stats.handshakes_failed), (vec![(reason, 1)], 0, 1));
     })
+    .in_time()
     .not_for(Role::Client, "The next row is about that.")
 }
 
@@ -83,6 +84,7 @@ pub(crate) fn a_server_that_never_shakes_hands_is_given_up_at_the_deadline_of_th
         stage.until("it has left", || serving.connections() == 0);
         assert_eq!(stage.stop(&serving).accepted, 1);
     })
+    .in_time()
     .not_for(Role::Server, "The row before is about that.")
 }
 

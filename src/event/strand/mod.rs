@@ -14,6 +14,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 use std::thread::{self, ThreadId};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
@@ -26,8 +27,8 @@ use super::service::Hall;
 use super::{Disconnect, Queue, QueuedHandler, SocketHandle, State};
 use crate::address::Address;
 use crate::client::Client;
-use crate::config::Limits;
-use crate::error::{Cause, CloseReason, Error, Operation, Result};
+use crate::config::{Limits, WhenFull};
+use crate::error::{Bound, Cause, CloseReason, Error, Operation, Result};
 use crate::worker;
 use crate::worker::link::drop_guarded;
 
@@ -117,6 +118,8 @@ struct Inner {
     /// Bytes delivered that no handler has consumed, those left over by one included.
     unconsumed: usize,
     left: Bytes,
+    /// What is left is the beginning of another message than what was left before.
+    is_next_left: bool,
 
     commands: VecDeque<Command>,
     /// Handed to the connection, and not yet known to be handed to the kernel.
@@ -129,6 +132,8 @@ struct Inner {
     /// A close was asked for, maybe for a reason of its own.
     closing: Option<Option<CloseReason>>,
     reset: Option<CloseReason>,
+    /// A deadline that the connection is to have from now on, or none any more.
+    deadline: Option<Option<Duration>>,
     connecting: Option<Dependency>,
     closers: Vec<Dependency>,
     /// How the task on the worker is woken.
@@ -142,6 +147,16 @@ pub(super) struct Info {
     pub(super) local: Option<Address>,
     #[cfg(feature = "tls")]
     pub(super) tls: Option<crate::tls::Info>,
+}
+
+/// How it stands with a message of which the handler waits for the rest.
+pub(super) enum Rest {
+    /// None has begun.
+    Nothing,
+    /// So much of one is here, and the peer has to send the rest; whether it is another one than the last time.
+    Awaited(usize, bool),
+    /// It is the queue's turn.
+    Handled,
 }
 
 enum Event {
@@ -279,7 +294,13 @@ impl Strand {
             None => None,
         };
         if let Some(cause) = problem {
-            drop(inner);
+            let is_full = matches!(cause, Cause::Full { .. });
+            if is_full && inner.is_driven && self.limits.when_full == WhenFull::Disconnect {
+                inner.reset.get_or_insert(CloseReason::Limit(Bound::SendQueue));
+                wake(inner);
+            } else {
+                drop(inner);
+            }
             let error = Error::new(Operation::Send, cause).at(&*self.address);
             if let Some(dependency) = sending.dependency {
                 dependency.finish(Err(error.clone()));
@@ -369,6 +390,14 @@ impl Strand {
         let mut inner = self.lock();
         if inner.is_driven {
             inner.reset.get_or_insert(reason);
+        }
+        wake(inner);
+    }
+
+    pub(super) fn set_deadline(&self, after: Option<Duration>) {
+        let mut inner = self.lock();
+        if inner.is_driven {
+            inner.deadline = Some(after);
         }
         wake(inner);
     }
@@ -518,6 +547,7 @@ impl Inner {
             info: Info::default(),
             unconsumed: 0,
             left: Bytes::new(),
+            is_next_left: false,
             commands: VecDeque::new(),
             in_flight: VecDeque::new(),
             charged: 0,
@@ -525,6 +555,7 @@ impl Inner {
             has_finished: false,
             closing: None,
             reset: None,
+            deadline: None,
             connecting: None,
             closers: Vec::new(),
             driver: None,
@@ -566,6 +597,7 @@ impl Inner {
         self.peer_ended = false;
         self.info = Info::default();
         (self.has_finished, self.has_writable) = (false, false);
+        self.deadline = None;
         (self.closing, self.reset) = (None, None);
     }
 
