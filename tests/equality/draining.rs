@@ -49,7 +49,7 @@ pub(crate) fn a_drain_resets_at_its_deadline_what_has_not_ended() -> Scenario {
         let (began, within) = (stage.now(), stage.time(5.0));
         ends_all(stage, within);
         let took = stage.now() - began;
-        assert!(took >= within && took < 10 * within, "{took:?}");
+        assert!(took >= within && took < 20 * within, "{took:?}");
     })
     .in_time()
     .not_for(Role::Client, OF_SERVERS)

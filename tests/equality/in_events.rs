@@ -37,7 +37,7 @@ impl Line for Connection<'_> {
     }
 
     fn handle(&self) -> Handle {
-        Handle::OfWorker(self.remote())
+        Handle::Worker(self.remote())
     }
 }
 

@@ -27,7 +27,7 @@ impl Line for &SocketHandle {
     }
 
     fn handle(&self) -> Handle {
-        Handle::OfQueue(SocketHandle::clone(self))
+        Handle::Queue(SocketHandle::clone(self))
     }
 }
 

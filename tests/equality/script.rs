@@ -138,25 +138,25 @@ pub(crate) struct Told {
 /// A connection, for another thread.
 #[derive(Clone, Debug)]
 pub(crate) enum Handle {
-    OfWorker(wharf::Remote),
-    OfThread(wharf::blocking::Remote),
-    OfQueue(wharf::event::SocketHandle),
+    Worker(wharf::Remote),
+    Thread(wharf::blocking::Remote),
+    Queue(wharf::event::SocketHandle),
 }
 
 impl Handle {
     pub(crate) fn close(&self) {
         match self {
-            Handle::OfWorker(remote) => remote.close(),
-            Handle::OfThread(remote) => remote.close(),
-            Handle::OfQueue(socket) => socket.close(),
+            Handle::Worker(remote) => remote.close(),
+            Handle::Thread(remote) => remote.close(),
+            Handle::Queue(socket) => socket.close(),
         }
     }
 
     pub(crate) fn reset(&self) {
         match self {
-            Handle::OfWorker(remote) => remote.reset(),
-            Handle::OfThread(remote) => remote.reset(),
-            Handle::OfQueue(socket) => socket.reset(),
+            Handle::Worker(remote) => remote.reset(),
+            Handle::Thread(remote) => remote.reset(),
+            Handle::Queue(socket) => socket.reset(),
         }
     }
 }

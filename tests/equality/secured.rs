@@ -61,7 +61,7 @@ pub(crate) fn a_client_that_never_shakes_hands_is_ended_at_the_deadline_of_that(
         let client = stage.visitor(&serving, [Step::ReceiveAll]);
         stage.until("it is over", || client.note().is_over());
         let took = stage.now() - began;
-        assert!(took >= within && took < 10 * within, "{took:?}");
+        assert!(took >= within && took < 20 * within, "{took:?}");
         let reset = CloseReason::PeerReset;
         assert_eq!(client.told().outcome(), (Stop::Closed(reset), reset));
         assert_eq!(serving.len(), 0, "no handler has seen it");
@@ -79,7 +79,7 @@ pub(crate) fn a_server_that_never_shakes_hands_is_given_up_at_the_deadline_of_th
         let options = Options { connect_within: Some(within), ..Options::tls() };
         let failure = stage.fail_to_connect(serving.address, &options);
         let took = stage.now() - began;
-        assert!(took >= within && took < 10 * within, "{took:?}");
+        assert!(took >= within && took < 20 * within, "{took:?}");
         assert_eq!((failure.kind, failure.is_refused), (ErrorKind::Timeout, false), "{failure:?}");
         stage.until("it has left", || serving.connections() == 0);
         assert_eq!(stage.stop(&serving).accepted, 1);

@@ -257,6 +257,10 @@ impl<'w> Stage<'w> {
         self.world.time(units)
     }
 
+    pub(crate) fn is_simulated(&self) -> bool {
+        self.world.is_simulated()
+    }
+
     pub(crate) fn now(&self) -> Duration {
         self.world.now()
     }

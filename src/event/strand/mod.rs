@@ -150,6 +150,7 @@ pub(super) struct Info {
 }
 
 /// How it stands with a message of which the handler waits for the rest.
+#[derive(Copy, Clone)]
 pub(super) enum Rest {
     /// None has begun.
     Nothing,
