@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let service = Service::new().name("network");
     service.start()?;
-    let queue = PollQueue::new();
+    let queue = PollQueue::new()?;
     let callbacks = Callbacks::new().feedback(|_, state| println!("{state}")).incoming(|_, bytes| {
         println!("the server says {}", String::from_utf8_lossy(&bytes));
         Flow::Continue

@@ -144,7 +144,7 @@ fn waiting_on_the_thread_that_would_have_to_act_is_an_error() {
         assert!(told.recv_timeout(LONG).unwrap().unwrap());
 
         // On the thread that polls.
-        let queue = PollQueue::new();
+        let queue = PollQueue::new().unwrap();
         let socket = service.socket(client, &queue.queue(), ());
         socket.connect().unwrap();
         socket.send("x").unwrap();
@@ -152,6 +152,19 @@ fn waiting_on_the_thread_that_would_have_to_act_is_an_error() {
         socket.receive_with(&done, |_, bytes| bytes.map(|_| ())).unwrap();
         let problem = done.wait(None).unwrap_err();
         assert!(problem.to_string().contains("runs the queue"), "{problem}");
+        while !done.wait(Duration::ZERO).unwrap() {
+            queue.wait(LONG);
+            queue.run_pending(10);
+        }
+
+        // On a thread that should poll and never has; nobody else does.
+        let queue = PollQueue::new().unwrap().unattended_max(Duration::from_millis(50));
+        let socket = service.socket(client, &queue.queue(), ());
+        socket.connect().unwrap();
+        socket.send("x").unwrap();
+        socket.receive_with(&done, |_, bytes| bytes.map(|_| ())).unwrap();
+        let problem = done.wait(None).unwrap_err();
+        assert!(problem.to_string().contains("nobody polls the queue"), "{problem}");
         while !done.wait(Duration::ZERO).unwrap() {
             queue.wait(LONG);
             queue.run_pending(10);

@@ -11,9 +11,9 @@ use bytes::Bytes;
 use common::stage::play;
 use common::{Watchdog, assert_pattern, backends, pattern, recv_all};
 use wharf::event::{
-    Callbacks, Executor, Flow, Job, JobQueue, PollQueue, Queue, QueuedHandler, SocketHandle, State,
+    Callbacks, Executor, Flow, Job, JobQueue, PollQueue, Queue, QueuedHandler, Socket, SocketHandle, State,
 };
-use wharf::{Client, Deadlines, Limits, Rule, Server};
+use wharf::{Client, CloseReason, Deadlines, Limits, Rule, Server};
 
 /// A place for what handlers tell.
 #[derive(Clone, Default)]
@@ -188,7 +188,7 @@ fn what_came_before_the_handler_was_made_is_not_lost() {
                     }
                 },
             );
-            let queue = PollQueue::new();
+            let queue = PollQueue::new().unwrap();
             let client = stage.service.socket(&Client::new(&address), &queue.queue(), ());
             client.send("early").unwrap();
             client.connect().unwrap();
@@ -238,7 +238,7 @@ fn a_slow_queue_holds_the_peers_of_a_server_up_and_loses_nothing() {
         );
         let limits = Limits::default().send_max(2 * SIZE);
         let client = Client::new(&address).limits(limits).deadlines(Deadlines::for_clients().write(None));
-        let queue = PollQueue::new();
+        let queue = PollQueue::new().unwrap();
         let socket = stage.service.socket(&client, &queue.queue(), ());
         socket.send(pattern(0..size)).unwrap();
         socket.connect().unwrap();
@@ -300,12 +300,12 @@ fn a_queue_that_goes_takes_its_connections_with_it_and_new_ones_too() {
         let notes = Notes::default();
         let theirs = notes.clone();
         let (address, _) = stage.serve_queued(|server| server, move |_| Echo(theirs.clone()));
-        let clients = PollQueue::new();
+        let clients = PollQueue::new().unwrap();
         let one = stage.service.socket(&Client::new(&address), &clients.queue(), listening());
         one.send("x").unwrap();
         one.connect().unwrap();
         stage.until("it is served", || notes.has("got x"));
-        drop(std::mem::take(&mut stage.queue));
+        drop(std::mem::replace(&mut stage.queue, PollQueue::new().unwrap()));
         let over = |socket: &SocketHandle| {
             clients.run_pending(usize::MAX);
             socket.state().is_disconnected()
@@ -328,7 +328,7 @@ fn a_queue_that_nobody_runs_does_not_pile_up_connections_that_have_ended() {
             |server| server.limits(Limits::default().connections(3)),
             move |_| Echo(theirs.clone()),
         );
-        let clients = PollQueue::new();
+        let clients = PollQueue::new().unwrap();
         let refused = || server.stats().refused_by(Rule::Connections);
         for _ in 0..100 {
             let client = stage.service.socket(&Client::new(&address), &clients.queue(), ());
@@ -383,6 +383,49 @@ fn draining_is_told_and_handles_of_other_threads_send_and_close() {
         assert!(handle.state().is_disconnected());
         assert!(handle.send("late").unwrap_err().to_string().contains("no handler"));
         stage.until("the client knows", || client.state().is_disconnected());
+    });
+}
+
+#[test]
+fn whoever_owns_a_connection_closes_it_by_dropping_it_and_nothing_of_it_is_called_any_more() {
+    play("whoever_owns_a_connection_closes_it", |stage| {
+        let notes = Notes::default();
+        let owned: Arc<Mutex<Option<Socket>>> = Arc::default();
+        let (theirs, kept) = (notes.clone(), owned.clone());
+        let (address, server) = stage.serve_queued(
+            |server| server,
+            move |socket| {
+                let mut kept = kept.lock().unwrap();
+                if kept.is_none() {
+                    *kept = Some(socket.own().unwrap());
+                    assert!(socket.own().unwrap_err().to_string().contains("has an owner"));
+                }
+                Echo(theirs.clone())
+            },
+        );
+        let clients = PollQueue::new().unwrap();
+        let connect = || {
+            let client = stage.service.socket(&Client::new(&address), &clients.queue(), listening());
+            assert!(client.own().is_err(), "it has one");
+            client.connect().unwrap();
+            client
+        };
+        let (owned_one, free_one) = (connect(), connect());
+        stage.until("both are served", || notes.count("connected") == 2);
+        let socket = owned.lock().unwrap().take().unwrap();
+        socket.send("bye").unwrap();
+        assert_eq!(notes.count("dropped"), 0);
+        drop(socket);
+        assert_eq!(notes.count("dropped"), 1, "its handler is gone when the drop has returned");
+        let ended = || {
+            clients.run_pending(usize::MAX);
+            [&owned_one, &free_one].iter().filter(|client| client.state().is_disconnected()).count()
+        };
+        stage.until("its peer has its end, behind what was sent", || ended() == 1);
+        let has_left = || server.connections() == 1 && server.stats().closed(CloseReason::Local) == 1;
+        stage.until("it has left", has_left);
+        assert_eq!(notes.count("disconnected"), 0, "nothing is told behind the drop");
+        assert_eq!(ended(), 1, "the other one has no owner, and lives");
     });
 }
 

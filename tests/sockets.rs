@@ -14,7 +14,7 @@ use wharf::event::{
     Callbacks, Completion, Disconnect, Executor, Flow, Job, JobQueue, PollQueue, Queue, QueuedHandler,
     Service, SocketHandle, State,
 };
-use wharf::{Bound, Client, CloseReason, Connection, ErrorKind, Limits, Result, Server};
+use wharf::{Bound, Client, CloseReason, Connection, ErrorKind, Limits, Proxy, Result, Server};
 
 async fn echo(mut conn: Connection) -> Result<()> {
     while let Some(chunk) = conn.recv_chunk().await? {
@@ -72,7 +72,8 @@ fn each_state_is_told_once_and_in_order_and_it_connects_again() {
             let refused = socket.send("late").unwrap_err();
             assert!(refused.is_closed(), "{refused}");
         }
-        let round = ["connecting", "connected", "disconnected: closed by this side"];
+        let connecting = format!("connecting to {address}");
+        let round = [&*connecting, "connected", "disconnected: closed by this side"];
         assert_eq!(notes.lines(), round.repeat(3));
         assert!(socket.error().is_none(), "it ended in order");
     });
@@ -92,7 +93,7 @@ fn a_connect_that_fails_leaves_its_error_and_fails_what_was_queued() {
         stage.until("it has failed", || notes.has("disconnected"));
         let lines = notes.lines();
         assert_eq!(lines.len(), 4, "{lines:?}");
-        assert_eq!(lines[0], "connecting");
+        assert_eq!(lines[0], format!("connecting to {address}"));
         assert!(lines[1].starts_with("sent Err") && lines[1].contains("refused"), "{lines:?}");
         assert!(lines[2].starts_with("received Err") && lines[2].contains("refused"), "{lines:?}");
         assert!(lines[3].contains("connection refused"), "{lines:?}");
@@ -100,6 +101,21 @@ fn a_connect_that_fails_leaves_its_error_and_fails_what_was_queued() {
         let failures = done.wait(Duration::ZERO).unwrap_err();
         assert!(failures.errors()[0].is_refused(), "{failures}");
         assert_eq!(socket.queued(), 0);
+    });
+}
+
+#[test]
+fn the_way_through_a_proxy_begins_with_the_proxy_and_not_with_the_name_that_it_looks_up() {
+    play("the_way_through_a_proxy_begins_with_the_proxy", |stage| {
+        let proxy = stage.nobody();
+        let notes = Notes::default();
+        let client = Client::new("hidden.test:80").proxy(Proxy::socks5(&proxy).unwrap());
+        let socket = stage.service.socket(&client, &stage.queue.queue(), notes.feedback());
+        socket.connect().unwrap();
+        stage.until("it has failed", || notes.has("disconnected"));
+        let lines = notes.lines();
+        assert_eq!((lines.len(), &*lines[0]), (2, &*format!("connecting to {proxy}")), "{lines:?}");
+        assert!(socket.error().expect("it has failed").is_refused());
     });
 }
 
@@ -214,7 +230,8 @@ fn a_queue_that_is_slow_holds_the_peer_up_and_loses_nothing() {
         stage.until("all is here, and the end", || notes.has("disconnected"));
         assert_eq!(total.load(Ordering::SeqCst), size);
         assert!(most.load(Ordering::SeqCst) <= bound + 65 * 1024, "{}", most.load(Ordering::SeqCst));
-        assert_eq!(notes.lines(), ["connecting", "connected", "disconnected: closed by the peer"]);
+        let connecting = format!("connecting to {address}");
+        assert_eq!(notes.lines(), [&*connecting, "connected", "disconnected: closed by the peer"]);
     });
 }
 
@@ -350,7 +367,7 @@ fn dropping_a_queue_closes_the_connections_of_its_sockets() {
             conn.send(b"hello").await?;
             recv_all(&mut conn).await.map(|_| ())
         });
-        let queue = PollQueue::new();
+        let queue = PollQueue::new().unwrap();
         let callbacks = || Callbacks::new().incoming(|_, _| panic!("nobody polls"));
         let one = stage.service.socket(&Client::new(&address), &queue.queue(), callbacks());
         let two = stage.service.socket(&Client::new(&address), &queue.queue(), callbacks());
@@ -372,7 +389,7 @@ fn dropping_a_queue_closes_the_connections_of_its_sockets() {
 fn a_queue_that_ends_ends_the_sockets_too_that_have_nothing_for_it() {
     play("a_queue_that_ends_ends_the_sockets_too", |stage| {
         let address = stage.serve(|mut conn| async move { recv_all(&mut conn).await.map(|_| ()) });
-        let queue = PollQueue::new();
+        let queue = PollQueue::new().unwrap();
         let quiet = stage.service.socket(&Client::new(&address), &queue.queue(), ());
         quiet.connect().unwrap();
         stage.idle(|| {

@@ -18,8 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{Deadlines, Limits, SocketOptions};
-use crate::endpoint::Endpoint;
-use crate::error::{Error, Operation, Result};
+use crate::error::{Error, Result};
 #[cfg(feature = "tls")]
 use crate::tls::Connector;
 
@@ -282,10 +281,9 @@ impl Client {
         Lazy::new(self.clone())
     }
 
-    /// Whom it connects to, if its options make sense.
-    pub(crate) fn endpoint(&self) -> Result<Endpoint> {
-        self.validate()?;
-        Endpoint::parse(Operation::Connect, &self.address)
+    /// What a connect begins with, if its address and options make sense.
+    pub(crate) fn first_step(&self) -> Result<ConnectState> {
+        Ok(way::Way::of(self)?.first_step())
     }
 
     fn validate(&self) -> Result<()> {

@@ -18,7 +18,7 @@ use crate::error::Error;
 /// use wharf::ConnectState;
 ///
 /// assert_eq!(ConnectState::Resolving.to_string(), "looking up the name");
-/// assert!(!ConnectState::Idle.is_connected());
+/// assert!(!ConnectState::Idle.is_connected() && ConnectState::Idle.address().is_none());
 /// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -48,6 +48,17 @@ impl ConnectState {
     /// Whether a connect is under way.
     pub fn is_connecting(&self) -> bool {
         !matches!(self, ConnectState::Idle | ConnectState::Connected(_) | ConnectState::Disconnected(_))
+    }
+
+    /// The address that it is about, if it is about one: a proxy's, while that is on the way.
+    pub fn address(&self) -> Option<&Address> {
+        match self {
+            ConnectState::Connecting(address)
+            | ConnectState::Proxying(address)
+            | ConnectState::Handshaking(address)
+            | ConnectState::Connected(address) => Some(address),
+            ConnectState::Idle | ConnectState::Resolving | ConnectState::Disconnected(_) => None,
+        }
     }
 }
 

@@ -62,6 +62,20 @@ impl Way {
         Ok(Way { target, hop, looks_target_up, sockets })
     }
 
+    /// The first step of it.
+    pub(super) fn first_step(&self) -> ConnectState {
+        if self.looks_target_up {
+            return ConnectState::Resolving;
+        }
+        match &self.hop.host {
+            Host::Unix(name) => ConnectState::Connecting(Address::Unix(name.clone())),
+            _ => match self.hop.literal() {
+                Some(address) => ConnectState::Connecting(Address::Ip(address)),
+                None => ConnectState::Resolving,
+            },
+        }
+    }
+
     /// What it may lead to, in the order in which that is tried. `simulated` knows the names of a simulation.
     pub(super) async fn candidates(
         &self,

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use crate::error::{Cause, Error, Operation, Result};
 use crate::worker;
 
+/// While a handler is waited for, its queue is looked at this often.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// So many errors are kept until somebody takes them; further ones are counted.
 const ERRORS_MAX: usize = 64;
 
@@ -42,10 +44,12 @@ struct Status {
     pending: usize,
     errors: Vec<Error>,
     further: usize,
-    /// Of those that a handler has to end: which they are, and whether this thread is the one that it would run on.
-    handled: Vec<(u64, Arc<dyn Fn() -> bool + Send + Sync>)>,
+    /// Of those that a handler has to end: which they are, and why this thread must not wait for it, if it must not.
+    handled: Vec<(u64, Arc<Obstacle>)>,
     next: u64,
 }
+
+type Obstacle = dyn Fn() -> Option<&'static str> + Send + Sync;
 
 impl Completion {
     /// One that nothing depends on yet: waiting for it is over at once.
@@ -59,12 +63,13 @@ impl Completion {
     /// # Errors
     /// All the failures that were told since the last time, when all operations are over. And, with operations still under
     /// way, that waiting makes no sense: this thread runs a worker, or it is the one that would have to run a handler that is
-    /// waited for (a [`PollQueue`](crate::event::PollQueue)'s is the one that polled it last). Use a timeout of zero there, which never
-    /// waits.
+    /// waited for (a [`PollQueue`](crate::event::PollQueue)'s is the one that polled it last), or that handler's queue has jobs
+    /// and nobody polls it ([`PollQueue::unattended_max`](crate::event::PollQueue::unattended_max)). Use a timeout of zero there, which
+    /// never waits.
     pub fn wait(&self, timeout: impl Into<Option<Duration>>) -> Result<bool, Failures> {
         let timeout = timeout.into();
         let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let mut sensible = None;
+        let (mut sensible, mut look) = (None, Instant::now());
         loop {
             let mut status = self.shared.lock();
             if status.pending == 0 {
@@ -74,10 +79,17 @@ impl Completion {
             if left.is_some_and(|left| left.is_zero()) {
                 return Ok(false);
             }
-            // A thread that waits does not become another one's queue meanwhile: only what is new has to be looked at.
-            if sensible == Some(status.next) {
-                match left {
-                    Some(left) => drop(self.shared.changed.wait_timeout(status, left)),
+            // What is new has to be looked at, and from time to time whether anybody is left to run the handlers.
+            let patience = match status.handled.is_empty() {
+                true => left,
+                false => {
+                    let until_look = look.saturating_duration_since(Instant::now());
+                    Some(left.map_or(until_look, |left| left.min(until_look)))
+                }
+            };
+            if sensible == Some(status.next) && patience.is_none_or(|patience| !patience.is_zero()) {
+                match patience {
+                    Some(patience) => drop(self.shared.changed.wait_timeout(status, patience)),
                     None => drop(self.shared.changed.wait(status)),
                 }
                 continue;
@@ -87,16 +99,14 @@ impl Completion {
             // Not under the lock: these look at queues.
             let problem = match worker::with_current(|_| ()) {
                 Some(()) => Some("a worker's thread would wait for itself: wait on another thread"),
-                None if handled.iter().any(|(_, runs_here)| runs_here()) => {
-                    Some("this thread runs the queue of a handler that is waited for: wait on another thread")
-                }
-                None => None,
+                None => handled.iter().find_map(|(_, obstacle)| obstacle()),
             };
             if let Some(problem) = problem {
                 let error = Error::new(Operation::Wait, Cause::Misuse(problem));
                 return Err(Failures { errors: vec![error], further: 0 });
             }
             sensible = Some(next);
+            look = Instant::now() + LOOK_EVERY;
         }
     }
 
@@ -116,15 +126,15 @@ impl Completion {
         self.shared.lock().push(error);
     }
 
-    /// One more thing to wait for, which a handler ends; `runs_here` says whether the calling thread would have to run it.
+    /// One more thing to wait for, which a handler ends; `obstacle` says why the calling thread must not wait for that, if it must not.
     pub(super) fn depend_on_handler(
         &self,
-        runs_here: impl Fn() -> bool + Send + Sync + 'static,
+        obstacle: impl Fn() -> Option<&'static str> + Send + Sync + 'static,
     ) -> Dependency {
-        self.depend(Some(Arc::new(runs_here)))
+        self.depend(Some(Arc::new(obstacle)))
     }
 
-    fn depend(&self, handler: Option<Arc<dyn Fn() -> bool + Send + Sync>>) -> Dependency {
+    fn depend(&self, handler: Option<Arc<Obstacle>>) -> Dependency {
         let mut status = self.shared.lock();
         let id = status.next;
         status.next += 1;

@@ -7,14 +7,16 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use super::places::Place;
 use super::service::{Hall, Seat};
-use super::strand::{Command, Info, Maker, Origin, Strand};
+use super::strand::{Command, Info, Maker, Origin, Rest, Strand};
 use super::{Disconnect, Queue};
 use crate::conn::Conn;
 use crate::connection::{Connection, ReadHalf, WriteHalf};
 use crate::error::CloseReason;
+use crate::time::Time;
 use crate::worker::Worker;
 use crate::worker::link::Link;
 use crate::worker::member::HandlerCount;
@@ -124,6 +126,7 @@ async fn carry(strand: &Arc<Strand>, conn: Connection) -> CloseReason {
         let mut receiving = pin!(receive(strand, &mut reader));
         let mut sending = pin!(send(strand, &link, &mut writer));
         let (mut has_received, mut has_sent) = (false, false);
+        let mut message = Message::default();
         poll_fn(|cx| {
             // First of all: what changes behind this wakes the task again.
             strand.register(cx.waker());
@@ -141,10 +144,15 @@ async fn carry(strand: &Arc<Strand>, conn: Connection) -> CloseReason {
                     strand.draining();
                 }
             }
+            if let Some(after) = strand.take_deadline() {
+                let at = after.map(|after| link.worker.clock().after(after));
+                link.command(|conn| conn.set_deadline(at));
+            }
             if let Some(reason) = strand.take_reset() {
                 link.command(|conn| conn.reset(reason));
             }
             has_received = has_received || receiving.as_mut().poll(cx).is_ready();
+            message.look(strand.rest(), &link);
             has_sent = has_sent || sending.as_mut().poll(cx).is_ready();
             closed.as_mut().poll(cx)
         })
@@ -155,6 +163,45 @@ async fn carry(strand: &Arc<Strand>, conn: Connection) -> CloseReason {
         let chunk = link.conn.borrow_mut().take_chunk();
         let Some(chunk) = chunk else { return reason };
         strand.deliver(&chunk);
+    }
+}
+
+/// The time of a message that has begun and whose rest the peer has to send: it counts only while it is the peer's turn, and not while
+/// the queue is.
+#[derive(Default)]
+struct Message {
+    /// Since when the peer is waited for.
+    since: Option<Time>,
+    /// How long it was before.
+    waited: Duration,
+}
+
+impl Message {
+    fn look(&mut self, rest: Rest, link: &Rc<Link>) {
+        let now = link.worker.clock();
+        let stop = |since: &mut Option<Time>| {
+            let since = since.take()?;
+            link.conn.borrow_mut().message_over();
+            Some(now.since(since))
+        };
+        match rest {
+            Rest::Nothing => {
+                stop(&mut self.since);
+                self.waited = Duration::ZERO;
+            }
+            Rest::Handled => self.waited += stop(&mut self.since).unwrap_or_default(),
+            Rest::Awaited(bytes, is_next) => {
+                if is_next {
+                    stop(&mut self.since);
+                    self.waited = Duration::ZERO;
+                }
+                if self.since.is_none() {
+                    self.since = Some(now);
+                    let begun = now.before(self.waited);
+                    link.command(|conn| conn.await_rest(bytes, begun));
+                }
+            }
+        }
     }
 }
 

@@ -6,6 +6,8 @@ use std::collections::VecDeque;
 use std::fmt;
 #[cfg(unix)]
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
+#[cfg(unix)]
+use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,6 +22,8 @@ pub(super) const POSTED_MAX: usize = 1024;
 pub(super) struct Jobs {
     list: Mutex<List>,
     arrived: Condvar,
+    #[cfg(unix)]
+    signal: Option<Signal>,
 }
 
 struct List {
@@ -28,12 +32,15 @@ struct List {
     posted: usize,
     posted_max: usize,
     is_closed: bool,
+    /// Somebody looks at the signal.
     #[cfg(unix)]
-    signal: Option<Signal>,
+    is_watched: bool,
+    /// When the first one came, of those that have come since there were none.
+    filled: Instant,
 }
 
 /// A pipe that holds one byte exactly while there are jobs, which makes its reading end readable. Written and read under the
-/// list's lock: so no wake is lost, and neither end ever blocks.
+/// list's lock: so no wake is lost, and neither end ever blocks. Left alone until somebody looks at it.
 #[cfg(unix)]
 struct Signal {
     reader: PipeReader,
@@ -66,20 +73,36 @@ impl Jobs {
             posted_max,
             is_closed: false,
             #[cfg(unix)]
-            signal: None,
+            is_watched: false,
+            filled: Instant::now(),
         };
-        Jobs { list: Mutex::new(list), arrived: Condvar::new() }
+        Jobs {
+            list: Mutex::new(list),
+            arrived: Condvar::new(),
+            #[cfg(unix)]
+            signal: None,
+        }
+    }
+
+    /// The same, with a descriptor where there are any.
+    pub(super) fn with_signal(posted_max: usize) -> Result<Jobs> {
+        #[cfg_attr(not(unix), allow(unused_mut))]
+        let mut jobs = Jobs::new(posted_max);
+        #[cfg(unix)]
+        {
+            let (reader, writer) = io::pipe().map_err(|error| Error::os(Operation::Start, error))?;
+            jobs.signal = Some(Signal { reader, writer });
+        }
+        Ok(jobs)
     }
 
     /// Takes a socket's job; gives it back once nobody runs it any more.
     pub(super) fn push(&self, job: Job) -> Result<(), Job> {
-        let mut list = self.lock();
+        let list = self.lock();
         if list.is_closed {
             return Err(job);
         }
-        list.push(Work::Socket(job));
-        drop(list);
-        self.arrived.notify_one();
+        self.add(list, Work::Socket(job));
         Ok(())
     }
 
@@ -91,9 +114,7 @@ impl Jobs {
             (false, false) => Cause::TooMany { count: list.posted, what: "jobs wait", option: "posted_max" },
             (false, true) => {
                 list.posted += 1;
-                list.push(Work::Posted(job));
-                drop(list);
-                self.arrived.notify_one();
+                self.add(list, Work::Posted(job));
                 return Ok(());
             }
         };
@@ -105,14 +126,14 @@ impl Jobs {
 
     /// The next job, if there is one.
     pub(super) fn pop(&self) -> Option<Work> {
-        self.lock().pop()
+        self.remove(&mut self.lock())
     }
 
     /// The next job; waits for it. `None` when the list is closed and empty.
     pub(super) fn wait_for_job(&self) -> Option<Work> {
         let mut list = self.lock();
         loop {
-            if let Some(work) = list.pop() {
+            if let Some(work) = self.remove(&mut list) {
                 return Some(work);
             }
             if list.is_closed {
@@ -161,6 +182,10 @@ impl Jobs {
         list.is_closed = true;
         let jobs = std::mem::take(&mut list.jobs);
         list.posted = 0;
+        #[cfg(unix)]
+        if let Some(signal) = self.signal.as_ref().filter(|_| list.is_watched && !jobs.is_empty()) {
+            signal.lower();
+        }
         drop(list);
         self.arrived.notify_all();
         for job in jobs {
@@ -168,20 +193,49 @@ impl Jobs {
         }
     }
 
-    /// A descriptor that is readable while there are jobs.
+    /// How long there have been jobs without a break; nothing while there are none.
+    pub(super) fn filled_for(&self) -> Option<Duration> {
+        let list = self.lock();
+        (!list.jobs.is_empty()).then(|| list.filled.elapsed())
+    }
+
+    /// A descriptor that is readable while there are jobs; there if the list was made [with it](Jobs::with_signal).
     #[cfg(unix)]
-    pub(super) fn signal(&self) -> Result<PipeReader> {
+    pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        let signal = self.signal.as_ref()?;
         let mut list = self.lock();
-        let failed = |error| Error::os(Operation::Start, error);
-        if list.signal.is_none() {
-            let (reader, writer) = io::pipe().map_err(failed)?;
-            list.signal = Some(Signal { reader, writer });
+        if !list.is_watched {
+            list.is_watched = true;
             if !list.jobs.is_empty() {
-                list.raise();
+                signal.raise();
             }
         }
-        let signal = list.signal.as_ref().expect("it was made just now");
-        signal.reader.try_clone().map_err(failed)
+        Some(signal.reader.as_fd())
+    }
+
+    /// Takes `work`; tells whoever waits.
+    fn add(&self, mut list: MutexGuard<'_, List>, work: Work) {
+        if list.jobs.is_empty() {
+            list.filled = Instant::now();
+            #[cfg(unix)]
+            if let Some(signal) = self.signal.as_ref().filter(|_| list.is_watched) {
+                signal.raise();
+            }
+        }
+        list.jobs.push_back(work);
+        drop(list);
+        self.arrived.notify_one();
+    }
+
+    /// Takes the next job out.
+    fn remove(&self, list: &mut List) -> Option<Work> {
+        let work = list.jobs.pop_front()?;
+        list.posted -= usize::from(matches!(work, Work::Posted(_)));
+        #[cfg(unix)]
+        if let Some(signal) = self.signal.as_ref().filter(|_| list.is_watched && list.jobs.is_empty()) {
+            signal.lower();
+        }
+        Some(work)
     }
 
     /// Nothing that may panic happens under this lock.
@@ -190,38 +244,15 @@ impl Jobs {
     }
 }
 
-impl List {
-    fn push(&mut self, work: Work) {
-        self.jobs.push_back(work);
-        #[cfg(unix)]
-        if self.jobs.len() == 1 {
-            self.raise();
-        }
+#[cfg(unix)]
+impl Signal {
+    fn raise(&self) {
+        // One byte in an empty pipe of our own: there is nothing that can fail or block.
+        let _ = (&self.writer).write_all(&[1]);
     }
 
-    fn pop(&mut self) -> Option<Work> {
-        let work = self.jobs.pop_front()?;
-        self.posted -= usize::from(matches!(work, Work::Posted(_)));
-        #[cfg(unix)]
-        if self.jobs.is_empty() {
-            self.lower();
-        }
-        Some(work)
-    }
-
-    #[cfg(unix)]
-    fn raise(&mut self) {
-        if let Some(signal) = &mut self.signal {
-            // One byte in an empty pipe of our own: there is nothing that can fail or block.
-            let _ = signal.writer.write_all(&[1]);
-        }
-    }
-
-    #[cfg(unix)]
-    fn lower(&mut self) {
-        if let Some(signal) = &mut self.signal {
-            let _ = signal.reader.read(&mut [0]);
-        }
+    fn lower(&self) {
+        let _ = (&self.reader).read(&mut [0]);
     }
 }
 
@@ -241,9 +272,9 @@ mod tests {
 
     use super::*;
 
-    fn is_readable(reader: &PipeReader) -> bool {
+    fn is_readable(descriptor: BorrowedFd<'_>) -> bool {
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        poll(&mut [PollFd::new(reader, PollFlags::IN)], Some(&now)).unwrap() == 1
+        poll(&mut [PollFd::new(&descriptor, PollFlags::IN)], Some(&now)).unwrap() == 1
     }
 
     proptest! {
@@ -252,11 +283,11 @@ mod tests {
             steps in prop::collection::vec(any::<bool>(), 0..40),
             asked_at in 0..40usize,
         ) {
-            let jobs = Jobs::new(8);
-            let (mut reader, mut count) = (None, 0);
+            let jobs = Jobs::with_signal(8).unwrap();
+            let (mut descriptor, mut count) = (None, 0);
             for (at, is_post) in steps.into_iter().enumerate() {
-                if at == asked_at {
-                    reader = Some(jobs.signal().unwrap());
+                if at >= asked_at {
+                    descriptor = jobs.descriptor();
                 }
                 if is_post {
                     let posted = jobs.post(Box::new(|| ()));
@@ -267,8 +298,9 @@ mod tests {
                     count = count.saturating_sub(1);
                 }
                 prop_assert_eq!(jobs.len(), count);
-                if let Some(reader) = &reader {
-                    prop_assert_eq!(is_readable(reader), count > 0);
+                prop_assert_eq!(jobs.filled_for().is_some(), count > 0);
+                if let Some(descriptor) = descriptor {
+                    prop_assert_eq!(is_readable(descriptor), count > 0);
                 }
             }
         }
@@ -277,8 +309,8 @@ mod tests {
     #[test]
     fn no_wake_is_lost_between_posting_and_polling_threads() {
         const EACH: usize = 5_000;
-        let jobs = Arc::new(Jobs::new(4));
-        let reader = jobs.signal().unwrap();
+        let jobs = Arc::new(Jobs::with_signal(4).unwrap());
+        let descriptor = jobs.descriptor().unwrap();
         let posting = {
             let jobs = jobs.clone();
             thread::spawn(move || {
@@ -294,7 +326,7 @@ mod tests {
         let mut run = 0;
         while run < EACH {
             let patience = Timespec { tv_sec: 10, tv_nsec: 0 };
-            let ready = poll(&mut [PollFd::new(&reader, PollFlags::IN)], Some(&patience)).unwrap();
+            let ready = poll(&mut [PollFd::new(&descriptor, PollFlags::IN)], Some(&patience)).unwrap();
             assert_eq!(ready, 1, "a wake was lost after {run} jobs");
             while let Some(work) = jobs.pop() {
                 work.run();

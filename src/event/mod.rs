@@ -27,8 +27,6 @@ mod strand;
 pub use completion::{Completion, Dependency, Failures};
 pub use handler::{Callbacks, QueuedHandler};
 pub use job_queue::JobQueue;
-#[cfg(unix)]
-pub use poll_queue::Descriptor;
 pub use poll_queue::PollQueue;
 pub use queue::{Executor, Job, Queue};
 pub use service::Service;

@@ -2,17 +2,18 @@
 
 use std::fmt;
 #[cfg(unix)]
-use std::io::PipeReader;
-#[cfg(unix)]
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::jobs::{Jobs, POSTED_MAX};
 use super::members::Members;
 use super::queue::{Executor, Job, Queue};
 use crate::error::Result;
+
+/// So long jobs may wait for somebody who polls, by default.
+const UNATTENDED_MAX: Duration = Duration::from_secs(30);
 
 /// A queue without a thread: handlers run when, and where, the program polls it. For a game's loop, a user interface, or
 /// whatever has a loop already.
@@ -21,7 +22,7 @@ use crate::error::Result;
 /// use std::time::Duration;
 /// use wharf::event::PollQueue;
 ///
-/// let queue = PollQueue::new();
+/// let queue = PollQueue::new()?;
 /// queue.post(|| println!("in the loop"))?;
 /// for _frame in 0..3 {
 ///     queue.run_pending(100); // what has come, and no more than there is time for
@@ -29,6 +30,28 @@ use crate::error::Result;
 /// assert!(!queue.wait(Duration::ZERO));
 /// # Ok::<(), wharf::Error>(())
 /// ```
+///
+/// # Its descriptor
+/// It is one ([`AsFd`], [`AsRawFd`]) that is readable exactly while jobs wait, for the program's own poll, epoll, select or reactor. Whoever
+/// finds it readable runs jobs, and must not read from it. Only a queue whose descriptor somebody has asked for pays for that: a
+/// system call when the first job comes, and one when the last has run.
+///
+/// ```
+/// # #[cfg(unix)] {
+/// use std::os::fd::AsFd;
+/// use rustix::event::{PollFd, PollFlags, poll};
+/// use wharf::event::PollQueue;
+///
+/// let queue = PollQueue::new()?;
+/// queue.post(|| println!("in the loop"))?;
+/// let ready = poll(&mut [PollFd::new(&queue.as_fd(), PollFlags::IN)], None).expect("it is a descriptor");
+/// assert_eq!((ready, queue.run_pending(100)), (1, 1));
+/// # }
+/// # Ok::<(), wharf::Error>(())
+/// ```
+///
+/// # Platform notes
+/// The descriptor is there on Unix only.
 ///
 /// # Dropping
 /// Dropping it drops the jobs that wait, and closes the connections of all its sockets, behind what they have sent. No handler is
@@ -40,21 +63,46 @@ pub struct PollQueue {
 struct Shared {
     jobs: Jobs,
     members: Arc<Members>,
-    /// Who has polled last.
-    polled_by: Mutex<Option<ThreadId>>,
+    attendance: Mutex<Attendance>,
+}
+
+/// Who looks after the queue.
+struct Attendance {
+    /// Who has polled last, and when.
+    polled_by: Option<ThreadId>,
+    polled: Instant,
+    /// Jobs that are being run, one within the other.
+    running: usize,
+    unattended_max: Duration,
 }
 
 impl PollQueue {
     /// An empty queue.
-    pub fn new() -> PollQueue {
-        let (jobs, members) = (Jobs::new(POSTED_MAX), Arc::default());
-        PollQueue { shared: Arc::new(Shared { jobs, members, polled_by: Mutex::new(None) }) }
+    ///
+    /// # Errors
+    /// If the process has no descriptors left: it takes two.
+    pub fn new() -> Result<PollQueue> {
+        let (jobs, members) = (Jobs::with_signal(POSTED_MAX)?, Arc::default());
+        let (polled, unattended_max) = (Instant::now(), UNATTENDED_MAX);
+        let attendance = Mutex::new(Attendance { polled_by: None, polled, running: 0, unattended_max });
+        Ok(PollQueue { shared: Arc::new(Shared { jobs, members, attendance }) })
     }
 
     /// Sets how many posted jobs may wait. Default: 1024.
     #[must_use]
     pub fn posted_max(self, jobs: usize) -> PollQueue {
         self.shared.jobs.set_posted_max(jobs);
+        self
+    }
+
+    /// Sets how long jobs may wait while nobody polls or runs one, before a [`Completion`](crate::event::Completion) that waits for
+    /// one of them gives up, with an error that says so. Default: 30 s.
+    ///
+    /// It is for a program that waits on the very thread that should poll, or has stopped polling: that wait would have no
+    /// end. Nothing else happens to the jobs.
+    #[must_use]
+    pub fn unattended_max(self, within: Duration) -> PollQueue {
+        self.shared.attendance().unattended_max = within;
         self
     }
 
@@ -73,8 +121,15 @@ impl PollQueue {
 
     /// Runs one job, if there is one; returns whether there was. May be called within a job.
     pub fn poll(&self) -> bool {
-        self.shared.note_poller();
-        self.shared.jobs.pop().map(super::jobs::Work::run).is_some()
+        self.shared.attendance().note_poll();
+        let Some(work) = self.shared.jobs.pop() else { return false };
+        self.shared.attendance().running += 1;
+        // It catches what the job panics with.
+        work.run();
+        let mut attendance = self.shared.attendance();
+        attendance.running -= 1;
+        attendance.note_poll();
+        true
     }
 
     /// Runs the jobs that are here, `max` at most; returns how many. Those that they cause wait for the next call.
@@ -85,7 +140,7 @@ impl PollQueue {
 
     /// Waits until there is a job, for `timeout` at most (`None`: for as long as it takes). Returns whether there is. Runs none.
     pub fn wait(&self, timeout: impl Into<Option<Duration>>) -> bool {
-        self.shared.note_poller();
+        self.shared.attendance().note_poll();
         self.shared.jobs.wait(timeout.into())
     }
 
@@ -97,25 +152,6 @@ impl PollQueue {
     /// Whether no job waits.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-
-    /// A descriptor that is readable exactly while jobs wait, for the program's own poll, epoll or select. Whoever finds it
-    /// readable runs jobs, and must not read from it.
-    ///
-    /// # Errors
-    /// If the process has no descriptors left.
-    ///
-    /// # Platform notes
-    /// On Unix only.
-    #[cfg(unix)]
-    pub fn descriptor(&self) -> Result<Descriptor> {
-        Ok(Descriptor { reader: self.shared.jobs.signal()? })
-    }
-}
-
-impl Default for PollQueue {
-    fn default() -> PollQueue {
-        PollQueue::new()
     }
 }
 
@@ -132,30 +168,32 @@ impl fmt::Debug for PollQueue {
     }
 }
 
-/// The descriptor of a [`PollQueue`]: readable while jobs wait. It is the program's, and closed when it is dropped.
 #[cfg(unix)]
-#[derive(Debug)]
-pub struct Descriptor {
-    reader: PipeReader,
-}
-
-#[cfg(unix)]
-impl AsFd for Descriptor {
+impl AsFd for PollQueue {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.reader.as_fd()
+        self.shared.jobs.descriptor().expect("its list was made with one")
     }
 }
 
 #[cfg(unix)]
-impl AsRawFd for Descriptor {
+impl AsRawFd for PollQueue {
     fn as_raw_fd(&self) -> RawFd {
-        self.reader.as_raw_fd()
+        self.as_fd().as_raw_fd()
     }
 }
 
 impl Shared {
-    fn note_poller(&self) {
-        *self.polled_by.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread::current().id());
+    /// Nothing that may panic happens under this lock.
+    fn attendance(&self) -> MutexGuard<'_, Attendance> {
+        self.attendance.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Attendance {
+    /// This thread polls, at this moment.
+    fn note_poll(&mut self) {
+        self.polled_by = Some(thread::current().id());
+        self.polled = Instant::now();
     }
 }
 
@@ -168,7 +206,39 @@ impl Executor for Polled {
     }
 
     fn runs_here(&self) -> bool {
-        let polled_by = *self.0.polled_by.lock().unwrap_or_else(PoisonError::into_inner);
-        polled_by == Some(thread::current().id())
+        self.0.attendance().polled_by == Some(thread::current().id())
+    }
+
+    fn is_unattended(&self) -> bool {
+        let Some(filled) = self.0.jobs.filled_for() else { return false };
+        let attendance = self.0.attendance();
+        attendance.running == 0 && filled.min(attendance.polled.elapsed()) > attendance.unattended_max
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn a_queue_is_unattended_if_it_has_jobs_and_nobody_has_come_for_them_or_is_at_one() {
+        let queue = PollQueue::new().unwrap().unattended_max(Duration::ZERO);
+        let polled = Polled(queue.shared.clone());
+        assert!(!polled.is_unattended(), "there is nothing to do");
+        let within = Polled(queue.shared.clone());
+        let (tell, told) = mpsc::channel();
+        queue.post(move || tell.send(within.is_unattended()).expect("it is waited for")).unwrap();
+        queue.post(|| ()).unwrap();
+        while !polled.is_unattended() {
+            thread::yield_now();
+        }
+        assert!(queue.poll());
+        assert!(!told.recv().unwrap(), "one was being run");
+        let queue = queue.unattended_max(Duration::MAX);
+        assert!(!polled.is_unattended(), "there is time");
+        assert_eq!(queue.run_pending(10), 1);
+        assert!(!polled.is_unattended(), "there is nothing to do");
     }
 }

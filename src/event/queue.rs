@@ -64,9 +64,14 @@ impl Queue {
         drop_guarded(catch_unwind(AssertUnwindSafe(|| self.executor.execute(job))));
     }
 
-    /// Whether this thread is the one that runs the jobs.
-    pub(super) fn runs_here(&self) -> bool {
-        self.executor.runs_here()
+    /// Why this thread must not wait for a job, if it must not.
+    pub(super) fn obstacle(&self) -> Option<&'static str> {
+        if self.executor.runs_here() {
+            return Some(RUNS_HERE);
+        }
+        self.executor
+            .is_unattended()
+            .then_some("nobody polls the queue of a handler that is waited for: poll it")
     }
 }
 
@@ -75,6 +80,9 @@ impl fmt::Debug for Queue {
         f.write_str("Queue")
     }
 }
+
+pub(super) const RUNS_HERE: &str =
+    "this thread runs the queue of a handler that is waited for: wait on another thread";
 
 /// Runs jobs somewhere: what a [`Queue`] needs of a thread pool, or of a loop.
 pub trait Executor: Send + Sync + 'static {
@@ -87,6 +95,12 @@ pub trait Executor: Send + Sync + 'static {
     /// Whether the calling thread is the only one that runs the jobs, so that it must not wait for one of them:
     /// [`Completion::wait`](crate::event::Completion::wait) is an error then, and not a hang. Default: no.
     fn runs_here(&self) -> bool {
+        false
+    }
+
+    /// Whether jobs have waited for so long that nobody seems to run them any more:
+    /// [`Completion::wait`](crate::event::Completion::wait) is an error then too. It asks a few times a second. Default: no.
+    fn is_unattended(&self) -> bool {
         false
     }
 }

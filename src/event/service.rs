@@ -25,7 +25,26 @@ const WORKERS_MAX: usize = 1024;
 
 /// Worker threads for outgoing connections in event style. A clone is another handle to the same service; any thread may use it.
 ///
-/// Servers have workers of their own ([`Server::start_events`](crate::Server::start_events)).
+/// Servers have workers of their own ([`Server::start_events`](crate::Server::start_events)), and are stopped by their own handles: a service's
+/// threads know neither a desk where newcomers wait nor a drain, and its end closes what it has. What both are to share is given to both: the
+/// [`Queue`] on which handlers run ([`Server::start_queued`](crate::Server::start_queued) and [`Service::socket`]), and what the handlers
+/// keep.
+///
+/// ```
+/// use wharf::event::{Callbacks, JobQueue, Service};
+/// use wharf::{Client, Server};
+///
+/// let game = JobQueue::new("game")?; // every handler of the program runs here: nothing of it needs a lock
+/// let server = Server::bind("127.0.0.1:0").workers(2).start_queued(&game.queue(), |_| Callbacks::new())?;
+/// let service = Service::new();
+/// service.start()?;
+/// let upstream = service.socket(&Client::new(server.local_addr()), &game.queue(), Callbacks::new());
+/// upstream.connect()?;
+/// # drop(upstream);
+/// server.stop().wait()?;
+/// service.stop_and_wait()?;
+/// # Ok::<(), wharf::Error>(())
+/// ```
 ///
 /// ```
 /// use wharf::event::{Connection, Flow, Handler, Service};
@@ -162,7 +181,7 @@ impl Service {
     /// If the service is not running, has [`connections_max`](Service::connections_max) connections, or the client's address or options
     /// make no sense. The handler is dropped uncalled then.
     pub fn connect(&self, client: &Client, handler: impl Handler + Send) -> Result<()> {
-        client.endpoint()?;
+        client.first_step()?;
         let hall = self.hall();
         let seat = hall.seat(client)?;
         let attempt = Attempt { handler: Some(Box::new(handler)) };

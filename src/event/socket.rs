@@ -3,6 +3,7 @@
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -15,7 +16,8 @@ use crate::client::Client;
 use crate::error::{CloseReason, Error, Operation, Result};
 
 /// A client's end in event style: it connects, tells each change of its [`State`], and may connect again. Made by
-/// [`Service::socket`]; what it can do stands at [`SocketHandle`], which it derefs to.
+/// [`Service::socket`]; what it can do stands at [`SocketHandle`], which it derefs to. A connection that a server has accepted has one
+/// if the program wants to own it: [`SocketHandle::own`].
 ///
 /// ```
 /// use std::time::Duration;
@@ -45,11 +47,12 @@ use crate::error::{CloseReason, Error, Operation, Result};
 /// wait for each other; one that runs then is the last. Handlers that were never
 /// called are dropped, which a [`Completion`] takes for a failure. The connection is closed behind what was sent; an attempt is given up.
 ///
-/// A socket that its own handler keeps is not dropped by anybody: give handlers [`SocketHandle`]s.
+/// A socket that its own handler keeps is not dropped by anybody: give handlers [`SocketHandle`]s. (A server's handler that owns its
+/// connection is dropped behind the end, and nothing is left.)
 pub struct Socket {
     handle: SocketHandle,
-    /// Keeps the service going.
-    _service: Service,
+    /// Keeps the service going. A server's connection has none.
+    _service: Option<Service>,
 }
 
 impl Socket {
@@ -60,7 +63,7 @@ impl Socket {
         handler: Box<dyn QueuedHandler>,
     ) -> Socket {
         let strand = Strand::new(queue.clone(), client.clone(), service.hall().clone(), handler);
-        Socket { handle: SocketHandle { strand }, _service: service }
+        Socket { handle: SocketHandle { strand }, _service: Some(service) }
     }
 
     /// A handle for other threads, and for handlers. Does not keep the socket.
@@ -117,12 +120,51 @@ impl SocketHandle {
         self.strand.connect(Some(completion.add_dependency()))
     }
 
+    /// Makes whoever asks the owner of a connection that a server has accepted
+    /// ([`Server::start_queued`](crate::Server::start_queued)): it is closed when the [`Socket`] is dropped, and its handler is called no
+    /// more. Without an owner it lives as long as its peer and its handler want. Any thread may ask; before the connection has ended, and
+    /// behind that.
+    ///
+    /// For whatever has a connection for a while: a player of a game, who leaves it together with his connection.
+    ///
+    /// ```
+    /// use std::collections::HashMap;
+    /// use std::sync::{Arc, Mutex};
+    /// use wharf::Server;
+    /// use wharf::event::{Callbacks, Flow, JobQueue, Socket};
+    ///
+    /// let players: Arc<Mutex<HashMap<String, Socket>>> = Arc::default();
+    /// let game = JobQueue::new("game")?;
+    /// let entering = players.clone();
+    /// let server = Server::bind("127.0.0.1:0").start_queued(&game.queue(), move |_| {
+    ///     let players = entering.clone();
+    ///     Callbacks::new().incoming(move |socket, bytes| match socket.own() {
+    ///         Ok(owned) => {
+    ///             players.lock().expect("nobody panics with it").insert(format!("{bytes:?}"), owned);
+    ///             Flow::Continue
+    ///         }
+    ///         Err(_) => Flow::Continue, // this player is in already
+    ///     })
+    /// })?;
+    /// players.lock().expect("nobody panics with it").remove("jo"); // and out: the connection is closed, if there is one
+    /// # server.stop().wait()?;
+    /// # Ok::<(), wharf::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// If it has an owner: each has one at most. A client's was made with one, by [`Service::socket`].
+    pub fn own(&self) -> Result<Socket> {
+        self.strand.own()?;
+        Ok(Socket { handle: self.clone(), _service: None })
+    }
+
     /// Sends `bytes`, whole or not at all, behind what was sent before. Before the connection stands they are queued for it. If they
     /// cannot be sent after all, that is told by the [`Disconnect`].
     ///
     /// # Errors
     /// If the socket has been disconnected, or is to be. If more than [`Limits::send_max`](crate::Limits::send_max) would wait (its
-    /// kind is [`Limit`](crate::ErrorKind::Limit)); each message counts for 64 bytes more than it has.
+    /// kind is [`Limit`](crate::ErrorKind::Limit)); each message counts for 64 bytes more than it has. With
+    /// [`WhenFull::Disconnect`](crate::WhenFull::Disconnect) the connection is reset then too.
     pub fn send(&self, bytes: impl Into<Bytes>) -> Result<()> {
         let bytes = bytes.into();
         let sending = Sending { bytes: bytes.len(), handler: None, dependency: None };
@@ -177,8 +219,8 @@ impl SocketHandle {
         handler: impl FnOnce(&SocketHandle, Result<Bytes>) -> Result<()> + Send + 'static,
     ) -> Result<()> {
         let strand = Arc::downgrade(&self.strand);
-        let runs_here = move || strand.upgrade().is_some_and(|strand| strand.runs_here());
-        let dependency = completion.depend_on_handler(runs_here);
+        let obstacle = move || strand.upgrade()?.obstacle();
+        let dependency = completion.depend_on_handler(obstacle);
         self.strand.receive(Box::new(move |socket, bytes| dependency.finish(handler(socket, bytes))))
     }
 
@@ -205,6 +247,15 @@ impl SocketHandle {
     /// Throws the connection away (RST), with what is queued.
     pub fn reset(&self) {
         self.strand.reset(CloseReason::LocalReset);
+    }
+
+    /// Sets a deadline for what the connection is to do next, say a whole request, or removes it with `None`.
+    ///
+    /// It is total: no byte extends it, only another call does. When it passes the connection is closed, with
+    /// [`Deadline::Handler`](crate::Deadline::Handler) as the reason. It begins when the connection's worker learns of it, which is at once,
+    /// or when the connection stands, if it does not yet. Nothing happens without a connection or an attempt at one.
+    pub fn set_deadline(&self, after: impl Into<Option<Duration>>) {
+        self.strand.set_deadline(after.into());
     }
 
     /// How far it is. The queue's handlers may be behind.

@@ -1,25 +1,45 @@
 //! How far a socket is: [`State`], and why it is not connected: [`Disconnect`].
 
 use std::fmt;
+use std::mem::discriminant;
 
+use crate::client::ConnectState;
 use crate::error::{CloseReason, Error};
 
 /// How far a [`Socket`](crate::event::Socket) is. Each change is told once, in order.
+///
+/// ```text
+///   Disconnected --connect--> Connecting, once for each step --> Connected --> Disconnected
+///        ^                                  |
+///        +----------------------------------+
+/// ```
+///
+/// ```
+/// use wharf::event::State;
+///
+/// fn label(state: &State) -> String {
+///     match state {
+///         State::Connecting(step) => step.to_string(), // connecting to 10.0.0.7:7788
+///         State::Connected => String::from("online"),
+///         State::Disconnected(why) if why.is_graceful() => String::from("offline"),
+///         State::Disconnected(why) => format!("offline: {why}"),
+///         other => other.to_string(),
+///     }
+/// }
+/// # assert_eq!(label(&State::Connected), "online");
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum State {
-    /// The name of the server is being looked up.
-    Resolving,
-    /// One of its addresses is being tried. It may come again behind `Handshaking`, if TLS fails at one of several addresses.
-    Connecting,
-    /// The client's proxy was asked for the server, and has not answered.
-    Proxying,
-    /// The TLS handshake is under way.
-    Handshaking,
+    /// There is no connection, for this reason, nor an attempt at one.
+    Disconnected(Disconnect),
+    /// It is being made; told again with each step of it: looking up the name, trying an address, asking the proxy, the TLS handshake.
+    ///
+    /// The steps are those of [`Connect::observe`](crate::Connect::observe), but for the last: that the connection stands, or cannot be
+    /// made, is a state of its own here.
+    Connecting(ConnectState),
     /// The connection stands.
     Connected,
-    /// There is no connection, for this reason.
-    Disconnected(Disconnect),
 }
 
 impl State {
@@ -32,17 +52,24 @@ impl State {
     pub fn is_disconnected(&self) -> bool {
         matches!(self, State::Disconnected(_))
     }
+
+    /// Whether it is where `other` is: the reasons of an end are not looked at.
+    pub(super) fn is_same(&self, other: &State) -> bool {
+        match (self, other) {
+            (State::Connecting(one), State::Connecting(other)) => {
+                discriminant(one) == discriminant(other) && one.address() == other.address()
+            }
+            _ => discriminant(self) == discriminant(other),
+        }
+    }
 }
 
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            State::Resolving => f.write_str("resolving"),
-            State::Connecting => f.write_str("connecting"),
-            State::Proxying => f.write_str("waiting for the proxy"),
-            State::Handshaking => f.write_str("TLS handshake"),
-            State::Connected => f.write_str("connected"),
             State::Disconnected(why) => write!(f, "disconnected: {why}"),
+            State::Connecting(step) => write!(f, "{step}"),
+            State::Connected => f.write_str("connected"),
         }
     }
 }

@@ -135,11 +135,11 @@
 //!
 //! let service = Service::new();
 //! service.start()?;
-//! let queue = PollQueue::new();
+//! let queue = PollQueue::new()?;
 //! let answered = Arc::new(AtomicBool::new(false));
 //! let seen = answered.clone();
 //! let callbacks = Callbacks::new()
-//!     .feedback(|_, state| println!("{state}")) // resolving, connecting, connected, ...
+//!     .feedback(|_, state| println!("{state}")) // connecting to 10.0.0.7:7788, connected, ...
 //!     .incoming(move |_, bytes| {
 //!         println!("the server says {} bytes", bytes.len());
 //!         seen.store(true, Ordering::Relaxed);
@@ -161,8 +161,8 @@
 //! # Ok::<(), wharf::Error>(())
 //! ```
 //!
-//! A loop that sleeps in `poll` or `epoll_wait` has [`PollQueue::descriptor`](crate::event::PollQueue::descriptor), readable while something
-//! waits. A [`JobQueue`](crate::event::JobQueue) is a queue with a thread. [`examples/queue.rs`] is this program with a clock.
+//! A loop that sleeps in `poll` or `epoll_wait` gives it the [`PollQueue`](crate::event::PollQueue) itself: its descriptor (`AsFd`) is readable while
+//! something waits. A [`JobQueue`](crate::event::JobQueue) is a queue with a thread. [`examples/queue.rs`] is this program with a clock.
 //!
 //! [`examples/queue.rs`]: https://docs.rs/crate/wharf/latest/source/examples/queue.rs
 //!

@@ -179,7 +179,7 @@
 //!
 //! let service = Service::new();
 //! service.start()?;
-//! let queue = PollQueue::new();
+//! let queue = PollQueue::new()?;
 //! let callbacks = Callbacks::new()
 //!     .feedback(|_, state| println!("{state}"))
 //!     .incoming(|_, bytes| {

@@ -352,7 +352,8 @@ impl Server {
     /// The same holds as for a [`Socket`](crate::event::Socket): calls are in order and never two at once, a slow queue makes peers
     /// wait, and [`SocketHandle`]s send, receive and close from any thread. The first state told is
     /// [`Connected`](crate::event::State::Connected); the last call is the state that tells the end, and then the handler is
-    /// dropped. A queue that ends closes its connections.
+    /// dropped. A queue that ends closes its connections. Nobody owns a connection, unless somebody asks for that
+    /// ([`SocketHandle::own`]): a handle that is dropped closes nothing.
     ///
     /// As many connections as [`Limits::connections`] allows may have ended without the queue having told their handlers, beside
     /// those that stand. If it is farther behind, new ones are reset, for [`Rule::Connections`](crate::Rule::Connections). The end of the server does not wait for

@@ -30,7 +30,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Socket, Type};
-use wharf::event::{Handler, Service};
+use wharf::event::{
+    Handler, JobQueue, PollQueue, Queue, QueuedHandler, Service, Socket as Outgoing, SocketHandle,
+};
 use wharf::sim::{Faults, Simulation};
 use wharf::{Backend, Client, Connection, Result, Server, ServerHandle, Stats};
 
@@ -164,7 +166,29 @@ pub(crate) struct World {
     servers: Vec<ServerHandle>,
     /// Carries the clients in event style, if there are any.
     service: Option<Service>,
+    /// Those of them whose handlers run on the queue.
+    outgoing: Vec<Outgoing>,
+    /// Runs what is on a queue, if anything is.
+    queue: Option<Running>,
     began: Instant,
+}
+
+/// Where handlers run that are on a queue: a thread, or, so that all follows from the seed, between the steps of a simulation.
+enum Running {
+    Thread(JobQueue),
+    Between(PollQueue),
+}
+
+impl Running {
+    /// Runs what has come, and what comes of that. A thread does by itself.
+    fn poll(running: Option<&Running>) -> bool {
+        let Some(Running::Between(queue)) = running else { return false };
+        let mut any = false;
+        while queue.run_pending(usize::MAX) > 0 {
+            any = true;
+        }
+        any
+    }
 }
 
 enum Network {
@@ -250,7 +274,15 @@ pub(crate) fn seeds(count: u64) -> Vec<u64> {
 
 impl World {
     fn new(network: Network, style: Style) -> World {
-        World { network, style, servers: Vec::new(), service: None, began: Instant::now() }
+        World {
+            network,
+            style,
+            servers: Vec::new(),
+            service: None,
+            outgoing: Vec::new(),
+            queue: None,
+            began: Instant::now(),
+        }
     }
 
     pub(crate) fn style(&self) -> Style {
@@ -299,13 +331,50 @@ impl World {
         if self.style == Style::Async {
             return self.serve_async(configure, move |conn| behaviour.clone().run(conn));
         }
+        self.serve_events(configure, move || behaviour.clone().handler())
+    }
+
+    /// Starts a server in event style, whatever the style of the world.
+    pub(crate) fn serve_events<H: Handler>(
+        &mut self,
+        configure: impl FnOnce(Server) -> Server,
+        make: impl Fn() -> H + Send + Sync + 'static,
+    ) -> ServerHandle {
         let server = configure(self.server());
-        let make = move || behaviour.clone().handler();
         let started = match &mut self.network {
             Network::Real(_) => server.start_events(make),
             Network::Simulated { simulation, .. } => simulation.serve_events(server, make),
         };
         self.started(started)
+    }
+
+    /// Starts a server whose handlers run on the queue.
+    pub(crate) fn serve_queued<H: QueuedHandler>(
+        &mut self,
+        configure: impl FnOnce(Server) -> Server,
+        make: impl Fn(&SocketHandle) -> H + Send + Sync + 'static,
+    ) -> ServerHandle {
+        let (server, queue) = (configure(self.server()), self.queue());
+        let started = match &mut self.network {
+            Network::Real(_) => server.start_queued(&queue, make),
+            Network::Simulated { simulation, .. } => simulation.serve_queued(server, &queue, make),
+        };
+        self.started(started)
+    }
+
+    fn queue(&mut self) -> Queue {
+        let running = self.queue.get_or_insert_with(|| match &self.network {
+            Network::Real(_) => {
+                Running::Thread(JobQueue::new("handlers").expect("a thread for the handlers"))
+            }
+            Network::Simulated { .. } => {
+                Running::Between(PollQueue::new().expect("a queue for the handlers"))
+            }
+        });
+        match running {
+            Running::Thread(queue) => queue.queue(),
+            Running::Between(queue) => queue.queue(),
+        }
     }
 
     /// Starts a server in async style, whatever the style of the world.
@@ -341,15 +410,26 @@ impl World {
 
     /// Has a client connect in event style; it goes on beside the scenario.
     pub(crate) fn connect_events(&mut self, client: &Client, handler: impl Handler + Send) {
-        let service = self.service.get_or_insert_with(|| match &mut self.network {
+        self.service().connect(client, handler).expect("the service takes it");
+    }
+
+    /// Has a client connect whose handler runs on the queue.
+    pub(crate) fn connect_queued(&mut self, client: &Client, handler: impl QueuedHandler) {
+        let queue = self.queue();
+        let socket = self.service().socket(client, &queue, handler);
+        socket.connect().expect("the service takes it");
+        self.outgoing.push(socket);
+    }
+
+    fn service(&mut self) -> &Service {
+        self.service.get_or_insert_with(|| match &mut self.network {
             Network::Real(backend) => {
                 let service = Service::new().backend(*backend);
                 service.start().expect("a worker for the clients");
                 service
             }
             Network::Simulated { simulation, .. } => simulation.service("10.0.0.2"),
-        });
-        service.connect(client, handler).expect("the service takes it");
+        })
     }
 
     /// Runs a client to its end.
@@ -390,7 +470,14 @@ impl World {
     pub(crate) fn pass(&mut self, time: Duration) {
         match &mut self.network {
             Network::Real(_) => thread::sleep(time),
-            Network::Simulated { simulation, .. } => simulation.run_for(time),
+            Network::Simulated { simulation, .. } => {
+                // In pieces: what is on the queue has its turn in between.
+                let pieces = if self.queue.is_some() { 64 } else { 1 };
+                for _ in 0..pieces {
+                    simulation.run_for(time / pieces);
+                    Running::poll(self.queue.as_ref());
+                }
+            }
         }
     }
 
@@ -417,6 +504,11 @@ impl World {
                 }
             }
             Network::Simulated { simulation, .. } => {
+                let queue = self.queue.as_ref();
+                let done = || {
+                    Running::poll(queue);
+                    done()
+                };
                 assert!(simulation.run_until(done), "it will never be so: {what}");
             }
         }
@@ -427,11 +519,13 @@ impl World {
         for server in std::mem::take(&mut self.servers) {
             self.stop(&server);
         }
+        self.outgoing.clear();
         let service = self.service.take();
         if let Some(service) = &service {
             service.stop();
         }
         if let Network::Simulated { simulation, .. } = &mut self.network {
+            settle(simulation, self.queue.as_ref());
             simulation.run();
             assert_eq!(simulation.open_sockets(), 0, "sockets are left open");
         } else if let Some(service) = service {
@@ -443,6 +537,7 @@ impl World {
     pub(crate) fn stop(&mut self, server: &ServerHandle) -> Stats {
         server.drain(Duration::from_secs(10));
         if let Network::Simulated { simulation, .. } = &mut self.network {
+            settle(simulation, self.queue.as_ref());
             simulation.run();
         }
         self.servers.retain(|each| each.local_addr() != server.local_addr());
@@ -451,6 +546,16 @@ impl World {
         let closed: u64 = stats.closes.iter().map(|(_, count)| count).sum();
         assert_eq!(closed, stats.accepted, "every connection has exactly one reason: {stats:?}");
         stats
+    }
+}
+
+/// Lets happen whatever happens, on the queue too.
+fn settle(simulation: &mut Simulation, queue: Option<&Running>) {
+    if queue.is_some() {
+        simulation.run_until(|| {
+            Running::poll(queue);
+            false
+        });
     }
 }
 

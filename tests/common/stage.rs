@@ -29,8 +29,12 @@ pub(crate) fn play(name: &str, scenario: impl Fn(&mut Stage)) {
     for backend in backends(name) {
         let service = Service::new().workers(2).backend(backend);
         service.start().expect("the service starts");
-        let mut stage =
-            Stage { service, queue: PollQueue::new(), network: Network::Real(backend), servers: Vec::new() };
+        let mut stage = Stage {
+            service,
+            queue: PollQueue::new().expect("it has a descriptor"),
+            network: Network::Real(backend),
+            servers: Vec::new(),
+        };
         scenario(&mut stage);
         stage.finish();
     }
@@ -40,7 +44,12 @@ pub(crate) fn play(name: &str, scenario: impl Fn(&mut Stage)) {
                 let mut simulation = Box::new(Simulation::with_faults(seed, faults.clone()));
                 let service = simulation.service("10.0.0.2");
                 let network = Network::Simulated(simulation);
-                let mut stage = Stage { service, queue: PollQueue::new(), network, servers: Vec::new() };
+                let mut stage = Stage {
+                    service,
+                    queue: PollQueue::new().expect("it has a descriptor"),
+                    network,
+                    servers: Vec::new(),
+                };
                 scenario(&mut stage);
                 stage.finish();
             };

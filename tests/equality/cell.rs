@@ -8,7 +8,10 @@ use super::stage::Stage;
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Style {
     Async,
+    /// With handlers on a worker.
     Event,
+    /// With handlers on a queue: a thread's, or, in a simulation, one that is polled between its steps.
+    Queued,
     Blocking,
 }
 
@@ -36,13 +39,16 @@ pub(crate) struct Cell {
 }
 
 /// The columns of the table.
-pub(crate) const CELLS: [Cell; 7] = [
+pub(crate) const CELLS: [Cell; 10] = [
     Cell { style: Style::Async, carrier: Carrier::Readiness },
     Cell { style: Style::Async, carrier: Carrier::Uring },
     Cell { style: Style::Async, carrier: Carrier::Simulated },
     Cell { style: Style::Event, carrier: Carrier::Readiness },
     Cell { style: Style::Event, carrier: Carrier::Uring },
     Cell { style: Style::Event, carrier: Carrier::Simulated },
+    Cell { style: Style::Queued, carrier: Carrier::Readiness },
+    Cell { style: Style::Queued, carrier: Carrier::Uring },
+    Cell { style: Style::Queued, carrier: Carrier::Simulated },
     Cell { style: Style::Blocking, carrier: Carrier::Sockets },
 ];
 
@@ -58,20 +64,28 @@ impl Cell {
     }
 
     pub(crate) fn play_as(self, role: Role, name: &str, scenario: &Scenario) {
+        let other = self.other(role, name);
         let play = |world: &mut World| {
-            (scenario.play)(&mut Stage::new(world, self.style, role));
+            (scenario.play)(&mut Stage::new(world, self.style, role, other));
         };
-        let name = format!("{name} ({:?} on {:?}, {role:?})", self.style, self.carrier);
-        // The peer is the same in every cell of a carrier.
-        let server = match (role, self.style) {
-            (Role::Server, Style::Event) => common::Style::Event,
-            _ => common::Style::Async,
-        };
+        let name = format!("{name} ({:?} on {:?}, {role:?}, with {other:?})", self.style, self.carrier);
+        // The stage says for each of its servers in which style it is.
+        let style = common::Style::Async;
         match self.carrier {
-            Carrier::Readiness | Carrier::Sockets => common::on_readiness(&name, server, play),
-            Carrier::Uring => common::on_uring(&name, server, play),
-            Carrier::Simulated => common::on_simulation(&name, server, play),
+            Carrier::Readiness | Carrier::Sockets => common::on_readiness(&name, style, play),
+            Carrier::Uring => common::on_uring(&name, style, play),
+            Carrier::Simulated => common::on_simulation(&name, style, play),
         }
+    }
+
+    /// In which style the other side is: they take turns, so that each pair of styles meets in some scenarios and in every run in the
+    /// same ones.
+    fn other(self, role: Role, name: &str) -> Style {
+        let all = [Style::Async, Style::Event, Style::Queued, Style::Blocking];
+        // A blocking side makes the system's own calls: it is on no simulated network.
+        let all = if self.carrier == Carrier::Simulated { &all[..3] } else { &all[..] };
+        let turn = name.bytes().map(usize::from).sum::<usize>() + self.style as usize + 2 * (role as usize);
+        all[turn % all.len()]
     }
 }
 
@@ -122,8 +136,24 @@ macro_rules! suite {
             }
 
             #[test]
-            fn blocking() {
+            fn queued_readiness() {
                 play(CELLS[6]);
+            }
+
+            #[test]
+            #[cfg_attr(not(target_os = "linux"), ignore = "io_uring is a part of Linux")]
+            fn queued_uring() {
+                play(CELLS[7]);
+            }
+
+            #[test]
+            fn queued_simulated() {
+                play(CELLS[8]);
+            }
+
+            #[test]
+            fn blocking() {
+                play(CELLS[9]);
             }
         })*)*
     };

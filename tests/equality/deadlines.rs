@@ -1,10 +1,12 @@
 //! Deadlines: of connects, of connections, of operations. All of them are total.
 
+use std::time::Duration;
+
 use wharf::{CloseReason, Deadline, Deadlines, ErrorKind, ReceiveRate};
 
 use super::cell::{Role, Style};
 use super::scenario::Scenario;
-use super::script::{Script, Step, Stop, send};
+use super::script::{Script, Step, Stop, Told, send};
 use super::stage::{Options, Stage};
 use super::streams::NO_OPERATIONS;
 
@@ -18,6 +20,23 @@ fn ends_at(
     let reason = CloseReason::Timeout(deadline);
     let (subject, _) = stage.play((subject, Options::deadlines(deadlines)), (peer, Options::default()));
     assert_eq!(subject.outcome(), (Stop::Closed(reason), reason));
+}
+
+/// What is done in time has no end but the usual one. A machine may be late where time is real, which is no fault of the connection's: then it
+/// is tried again with a longer unit of time.
+fn ends_in_order(stage: &mut Stage<'_>, mut play: impl FnMut(&mut Stage<'_>, Duration) -> Told) {
+    let in_order = (Stop::Done, CloseReason::Local);
+    let tries = if stage.is_simulated() { 1 } else { 3 };
+    let mut outcomes = Vec::new();
+    for units in [1.0, 4.0, 12.0].into_iter().take(tries) {
+        let unit = stage.time(units);
+        let outcome = play(stage, unit).outcome();
+        if outcome == in_order {
+            return;
+        }
+        outcomes.push(outcome);
+    }
+    panic!("it never is: {outcomes:?}");
 }
 
 /// Deadlines for peers that are slow on purpose: without the least rate, which a drip is below.
@@ -38,11 +57,12 @@ pub(crate) fn a_silent_peer_is_ended_in_order_at_the_idle_deadline() -> Scenario
 
 pub(crate) fn a_slow_peer_is_not_ended_at_the_idle_deadline() -> Scenario {
     Scenario::new(|stage| {
-        let options = Options::deadlines(unhurried().idle(stage.time(10.0)));
-        let drip = [Step::Drip(stage.time(2.0))];
-        let (subject, _) = stage.play(([Step::Receive(8)], options), (drip, Options::default()));
-        assert_eq!(subject.outcome(), (Stop::Done, CloseReason::Local));
+        ends_in_order(stage, |stage, unit| {
+            let options = Options::deadlines(unhurried().idle(10 * unit));
+            stage.play(([Step::Receive(8)], options), ([Step::Drip(2 * unit)], Options::default())).0
+        });
     })
+    .in_time()
 }
 
 pub(crate) fn a_peer_that_says_nothing_is_ended_at_the_first_byte_deadline() -> Scenario {
@@ -76,18 +96,21 @@ pub(crate) fn a_deadline_that_it_sets_is_total_for_all_that_follows() -> Scenari
         let drip = [Step::Drip(stage.time(2.0))];
         ends_at(stage, Deadline::Handler, (subject, unhurried()), drip);
         let took = stage.now() - began;
-        assert!(took >= after && took < 10 * after, "{took:?}");
+        assert!(took >= after && took < 20 * after, "{took:?}");
     })
+    .in_time()
 }
 
 pub(crate) fn a_deadline_that_it_lifts_ends_nothing() -> Scenario {
     Scenario::new(|stage| {
-        let after = stage.time(6.0);
-        let subject = [Step::Deadline(Some(after)), Step::Receive(1), Step::Deadline(None), Step::Receive(9)];
-        let (options, drip) = (Options::deadlines(unhurried()), [Step::Drip(stage.time(2.0))]);
-        let (subject, _) = stage.play((subject, options), (drip, Options::default()));
-        assert_eq!(subject.outcome(), (Stop::Done, CloseReason::Local));
+        ends_in_order(stage, |stage, unit| {
+            let deadline = Step::Deadline(Some(6 * unit));
+            let subject = [deadline, Step::Receive(1), Step::Deadline(None), Step::Receive(9)];
+            let drip = [Step::Drip(2 * unit)];
+            stage.play((subject, Options::deadlines(unhurried())), (drip, Options::default())).0
+        });
     })
+    .in_time()
 }
 
 pub(crate) fn the_deadline_of_an_operation_is_total_and_the_connection_goes_on() -> Scenario {
@@ -98,7 +121,7 @@ pub(crate) fn the_deadline_of_an_operation_is_total_and_the_connection_goes_on()
             (Options::deadlines(unhurried()), [Step::Drip(stage.time(2.0)), Step::ReceiveAll]);
         let (subject, peer) = stage.play((subject, options), (drip, Options::default()));
         let took = stage.now() - began;
-        assert!(took >= within && took < 10 * within, "{took:?}");
+        assert!(took >= within && took < 20 * within, "{took:?}");
         assert_eq!(subject.outcome(), (Stop::Done, CloseReason::Local));
         assert_eq!((subject.late, peer.received), (1, b"done".to_vec()));
     })
@@ -112,10 +135,11 @@ pub(crate) fn a_connect_that_nobody_answers_ends_at_its_deadline() -> Scenario {
         let options = Options { connect_within: Some(within), ..Options::default() };
         let failure = stage.fail_to_connect(nobody.address(), &options);
         let took = stage.now() - began;
-        assert!(took >= within && took < 10 * within, "{took:?}");
+        assert!(took >= within && took < 20 * within, "{took:?}");
         assert_eq!((failure.kind, failure.is_refused), (ErrorKind::Timeout, false), "{failure:?}");
         assert!(failure.words.starts_with(&format!("connect to {}: ", nobody.address())), "{failure:?}");
     })
+    .in_time()
     .not_for(Role::Server, SERVERS_DO_NOT_CONNECT)
 }
 

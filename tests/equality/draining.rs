@@ -6,7 +6,7 @@ use wharf::CloseReason;
 
 use super::cell::Role;
 use super::scenario::Scenario;
-use super::script::{Gate, Step, Stop, send};
+use super::script::{Gate, Step, Stop, Told, send};
 use super::stage::{Options, Stage};
 
 const OF_SERVERS: &str = "It is servers that drain.";
@@ -49,8 +49,9 @@ pub(crate) fn a_drain_resets_at_its_deadline_what_has_not_ended() -> Scenario {
         let (began, within) = (stage.now(), stage.time(5.0));
         ends_all(stage, within);
         let took = stage.now() - began;
-        assert!(took >= within && took < 10 * within, "{took:?}");
+        assert!(took >= within && took < 20 * within, "{took:?}");
     })
+    .in_time()
     .not_for(Role::Client, OF_SERVERS)
 }
 
@@ -70,7 +71,9 @@ fn ends_all(stage: &mut Stage<'_>, within: Duration) {
     for client in &clients {
         assert_eq!(client.told().outcome(), (Stop::Closed(reset), reset));
     }
-    stage.until("the server has ended", || serving.is_stopped());
+    // A queue may be behind the server.
+    let are_over = || serving.told().iter().all(Told::is_over);
+    stage.until("the server has ended, and all of them know", || serving.is_stopped() && are_over());
     let shutdown = CloseReason::Shutdown;
     for told in serving.told() {
         assert_eq!(told.outcome(), (Stop::Closed(shutdown), shutdown));

@@ -93,7 +93,7 @@ async fn take(conn: &mut Connection, step: &Step, telling: &Telling) -> Result<(
         }
         Step::Finish => conn.finish().await?,
         Step::Deadline(after) => conn.set_deadline(*after),
-        Step::GiveHandle => telling.note().handle = Some(Handle::OfWorker(conn.remote())),
+        Step::GiveHandle => telling.note().handle = Some(Handle::Worker(conn.remote())),
         Step::Reset => drop(conn.reset().await),
         Step::PanicOn(byte) => assert_ne!(telling.last(), Some(*byte), "as told by the script"),
         Step::Fail => unreachable!("it is the script that fails"),

@@ -83,7 +83,7 @@ fn take(conn: &mut Connection, step: &Step, telling: &Telling) -> Result<()> {
         }
         Step::Finish => conn.finish()?,
         Step::Deadline(after) => conn.set_deadline(*after),
-        Step::GiveHandle => telling.note().handle = Some(Handle::OfThread(conn.remote()?)),
+        Step::GiveHandle => telling.note().handle = Some(Handle::Thread(conn.remote()?)),
         Step::Reset => drop(conn.reset()),
         Step::PanicOn(byte) => assert_ne!(telling.last(), Some(*byte), "as told by the script"),
         Step::Fail => unreachable!("it is the script that fails"),

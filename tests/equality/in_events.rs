@@ -1,17 +1,50 @@
-//! Scripts in event style.
+//! Scripts in event style, with handlers on a worker. What handlers on a queue have in common with them is here too.
+
+use std::time::Duration;
 
 use wharf::event::{Connection, Flow, Handler};
-use wharf::{CloseReason, Error};
+use wharf::{CloseReason, Error, Result};
 
 use super::script::{Handle, Script, Step, Stop, Telling};
 
 /// The largest piece that is queued at once: in this style a message is queued whole or not at all.
 const PIECE: usize = 16 * 1024;
 
+/// What a handler has before it: a connection, on a worker or on a queue.
+pub(crate) trait Line {
+    fn send(&mut self, bytes: &[u8]) -> Result<()>;
+    fn queued(&self) -> usize;
+    fn finish(&mut self);
+    fn set_deadline(&mut self, after: Option<Duration>);
+    fn handle(&self) -> Handle;
+}
+
+impl Line for Connection<'_> {
+    fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        Connection::send(self, bytes)
+    }
+
+    fn queued(&self) -> usize {
+        Connection::queued(self)
+    }
+
+    fn finish(&mut self) {
+        Connection::finish(self);
+    }
+
+    fn set_deadline(&mut self, after: Option<Duration>) {
+        Connection::set_deadline(self, after);
+    }
+
+    fn handle(&self) -> Handle {
+        Handle::Worker(self.remote())
+    }
+}
+
 /// Performs a script, on a server's connection or on a client's.
 pub(crate) struct Performing {
     script: Script,
-    telling: Telling,
+    pub(super) telling: Telling,
     at: usize,
     /// How much of the message of this step is sent.
     sent: usize,
@@ -27,7 +60,7 @@ impl Performing {
     }
 
     /// Takes what steps it can, with what has come; says how much of that it has used.
-    fn go_on(&mut self, conn: &mut Connection<'_>, bytes: &[u8]) -> (usize, Flow) {
+    fn go_on(&mut self, conn: &mut impl Line, bytes: &[u8]) -> (usize, Flow) {
         let mut used = 0;
         loop {
             let rest = &bytes[used..];
@@ -70,7 +103,7 @@ impl Performing {
                     true
                 }
                 Some(Step::GiveHandle) => {
-                    self.telling.note().handle = Some(Handle::OfWorker(conn.remote()));
+                    self.telling.note().handle = Some(conn.handle());
                     true
                 }
                 Some(Step::Reset) => {
@@ -113,7 +146,7 @@ impl Performing {
     }
 
     /// Queues what there is room for; says whether that is all.
-    fn send(&mut self, conn: &mut Connection<'_>, message: &[u8]) -> bool {
+    fn send(&mut self, conn: &mut impl Line, message: &[u8]) -> bool {
         while self.sent < message.len() {
             let end = message.len().min(self.sent + PIECE);
             if conn.send(&message[self.sent..end]).is_err() {
@@ -131,6 +164,31 @@ impl Performing {
     fn is_stopped(&self) -> bool {
         self.telling.note().stop.is_some()
     }
+
+    /// There may be room for more.
+    pub(super) fn has_room(&mut self, conn: &mut impl Line) -> Flow {
+        if self.is_stopped() { Flow::Continue } else { self.go_on(conn, b"").1 }
+    }
+
+    pub(super) fn is_offered(&mut self, conn: &mut impl Line, bytes: &[u8]) -> Flow {
+        if self.is_stopped() {
+            return Flow::Continue;
+        }
+        let (used, flow) = self.go_on(conn, bytes);
+        self.left = bytes.len() - used;
+        if flow == Flow::Continue { Flow::Consumed(used) } else { flow }
+    }
+
+    pub(super) fn has_ended(&mut self, conn: &mut impl Line) -> Flow {
+        self.ended = true;
+        self.has_room(conn)
+    }
+
+    pub(super) fn is_closed(&mut self, reason: CloseReason) {
+        let mut told = self.telling.note();
+        told.stop.get_or_insert(Stop::Closed(reason));
+        told.ends.push(reason);
+    }
 }
 
 impl Handler for Performing {
@@ -143,21 +201,15 @@ impl Handler for Performing {
     }
 
     fn received(&mut self, conn: &mut Connection<'_>, bytes: &[u8]) -> Flow {
-        if self.is_stopped() {
-            return Flow::Continue;
-        }
-        let (used, flow) = self.go_on(conn, bytes);
-        self.left = bytes.len() - used;
-        if flow == Flow::Continue { Flow::Consumed(used) } else { flow }
+        self.is_offered(conn, bytes)
     }
 
     fn writable(&mut self, conn: &mut Connection<'_>) -> Flow {
-        if self.is_stopped() { Flow::Continue } else { self.go_on(conn, b"").1 }
+        self.has_room(conn)
     }
 
     fn ended(&mut self, conn: &mut Connection<'_>) -> Flow {
-        self.ended = true;
-        if self.is_stopped() { Flow::Continue } else { self.go_on(conn, b"").1 }
+        self.has_ended(conn)
     }
 
     fn draining(&mut self, _: &mut Connection<'_>) -> Flow {
@@ -170,8 +222,6 @@ impl Handler for Performing {
     }
 
     fn closed(&mut self, _: &mut Connection<'_>, reason: CloseReason) {
-        let mut told = self.telling.note();
-        told.stop.get_or_insert(Stop::Closed(reason));
-        told.ends.push(reason);
+        self.is_closed(reason);
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! A scenario says in steps what two sides do, and what has to come of it: what arrives, how each script ends, and for which
 //! reason the connection. Each style has one interpreter of such scripts, and no scenario knows which one performs it. One side is
-//! the one in question, the server or the client, and is performed in the style and on the backend of a cell; its peer is
-//! the same everywhere. What comes of it is asserted once, for all cells.
+//! the one in question, the server or the client, and is performed in the style and on the backend of a cell; the style of its
+//! peer goes around. What comes of it is asserted once, for all cells.
 //!
 //! `docs/EQUALITY.md` is the table of that, written by the suite itself (`table.rs`). To write it anew:
 //!
@@ -22,6 +22,7 @@ mod cell;
 mod in_async;
 mod in_blocking;
 mod in_events;
+mod in_queued;
 mod scenario;
 mod script;
 mod stage;

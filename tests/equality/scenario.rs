@@ -1,6 +1,6 @@
 //! A scenario: what is played, and where it does not apply.
 
-use super::cell::{Cell, Role, Style};
+use super::cell::{Carrier, Cell, Role, Style};
 use super::stage::Stage;
 
 pub(crate) struct Scenario {
@@ -12,6 +12,8 @@ pub(crate) struct Scenario {
 enum Exempt {
     Role(Role),
     Style(Style),
+    /// Styles that hand things on to another thread, where time is real.
+    Hurry,
 }
 
 impl Scenario {
@@ -26,7 +28,13 @@ impl Scenario {
         self
     }
 
-    /// It does not apply to a style, for a reason.
+    /// It is about being in time.
+    pub(crate) fn in_time(mut self) -> Scenario {
+        self.exemptions.push((Exempt::Hurry, IN_TIME));
+        self
+    }
+
+    /// It does not apply to a style, for a reason. Handlers of events are the same to it wherever they run.
     pub(crate) fn not_in(mut self, style: Style, reason: &'static str) -> Scenario {
         self.exemptions.push((Exempt::Style(style), reason));
         self
@@ -36,8 +44,12 @@ impl Scenario {
     pub(crate) fn exemption(&self, cell: Cell, role: Role) -> Option<&'static str> {
         let applies = |exempt: &Exempt| match *exempt {
             Exempt::Role(exempt) => exempt == role,
+            Exempt::Style(Style::Event) => matches!(cell.style, Style::Event | Style::Queued),
             Exempt::Style(exempt) => exempt == cell.style,
+            Exempt::Hurry => cell.style == Style::Queued && cell.carrier != Carrier::Simulated,
         };
         self.exemptions.iter().find(|(exempt, _)| applies(exempt)).map(|(_, reason)| *reason)
     }
 }
+
+const IN_TIME: &str = "It is about being in time: with handlers on a queue it is played on virtual time, where nobody is late by accident.";

@@ -7,6 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use wharf::{CloseReason, ErrorKind, TlsFault};
 
+use super::cell::Style;
+
 /// One thing that a side does. Each style has one interpreter for all of them, in a file of its own.
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
@@ -48,6 +50,19 @@ impl Script {
     pub(crate) fn step(&self, at: usize) -> Option<&Step> {
         self.0.get(at)
     }
+
+    /// Whether a side of that style can perform it: one that waits, or is late, has operations, and a drip is async.
+    pub(crate) fn is_for(&self, style: Style) -> bool {
+        self.0.iter().all(|step| match step {
+            Step::Drip(_) => style == Style::Async,
+            Step::Await(_) | Step::SendInAttempts(..) | Step::ReceiveLate(..) | Step::Fail => {
+                matches!(style, Style::Async | Style::Blocking)
+            }
+            // A handler of events is offered no more at once than it may leave.
+            Step::Receive(len) => matches!(style, Style::Async | Style::Blocking) || *len <= OFFERED_MAX,
+            _ => true,
+        })
+    }
 }
 
 impl<const N: usize> From<[Step; N]> for Script {
@@ -61,6 +76,9 @@ impl From<Vec<Step>> for Script {
         Script(steps.into())
     }
 }
+
+/// The usual `Limits::receive_buffer`.
+const OFFERED_MAX: usize = 64 * 1024;
 
 /// What a scenario holds a side back by.
 #[derive(Clone, Debug, Default)]
@@ -120,22 +138,25 @@ pub(crate) struct Told {
 /// A connection, for another thread.
 #[derive(Clone, Debug)]
 pub(crate) enum Handle {
-    OfWorker(wharf::Remote),
-    OfThread(wharf::blocking::Remote),
+    Worker(wharf::Remote),
+    Thread(wharf::blocking::Remote),
+    Queue(wharf::event::SocketHandle),
 }
 
 impl Handle {
     pub(crate) fn close(&self) {
         match self {
-            Handle::OfWorker(remote) => remote.close(),
-            Handle::OfThread(remote) => remote.close(),
+            Handle::Worker(remote) => remote.close(),
+            Handle::Thread(remote) => remote.close(),
+            Handle::Queue(socket) => socket.close(),
         }
     }
 
     pub(crate) fn reset(&self) {
         match self {
-            Handle::OfWorker(remote) => remote.reset(),
-            Handle::OfThread(remote) => remote.reset(),
+            Handle::Worker(remote) => remote.reset(),
+            Handle::Thread(remote) => remote.reset(),
+            Handle::Queue(socket) => socket.reset(),
         }
     }
 }

@@ -61,13 +61,14 @@ pub(crate) fn a_client_that_never_shakes_hands_is_ended_at_the_deadline_of_that(
         let client = stage.visitor(&serving, [Step::ReceiveAll]);
         stage.until("it is over", || client.note().is_over());
         let took = stage.now() - began;
-        assert!(took >= within && took < 10 * within, "{took:?}");
+        assert!(took >= within && took < 20 * within, "{took:?}");
         let reset = CloseReason::PeerReset;
         assert_eq!(client.told().outcome(), (Stop::Closed(reset), reset));
         assert_eq!(serving.len(), 0, "no handler has seen it");
         let stats = stage.stop(&serving);
         assert_eq!((stats.closes, stats.handshakes, stats.handshakes_failed), (vec![(reason, 1)], 0, 1));
     })
+    .in_time()
     .not_for(Role::Client, "The next row is about that.")
 }
 
@@ -78,11 +79,12 @@ pub(crate) fn a_server_that_never_shakes_hands_is_given_up_at_the_deadline_of_th
         let options = Options { connect_within: Some(within), ..Options::tls() };
         let failure = stage.fail_to_connect(serving.address, &options);
         let took = stage.now() - began;
-        assert!(took >= within && took < 10 * within, "{took:?}");
+        assert!(took >= within && took < 20 * within, "{took:?}");
         assert_eq!((failure.kind, failure.is_refused), (ErrorKind::Timeout, false), "{failure:?}");
         stage.until("it has left", || serving.connections() == 0);
         assert_eq!(stage.stop(&serving).accepted, 1);
     })
+    .in_time()
     .not_for(Role::Server, "The row before is about that.")
 }
 

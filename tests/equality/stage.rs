@@ -17,7 +17,7 @@ use super::in_events::Performing;
 use super::script::{Failure, Gate, Script, Telling, Told};
 use super::{in_async, in_blocking};
 use crate::common::tls::{AUTHORITY, Authority, client_tls, server_tls};
-use crate::common::{Behaviour, Nobody, Wire, World, until};
+use crate::common::{Nobody, Wire, World, until};
 
 /// What a side is told beside its script.
 #[derive(Clone)]
@@ -109,6 +109,8 @@ pub(crate) struct Stage<'w> {
     world: &'w mut World,
     style: Style,
     role: Role,
+    /// In which style the other side is, if its script can be performed in it.
+    other: Style,
 }
 
 /// Two sides at play.
@@ -119,12 +121,20 @@ pub(crate) struct Pair {
 }
 
 impl<'w> Stage<'w> {
-    pub(crate) fn new(world: &'w mut World, style: Style, role: Role) -> Stage<'w> {
-        Stage { world, style, role }
+    pub(crate) fn new(world: &'w mut World, style: Style, role: Role, other: Style) -> Stage<'w> {
+        Stage { world, style, role, other }
     }
 
-    /// Has the side in question perform `subject`, and its peer, which is written in async style in every cell, `peer`; returns what is
-    /// told of both when both are at their end.
+    /// In which style the side of that role is, if it is to perform `script`.
+    fn style_of(&self, role: Role, script: &Script) -> Style {
+        match self.role == role {
+            true => self.style,
+            false if script.is_for(self.other) => self.other,
+            false => Style::Async,
+        }
+    }
+
+    /// Has the side in question perform `subject`, and its peer `peer`; returns what is told of both when both are at their end.
     pub(crate) fn play(
         &mut self,
         subject: (impl Into<Script>, Options),
@@ -176,14 +186,23 @@ impl<'w> Stage<'w> {
         (near, far)
     }
 
-    /// A server whose connections perform `script`: in the style in question if it is the server that is, and else in async style.
+    /// A server whose connections perform `script`.
     pub(crate) fn serve(&mut self, script: impl Into<Script>, options: &Options) -> Serving {
         let (script, tellings) = (script.into(), Tellings::default());
-        if (self.role, self.style) == (Role::Server, Style::Blocking) {
-            return Serving::of_threads(script, tellings, options);
-        }
-        let behaviour = Acting { script, tellings: tellings.clone() };
-        let handle = self.world.serve_with(behaviour, |server| options.server(server));
+        let configure = |server| options.server(server);
+        let begun = tellings.clone();
+        let handle = match self.style_of(Role::Server, &script) {
+            Style::Blocking => return Serving::of_threads(script, tellings, options),
+            Style::Async => self
+                .world
+                .serve_async(configure, move |conn| in_async::serve(conn, script.clone(), begun.begin())),
+            Style::Event => {
+                self.world.serve_events(configure, move || Performing::new(script.clone(), begun.begin()))
+            }
+            Style::Queued => {
+                self.world.serve_queued(configure, move |_| Performing::new(script.clone(), begun.begin()))
+            }
+        };
         Serving { address: handle.local_addr(), tellings, handle: Handle::Workers(handle) }
     }
 
@@ -195,7 +214,7 @@ impl<'w> Stage<'w> {
         handle.local_addr()
     }
 
-    /// A client that performs `script`: in the style in question if it is the client that is, and else in async style.
+    /// A client that performs `script`.
     pub(crate) fn connect(
         &mut self,
         address: SocketAddr,
@@ -204,12 +223,11 @@ impl<'w> Stage<'w> {
     ) -> Telling {
         let telling = Telling::default();
         let (client, script, seen) = (options.client(address), script.into(), telling.clone());
-        match (self.role, self.style) {
-            (Role::Client, Style::Event) => {
-                self.world.connect_events(&client, Performing::new(script, seen));
-            }
-            (Role::Client, Style::Blocking) => in_blocking::connect(client, script, seen),
-            _ => self.world.start(move || in_async::connect(client, script, seen)),
+        match self.style_of(Role::Client, &script) {
+            Style::Event => self.world.connect_events(&client, Performing::new(script, seen)),
+            Style::Queued => self.world.connect_queued(&client, Performing::new(script, seen)),
+            Style::Blocking => in_blocking::connect(client, script, seen),
+            Style::Async => self.world.start(move || in_async::connect(client, script, seen)),
         }
         telling
     }
@@ -237,6 +255,10 @@ impl<'w> Stage<'w> {
 
     pub(crate) fn time(&self, units: f64) -> Duration {
         self.world.time(units)
+    }
+
+    pub(crate) fn is_simulated(&self) -> bool {
+        self.world.is_simulated()
     }
 
     pub(crate) fn now(&self) -> Duration {
@@ -364,25 +386,5 @@ async fn relay(mut near: Connection, to: SocketAddr, cut: Gate) -> Result<()> {
             (false, Some(chunk)) => near.send(&chunk).await?,
             (_, None) => return Ok(()),
         }
-    }
-}
-
-/// What the connections of a server with workers do.
-#[derive(Clone)]
-struct Acting {
-    script: Script,
-    tellings: Tellings,
-}
-
-impl Behaviour for Acting {
-    type Handler = Performing;
-
-    async fn run(self, conn: Connection) -> Result<()> {
-        let telling = self.tellings.begin();
-        in_async::serve(conn, self.script, telling).await
-    }
-
-    fn handler(self) -> Performing {
-        Performing::new(self.script, self.tellings.begin())
     }
 }

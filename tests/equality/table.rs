@@ -85,8 +85,8 @@ fn document() -> PathBuf {
 const COMMAND: &str = "WHARF_WRITE_TABLE=1 cargo test --all-features --test equality table";
 
 const HEAD: &str = "\
-| Scenario | async: readiness | async: io_uring | async: simulated | event: readiness | event: io_uring | event: simulated | blocking |
-|---|---|---|---|---|---|---|---|
+| Scenario | async: readiness | async: io_uring | async: simulated | event: readiness | event: io_uring | event: simulated | on a queue: readiness | on a queue: io_uring | on a queue: simulated | blocking |
+|---|---|---|---|---|---|---|---|---|---|---|
 ";
 
 const OPENING: &str = "\
@@ -97,7 +97,9 @@ a failure that is, fails the test. What has to come of a scenario, and for which
 the same in every cell.
 
 A cell names the sides that are performed in its style and on its backend, one after the other: the server, the client, or both. The
-other side is in async style, on the same backend. The blocking style has no backend: it makes the system's own calls, and its peer is on readiness. A number stands for a
+other side is on the same backend, and its style goes around from scenario to scenario, so that each style meets each; a peer that waits for the scenario or
+drips is in async style. A failure says which style it was. \"On a queue\" is the event style with handlers on a queue: a thread's (`JobQueue`), and in
+simulations one that is polled (`PollQueue`). The blocking style has no backend: it makes the system's own calls, and its peer is on readiness. A number stands for a
 reason at the end of the page.
 
 Besides what its name says, each scenario asserts that the end of a connection is told exactly once on each side, that the server counts it
@@ -111,6 +113,7 @@ const CLOSING: &str = "
 
 - An event handler is told of a drain by `Handler::draining`, an async one by `Connection::draining`. One that blocks is not called: it
   looks by `blocking::Connection::is_draining`, or waits by `ready`.
+- A handler on a queue is told of the end when the queue comes to it, which may be behind the end of the server.
 - An async send that is late has sent nothing of its message (up to `Limits::send_max`). A blocking one may have: the kernel has taken what it
   had room for, and `Error::unsent` tells how much of the end is left.
 - Deadlines of a blocking connection are looked at when it is used and while it waits. Between two operations nobody looks.

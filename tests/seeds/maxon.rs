@@ -459,7 +459,7 @@ fn m9_handlers_run_on_the_queue_that_was_chosen_or_on_the_caller_s() {
         }
 
         // The caller's own: nothing runs but while it polls, and then here.
-        let (ours, here) = (PollQueue::new(), thread::current().id());
+        let (ours, here) = (PollQueue::new().unwrap(), thread::current().id());
         let connected = Arc::new(AtomicBool::new(false));
         let seen = connected.clone();
         let callbacks = Callbacks::new().feedback(move |_, state| {

@@ -4,10 +4,11 @@ use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Waker;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Command, Ended, Event, Info, Origin, Sending, Strand};
+use super::{Command, Ended, Event, Info, Origin, Rest, Sending, Strand};
 use crate::client::ConnectState;
 use crate::error::{CloseReason, Error, Operation, Result};
 use crate::event::{Disconnect, State};
@@ -36,15 +37,11 @@ impl Strand {
 
     /// How far the connect is. That it is over, the task tells.
     pub(in crate::event) fn step(self: &Arc<Self>, step: &ConnectState) {
-        let state = match step {
-            ConnectState::Resolving => State::Resolving,
-            ConnectState::Connecting(_) => State::Connecting,
-            ConnectState::Proxying(_) => State::Proxying,
-            ConnectState::Handshaking(_) => State::Handshaking,
-            ConnectState::Idle | ConnectState::Connected(_) | ConnectState::Disconnected(_) => return,
-        };
+        if !step.is_connecting() {
+            return;
+        }
         let mut inner = self.lock();
-        inner.change(state);
+        inner.change(State::Connecting(step.clone()));
         self.schedule(inner);
     }
 
@@ -78,6 +75,11 @@ impl Strand {
         self.lock().reset.take()
     }
 
+    /// The deadline that was set last, once.
+    pub(in crate::event) fn take_deadline(&self) -> Option<Option<Duration>> {
+        self.lock().deadline.take()
+    }
+
     /// What its handler has panicked with, once.
     pub(in crate::event) fn take_panic(&self) -> Option<Box<dyn Any + Send>> {
         self.lock().panicked.take()
@@ -93,6 +95,15 @@ impl Strand {
             None => false,
             Some(calls) if calls.receives => inner.unconsumed < self.limits.receive_buffer.max(1),
             Some(_) => inner.armed.is_some(),
+        }
+    }
+
+    pub(in crate::event) fn rest(&self) -> Rest {
+        let mut inner = self.lock();
+        match inner.left.len() {
+            left if inner.unconsumed > left => Rest::Handled,
+            0 => Rest::Nothing,
+            left => Rest::Awaited(left, std::mem::take(&mut inner.is_next_left)),
         }
     }
 

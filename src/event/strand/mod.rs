@@ -14,6 +14,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 use std::thread::{self, ThreadId};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
@@ -21,19 +22,20 @@ use self::turn::Handling;
 use super::completion::Dependency;
 use super::members::Membership;
 use super::places::Place;
+use super::queue::RUNS_HERE;
 use super::service::Hall;
 use super::{Disconnect, Queue, QueuedHandler, SocketHandle, State};
 use crate::address::Address;
 use crate::client::Client;
-use crate::config::Limits;
-use crate::endpoint::Host;
-use crate::error::{Cause, CloseReason, Error, Operation, Result};
+use crate::config::{Limits, WhenFull};
+use crate::error::{Bound, Cause, CloseReason, Error, Operation, Result};
 use crate::worker;
 use crate::worker::link::drop_guarded;
 
 /// What each message counts for beside its bytes, so that the number of empty ones is bounded too.
 const MESSAGE_COST: usize = 64;
-/// So many changes of state may wait for a queue that nobody runs, before it has to catch up.
+/// So many changes of state may wait for a queue that nobody runs, before it has to catch up: with those of one connect on top, which are
+/// three for each address.
 const STATES_MAX: usize = 32;
 /// So many may wait for one end.
 const CLOSERS_MAX: usize = 64;
@@ -102,6 +104,8 @@ struct Inner {
     place: Option<Place>,
     /// No handler is called any more.
     is_over: bool,
+    /// There is, or was, somebody whose drop ends it.
+    is_owned: bool,
 
     /// One receive is asked for, and its handler has not begun.
     is_receiving: bool,
@@ -114,6 +118,8 @@ struct Inner {
     /// Bytes delivered that no handler has consumed, those left over by one included.
     unconsumed: usize,
     left: Bytes,
+    /// What is left is the beginning of another message than what was left before.
+    is_next_left: bool,
 
     commands: VecDeque<Command>,
     /// Handed to the connection, and not yet known to be handed to the kernel.
@@ -126,6 +132,8 @@ struct Inner {
     /// A close was asked for, maybe for a reason of its own.
     closing: Option<Option<CloseReason>>,
     reset: Option<CloseReason>,
+    /// A deadline that the connection is to have from now on, or none any more.
+    deadline: Option<Option<Duration>>,
     connecting: Option<Dependency>,
     closers: Vec<Dependency>,
     /// How the task on the worker is woken.
@@ -139,6 +147,17 @@ pub(super) struct Info {
     pub(super) local: Option<Address>,
     #[cfg(feature = "tls")]
     pub(super) tls: Option<crate::tls::Info>,
+}
+
+/// How it stands with a message of which the handler waits for the rest.
+#[derive(Copy, Clone)]
+pub(super) enum Rest {
+    /// None has begun.
+    Nothing,
+    /// So much of one is here, and the peer has to send the rest; whether it is another one than the last time.
+    Awaited(usize, bool),
+    /// It is the queue's turn.
+    Handled,
 }
 
 enum Event {
@@ -190,7 +209,7 @@ impl Strand {
     ) -> Arc<Strand> {
         let mut inner = Inner::new(State::Disconnected(Disconnect::Unconnected));
         inner.calls = Some(Calls::of(&*handler));
-        inner.handler = Some(handler);
+        (inner.handler, inner.is_owned) = (Some(handler), true);
         let (address, limits) = (Arc::from(&*client.address), client.limits.clone());
         Strand::with(queue, Origin::Client { client: Box::new(client), hall }, address, limits, inner)
     }
@@ -240,7 +259,7 @@ impl Strand {
                 "a server has accepted this connection: only its peer can make another",
             ));
         };
-        let endpoint = client.endpoint()?;
+        let first = client.first_step()?;
         let seat = hall.seat(client)?;
         let mut inner = self.lock();
         if inner.is_over {
@@ -257,11 +276,7 @@ impl Strand {
         }
         inner.begin();
         inner.connecting = told.take();
-        let first = match endpoint.host {
-            Host::Name(_) => State::Resolving,
-            _ => State::Connecting,
-        };
-        inner.change(first);
+        inner.change(State::Connecting(first));
         self.schedule(inner);
         super::drive::launch(self.clone(), hall, seat);
         Ok(())
@@ -280,7 +295,13 @@ impl Strand {
             None => None,
         };
         if let Some(cause) = problem {
-            drop(inner);
+            let is_full = matches!(cause, Cause::Full { .. });
+            if is_full && inner.is_driven && self.limits.when_full == WhenFull::Disconnect {
+                inner.reset.get_or_insert(CloseReason::Limit(Bound::SendQueue));
+                wake(inner);
+            } else {
+                drop(inner);
+            }
             let error = Error::new(Operation::Send, cause).at(&*self.address);
             if let Some(dependency) = sending.dependency {
                 dependency.finish(Err(error.clone()));
@@ -374,6 +395,14 @@ impl Strand {
         wake(inner);
     }
 
+    pub(super) fn set_deadline(&self, after: Option<Duration>) {
+        let mut inner = self.lock();
+        if inner.is_driven {
+            inner.deadline = Some(after);
+        }
+        wake(inner);
+    }
+
     pub(super) fn state(&self) -> State {
         self.lock().state.clone()
     }
@@ -386,10 +415,22 @@ impl Strand {
         self.lock().queued
     }
 
-    /// Whether this thread is the one on which handlers run, or runs one of this strand's.
-    pub(super) fn runs_here(&self) -> bool {
+    /// Why this thread must not wait for a handler, if it must not.
+    pub(super) fn obstacle(&self) -> Option<&'static str> {
         let running = self.lock().running;
-        running == Some(thread::current().id()) || self.queue.runs_here()
+        match running == Some(thread::current().id()) {
+            true => Some(RUNS_HERE),
+            false => self.queue.obstacle(),
+        }
+    }
+
+    /// Somebody is the owner from here on.
+    pub(super) fn own(&self) -> Result<()> {
+        if std::mem::replace(&mut self.lock().is_owned, true) {
+            let twice = "the connection has an owner already: keep the `Socket`, and use handles elsewhere";
+            return Err(Error::new(Operation::Adopt, Cause::Misuse(twice)).at(&*self.address));
+        }
+        Ok(())
     }
 
     /// The owner has gone: no handler begins any more, and one that runs on another thread is waited for.
@@ -499,6 +540,7 @@ impl Inner {
             panicked: None,
             place: None,
             is_over: false,
+            is_owned: false,
             is_receiving: false,
             armed: None,
             early: BytesMut::new(),
@@ -506,6 +548,7 @@ impl Inner {
             info: Info::default(),
             unconsumed: 0,
             left: Bytes::new(),
+            is_next_left: false,
             commands: VecDeque::new(),
             in_flight: VecDeque::new(),
             charged: 0,
@@ -513,6 +556,7 @@ impl Inner {
             has_finished: false,
             closing: None,
             reset: None,
+            deadline: None,
             connecting: None,
             closers: Vec::new(),
             driver: None,
@@ -554,6 +598,7 @@ impl Inner {
         self.peer_ended = false;
         self.info = Info::default();
         (self.has_finished, self.has_writable) = (false, false);
+        self.deadline = None;
         (self.closing, self.reset) = (None, None);
     }
 
@@ -565,7 +610,7 @@ impl Inner {
 
     /// The state is another from here on, which is told if it is true.
     fn change(&mut self, state: State) {
-        if std::mem::discriminant(&self.state) == std::mem::discriminant(&state) {
+        if self.state.is_same(&state) {
             return;
         }
         self.state = state.clone();

@@ -160,6 +160,7 @@ impl Strand {
         inner.handler = Some(handler);
         inner.charged -= cost;
         inner.unconsumed -= called.consumed;
+        inner.is_next_left |= called.consumed > 0;
         inner.left = match called.left {
             Some(left) => left,
             None => std::mem::take(&mut inner.left),
