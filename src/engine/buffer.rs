@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Buf, Bytes};
 
+use super::refillable::Refillable;
 #[cfg(target_os = "linux")]
 use super::uring::Lease;
 
@@ -46,7 +47,7 @@ enum Storage {
     Own(Box<[u8]>, Option<Arc<Held>>),
     Pooled(Box<[u8]>, Rc<ChunkPool>),
     /// Put together from several receptions, in a buffer of those for sending.
-    Joined(Vec<u8>, Rc<PiecePool>),
+    Joined(Refillable, Rc<PiecePool>),
     #[cfg(target_os = "linux")]
     Leased(Lease),
 }
@@ -120,7 +121,7 @@ impl Chunk {
     }
 
     /// The bytes of a buffer that `pool` has leased.
-    pub(crate) fn joined(data: Vec<u8>, pool: &Rc<PiecePool>) -> Chunk {
+    pub(crate) fn joined(data: Refillable, pool: &Rc<PiecePool>) -> Chunk {
         let end = data.len() as u32;
         Chunk { storage: Storage::Joined(data, pool.clone()), start: 0, end }
     }
@@ -173,7 +174,7 @@ pub(crate) trait Received: Deref<Target = [u8]> + fmt::Debug + Sized {
     fn counted(bytes: &[u8], held: &Arc<Held>) -> Self;
 
     /// The bytes of a buffer that `pool` has leased.
-    fn joined(data: Vec<u8>, pool: &Self::Shared<PiecePool>) -> Self;
+    fn joined(data: Refillable, pool: &Self::Shared<PiecePool>) -> Self;
 
     /// An empty one with room for `room` bytes, counted as this one is.
     fn with_room(&self, room: usize) -> Self;
@@ -198,7 +199,7 @@ impl Received for Chunk {
         Chunk::counted(bytes, held)
     }
 
-    fn joined(data: Vec<u8>, pool: &Rc<PiecePool>) -> Chunk {
+    fn joined(data: Refillable, pool: &Rc<PiecePool>) -> Chunk {
         Chunk::joined(data, pool)
     }
 
@@ -279,8 +280,8 @@ impl Received for Block {
         Block::copied(bytes)
     }
 
-    fn joined(data: Vec<u8>, _: &Box<PiecePool>) -> Block {
-        Block { data, start: 0 }
+    fn joined(data: Refillable, _: &Box<PiecePool>) -> Block {
+        Block { data: data.into_vec(), start: 0 }
     }
 
     fn with_room(&self, room: usize) -> Block {
@@ -430,8 +431,8 @@ impl ChunkPool {
 
 /// The buffers in which one worker coalesces small sends, and the count of all that it has to send.
 pub(crate) struct PiecePool {
-    small: RefCell<Vec<Vec<u8>>>,
-    large: RefCell<Vec<Vec<u8>>>,
+    small: RefCell<Vec<Refillable>>,
+    large: RefCell<Vec<Refillable>>,
     /// Its buffers, free ones too, and what was given away whole to be sent.
     held: Arc<Held>,
     /// Memory is short: connections have to do with one message at a time.
@@ -479,15 +480,15 @@ impl PiecePool {
         }
     }
 
-    fn make(&self, size: usize) -> Vec<u8> {
-        let piece = Vec::with_capacity(size);
+    fn make(&self, size: usize) -> Refillable {
+        let piece = Refillable::with_capacity(size);
         self.held.grow(piece.capacity());
         piece
     }
 
     /// An empty buffer with room for `len` bytes, at most [`PIECE_SIZE`].
     #[inline]
-    pub(crate) fn lease(&self, len: usize) -> Vec<u8> {
+    pub(crate) fn lease(&self, len: usize) -> Refillable {
         let (free, size) =
             if len <= SMALL_PIECE_SIZE { (&self.small, SMALL_PIECE_SIZE) } else { (&self.large, PIECE_SIZE) };
         let free = free.borrow_mut().pop();
@@ -496,7 +497,7 @@ impl PiecePool {
 
     /// Takes back what [`PiecePool::lease`] gave.
     #[inline]
-    pub(crate) fn give(&self, mut piece: Vec<u8>) {
+    pub(crate) fn give(&self, mut piece: Refillable) {
         piece.clear();
         let free = if piece.capacity() < PIECE_SIZE { &self.small } else { &self.large };
         let mut free = free.borrow_mut();
@@ -526,7 +527,7 @@ impl fmt::Debug for PiecePool {
 /// One stretch of bytes to send.
 enum Piece {
     /// Small sends, coalesced in a buffer of the pool.
-    Copied(Vec<u8>),
+    Copied(Refillable),
     /// What the caller gave away whole.
     Owned(Bytes),
 }
@@ -603,7 +604,7 @@ impl Outgoing {
         started: usize,
         room: usize,
         pool: &PiecePool,
-        append: impl FnOnce(&mut Vec<u8>) -> T,
+        append: impl FnOnce(&mut Refillable) -> T,
     ) -> T {
         debug_assert!(started + room <= PIECE_SIZE, "no buffer has so much room");
         let fits = match self.tail() {
@@ -635,7 +636,7 @@ impl Outgoing {
 
     /// The last buffer, if it is one that can be appended to.
     #[inline]
-    fn tail(&mut self) -> Option<&mut Vec<u8>> {
+    fn tail(&mut self) -> Option<&mut Refillable> {
         match self.rest.as_mut().and_then(|rest| rest.back_mut()).or(self.head.as_mut()) {
             Some(Piece::Copied(piece)) => Some(piece),
             _ => None,

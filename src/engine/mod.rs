@@ -84,6 +84,7 @@ mod listening;
 #[cfg_attr(not(target_os = "linux"), path = "no_outq.rs")]
 pub(crate) mod outq;
 mod readiness;
+pub(crate) mod refillable;
 pub(crate) mod simulated;
 pub(crate) mod socket;
 #[cfg(target_os = "linux")]

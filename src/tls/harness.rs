@@ -14,6 +14,7 @@ use super::record::{Opener, Sealer};
 use super::session::{Session, Step};
 use super::{Acceptor, ClientTls, Connector, Identity, Info, ServerTls, Verification, Version};
 use crate::engine::buffer::{Chunk, Outgoing, PiecePool};
+use crate::engine::refillable::Refillable;
 
 static ACCEPTOR: LazyLock<Acceptor> = LazyLock::new(|| {
     let identity = Identity::self_signed(["fuzz.test"]).expect("a certificate");
@@ -129,7 +130,7 @@ impl Driven {
         while let Some((&[kind, len, part], rest)) = data.split_first_chunk() {
             let (content, rest) = rest.split_at(rest.len().min(usize::from(len)));
             data = rest;
-            let mut wire = Vec::new();
+            let mut wire = Refillable::default();
             peer.begin(&mut wire);
             wire.extend_from_slice(content);
             peer.seal(20 + kind % 5, &mut wire, 0);

@@ -19,6 +19,7 @@ use rustls::ConnectionTrafficSecrets;
 
 use super::Version;
 use super::numbers::{APPLICATION_DATA, CHANGE_CIPHER_SPEC};
+use crate::engine::refillable::Refillable;
 
 pub(super) const HEADER: usize = 5;
 /// The most that may be protected in one record (RFC 8446, 5.1).
@@ -165,7 +166,7 @@ impl Sealer {
 
     /// Begins a record at the end of `buf`; its content is to be appended.
     #[inline]
-    pub(super) fn begin(&self, buf: &mut Vec<u8>) {
+    pub(super) fn begin(&self, buf: &mut Refillable) {
         buf.extend_from_slice(&[0; HEADER + EXPLICIT][..self.head()]);
     }
 
@@ -176,40 +177,41 @@ impl Sealer {
     }
 
     /// Seals the record that was begun at `start` and reaches to the end of `buf`, where it lies.
-    pub(super) fn seal(&mut self, kind: u8, buf: &mut Vec<u8>, start: usize) {
+    pub(super) fn seal(&mut self, kind: u8, buf: &mut Refillable, start: usize) {
         let content = start + self.head();
         let len = buf.len() - content;
-        let (nonce, data, is_13) = self.write_head(kind, len, &mut buf[start..content]);
-        if is_13 {
-            buf.push(kind);
-        }
-        let sealed = self.0.key.seal_in_place_separate_tag(nonce, Aad::from(data), &mut buf[content..]);
-        match sealed {
-            Ok(tag) => buf.extend_from_slice(tag.as_ref()),
+        let inner = usize::from(self.0.layout == Layout::Tls13);
+        buf.extend_to_fill(inner + TAG)[..inner].fill(kind);
+        let (head, body) = buf[start..].split_at_mut(content - start);
+        let (nonce, data) = self.write_head(kind, len, head);
+        let (content, tag) = body.split_at_mut(len + inner);
+        match self.0.key.seal_in_place_separate_tag(nonce, Aad::from(data), content) {
+            Ok(made) => tag.copy_from_slice(made.as_ref()),
             // Only a content of more than 2^36 bytes is refused. Whatever happens, plaintext does not leave.
-            Err(_) => buf[content..].fill(0),
+            Err(_) => body.fill(0),
         }
     }
 
     /// Appends a sealed record with `content`, which is read from where it lies.
-    pub(super) fn seal_from(&mut self, kind: u8, content: &[u8], buf: &mut Vec<u8>) {
-        let start = buf.len();
+    pub(super) fn seal_from(&mut self, kind: u8, content: &[u8], buf: &mut Refillable) {
         let (head, len) = (self.head(), content.len());
         let inner = usize::from(self.0.layout == Layout::Tls13);
-        buf.resize(start + head + len + inner + TAG, 0);
-        let (nonce, data, _) = self.write_head(kind, len, &mut buf[start..start + head]);
-        let (out, rest) = buf[start + head..].split_at_mut(len);
+        let record = buf.extend_to_fill(head + len + inner + TAG);
+        let (nonce, data) = self.write_head(kind, len, &mut record[..head]);
+        let (out, rest) = record[head..].split_at_mut(len);
         let extra = &[kind][..inner];
-        // If it is refused, zeros leave.
-        let _ = self.0.key.seal_out_of_place_scatter(nonce, Aad::from(data), content, out, extra, rest);
+        let sealed = self.0.key.seal_out_of_place_scatter(nonce, Aad::from(data), content, out, extra, rest);
+        if sealed.is_err() {
+            // As above; nor does what was in the buffer before.
+            record[head..].fill(0);
+        }
     }
 
     /// Writes what stands before the content of the next record; gives its nonce and what is authenticated with it.
-    fn write_head(&mut self, kind: u8, len: usize, head: &mut [u8]) -> (Nonce, Data, bool) {
+    fn write_head(&mut self, kind: u8, len: usize, head: &mut [u8]) -> (Nonce, Data) {
         debug_assert!(len <= CONTENT_MAX, "a record's content has a bound");
         let nonce = self.0.nonce();
-        let is_13 = self.0.layout == Layout::Tls13;
-        let data = if is_13 {
+        let data = if self.0.layout == Layout::Tls13 {
             let header = header(APPLICATION_DATA, len + 1 + TAG);
             head.copy_from_slice(&header);
             Data::of_13(header)
@@ -220,7 +222,7 @@ impl Sealer {
             Data::of_12(self.0.additional_data(kind, len))
         };
         self.0.sequence += 1;
-        (Nonce::assume_unique_for_key(nonce), data, is_13)
+        (Nonce::assume_unique_for_key(nonce), data)
     }
 
     /// Whether the key has protected as many records as it may, less `spare`.
@@ -310,7 +312,7 @@ mod tests {
             contents in prop::collection::vec((20u8..24, prop::collection::vec(any::<u8>(), 0..300)), 1..5),
         ) {
             let (mut sealer, mut opener) = pair(version, cipher);
-            let mut wire = b"before".to_vec();
+            let mut wire = Refillable::from(b"before".to_vec());
             for (kind, content) in &contents {
                 let start = wire.len();
                 if content.len() % 2 == 0 {
@@ -336,7 +338,7 @@ mod tests {
         #[test]
         fn a_changed_bit_is_noticed((version, cipher) in layouts(), bit in 0usize..(5 + 8 + 40 + 17) * 8) {
             let (mut sealer, mut opener) = pair(version, cipher);
-            let mut wire = Vec::new();
+            let mut wire = Refillable::default();
             sealer.begin(&mut wire);
             wire.extend_from_slice(&[9; 40]);
             sealer.seal(APPLICATION_DATA, &mut wire, 0);
@@ -358,7 +360,7 @@ mod tests {
     #[test]
     fn a_record_may_be_padded_but_not_with_nothing_else() {
         let (mut sealer, mut opener) = pair(Version::Tls13, 0);
-        let mut wire = Vec::new();
+        let mut wire = Refillable::default();
         sealer.begin(&mut wire);
         // Content "hi", its type, and padding that goes on into the byte that `seal` takes for the type.
         wire.extend_from_slice(&[b'h', b'i', APPLICATION_DATA, 0, 0]);

@@ -17,6 +17,7 @@ use super::numbers::*;
 use super::record::{self, Bad, OVERHEAD_MAX, Opener, Sealer};
 use super::{Acceptor, Connector, Info, Version, options};
 use crate::engine::buffer::{Chunk, Outgoing, PIECE_SIZE, PiecePool, Received};
+use crate::engine::refillable::Refillable;
 use crate::tls_fault::{TlsAlert, TlsFault};
 
 /// The most that is written in one record.
@@ -44,7 +45,7 @@ pub(crate) struct Session<C = Chunk> {
     /// Something for the handshake was received, and it has not seen it.
     has_unseen: bool,
     /// The beginning of a record, in a buffer of the pool, or nothing.
-    partial: Vec<u8>,
+    partial: Refillable,
     /// Bytes of the record that is open at the end of the queue, with its header.
     open: usize,
     /// What the next step is, behind the bytes before it.
@@ -184,7 +185,7 @@ impl<C: Received> Session<C> {
             state,
             received: None,
             has_unseen: false,
-            partial: Vec::new(),
+            partial: Refillable::default(),
             open: 0,
             next: None,
             rest: Vec::new(),
@@ -798,7 +799,7 @@ impl<C: Received> Session<C> {
 }
 
 /// Moves bytes from the front of `chunk` behind `buf` until that has `len`.
-fn move_bytes(chunk: &mut impl Received, buf: &mut Vec<u8>, len: usize) {
+fn move_bytes(chunk: &mut impl Received, buf: &mut Refillable, len: usize) {
     let n = len.saturating_sub(buf.len()).min(chunk.len());
     buf.extend_from_slice(&chunk[..n]);
     chunk.advance(n);
