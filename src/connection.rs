@@ -511,7 +511,15 @@ impl Future for Recv<'_> {
         if buf.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        reader.poll(cx, |conn| conn.read(buf)).map_ok(Option::unwrap_or_default)
+        if let Some(n) = reader.link.receive_now(buf) {
+            reader.waiting = false;
+            return Poll::Ready(Ok(n));
+        }
+        let polled = reader.poll(cx, |conn| conn.read(buf)).map_ok(Option::unwrap_or_default);
+        if polled.is_pending() {
+            reader.link.await_offer(buf.len());
+        }
+        polled
     }
 }
 
@@ -618,6 +626,7 @@ impl Drop for Reader<'_> {
     /// A read that is given up waits no longer, so the peer may be silent.
     fn drop(&mut self) {
         if self.waiting {
+            self.link.forgo_offer();
             self.link.conn.borrow_mut().give_up_awaiting(self.link.worker.now());
         }
     }
