@@ -195,6 +195,9 @@ macro_rules! read_methods {
     () => {
         /// Receives what is there, at most `buf.len()` bytes, waiting for the first. Returns 0 after the peer's end.
         ///
+        /// On [`Backend::Readiness`](crate::Backend::Readiness) and without TLS the kernel puts the bytes into a buffer of 4 KiB or more
+        /// by itself. Everywhere else they are copied, which [`Connection::recv_chunk`] saves.
+        ///
         /// # Errors
         /// If the connection is closed or broken and everything received has been read.
         ///

@@ -10,6 +10,9 @@
 //! there. Urgent data (MSG_OOB) is not supported: a peer
 //! that sends some may find what follows it unread until it sends more.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -469,13 +472,11 @@ impl Readiness {
             self.later.push(Source::Connection(index));
             return None;
         }
-        if connection.may_offer() {
-            connection.offered = true;
+        if connection.offers && connection.makes_offer() {
             // If nobody takes it until then.
             self.later.push(Source::Connection(index));
             return Some(Completion::Readable { token });
         }
-        connection.offered = false;
         let read = connection.read(&self.chunks);
         if connection.has_work() {
             self.again(index);
@@ -519,9 +520,10 @@ impl Connection {
         self.armed && self.readable && !self.ended && !self.connecting
     }
 
-    /// Whether a reader should get the chance to receive by itself. Not where an end is known: that is the engine's to tell.
-    fn may_offer(&self) -> bool {
-        self.offers && !self.offered && !self.read_closed
+    /// Offers what may have come to the reader; not twice in vain, nor where an end is known, which is the engine's to tell.
+    fn makes_offer(&mut self) -> bool {
+        self.offered = !self.offered && !self.read_closed;
+        self.offered
     }
 
     /// Ends what was begun before: a connect, a send, or the connection itself.
@@ -580,7 +582,7 @@ impl Connection {
     }
 
     /// Reads what is there to where the reader wants it, and what does not fit there to a chunk. An end, or a failure, is left to
-    /// the next [`Connection::read`].
+    /// the next step.
     fn read_into(&mut self, into: &mut [u8], chunks: &Rc<ChunkPool>) -> Option<(usize, Option<Chunk>)> {
         let room = into.len();
         let mut n = 0;
@@ -618,9 +620,9 @@ impl Connection {
             // The next turn has another try.
             Err(Errno::INTR) => None,
             Err(error) => {
-                // The system tells it only once.
+                // The system tells it only once, and nothing is left to be received.
                 self.found = Some(error);
-                (self.broken, self.read_closed) = (true, true);
+                (self.broken, self.ended) = (true, true);
                 None
             }
         }
@@ -628,10 +630,6 @@ impl Connection {
 
     /// Reads what is there; `None` at the peer's end.
     fn read(&mut self, chunks: &Rc<ChunkPool>) -> Result<Option<Chunk>, Errno> {
-        if let Some(error) = self.found.take() {
-            (self.ended, self.failed) = (true, true);
-            return Err(error);
-        }
         loop {
             let mut room = 0;
             let read = chunks.fill(|buf| {
