@@ -85,8 +85,11 @@ struct Connection {
     offers: bool,
     /// One is, until the next `wait`.
     offered: bool,
-    /// The last one filled the reader's buffer: more than that may have come.
+    /// The last one filled the reader's buffer, which had so much room: more than that may have come.
     overflows: bool,
+    room: usize,
+    /// More than that had come: a chunk takes it in one piece.
+    too_large: bool,
     /// What a reader's call found out, to be reported.
     found: Option<Errno>,
     outgoing: Option<Box<Outgoing>>,
@@ -235,6 +238,8 @@ impl Readiness {
             offers: false,
             offered: false,
             overflows: false,
+            room: 0,
+            too_large: false,
             found: None,
             outgoing: None,
             share: Share::default(),
@@ -478,6 +483,11 @@ impl Readiness {
             return Some(Completion::Readable { token });
         }
         let read = connection.read(&self.chunks);
+        if connection.offers
+            && let Ok(Some(chunk)) = &read
+        {
+            connection.too_large = chunk.len() > connection.room && connection.room > 0;
+        }
         if connection.has_work() {
             self.again(index);
         }
@@ -522,7 +532,7 @@ impl Connection {
 
     /// Offers what may have come to the reader; not twice in vain, nor where an end is known, which is the engine's to tell.
     fn makes_offer(&mut self) -> bool {
-        self.offered = !self.offered && !self.read_closed;
+        self.offered = !self.offered && !self.read_closed && !self.too_large;
         self.offered
     }
 
@@ -610,7 +620,7 @@ impl Connection {
                     Some(rest) => rest.len() == CHUNK_SIZE,
                     None => n == room && !self.overflows,
                 };
-                self.overflows = n == room;
+                (self.overflows, self.room, self.too_large) = (n == room, room, rest.is_some());
                 Some((n, rest))
             }
             Err(Errno::AGAIN) => {

@@ -118,6 +118,20 @@ fn what_is_declined_is_received_in_the_same_turn() {
 }
 
 #[test]
+fn what_is_larger_than_the_readers_buffer_is_received_by_the_engine_the_next_time() {
+    let mut scene = Scene::new();
+    scene.fill_buffer();
+    scene.send(&[b'x'; 2 * ROOM]);
+    // As much as has arrived: nothing of it may be there yet, and then there is another offer.
+    while scene.engine.receive_now(TOKEN, &mut scene.buf[..1]).is_none_or(|(_, rest)| rest.is_none()) {
+        scene.await_offer();
+    }
+    scene.send(b"more");
+    let completion = scene.next();
+    assert!(matches!(completion, Completion::Received { .. }), "{completion:?}");
+}
+
+#[test]
 fn a_paused_connection_receives_nothing() {
     let mut scene = Scene::new();
     scene.send(b"hello");
