@@ -195,6 +195,9 @@ macro_rules! read_methods {
     () => {
         /// Receives what is there, at most `buf.len()` bytes, waiting for the first. Returns 0 after the peer's end.
         ///
+        /// On [`Backend::Readiness`](crate::Backend::Readiness) and without TLS the kernel puts the bytes into a buffer of 4 KiB or more
+        /// by itself. Everywhere else they are copied, which [`Connection::recv_chunk`] saves.
+        ///
         /// # Errors
         /// If the connection is closed or broken and everything received has been read.
         ///
@@ -512,7 +515,15 @@ impl Future for Recv<'_> {
         if buf.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        reader.poll(cx, |conn| conn.read(buf)).map_ok(Option::unwrap_or_default)
+        if let Some(n) = reader.link.receive_now(buf) {
+            reader.waiting = false;
+            return Poll::Ready(Ok(n));
+        }
+        let polled = reader.poll(cx, |conn| conn.read(buf)).map_ok(Option::unwrap_or_default);
+        if polled.is_pending() {
+            reader.link.await_offer(buf.len());
+        }
+        polled
     }
 }
 
@@ -619,6 +630,7 @@ impl Drop for Reader<'_> {
     /// A read that is given up waits no longer, so the peer may be silent.
     fn drop(&mut self) {
         if self.waiting {
+            self.link.forgo_offer();
             self.link.conn.borrow_mut().give_up_awaiting(self.link.worker.now());
         }
     }

@@ -45,7 +45,7 @@ async fn pause(rng: &mut fastrand::Rng) {
 /// Reads the pattern to its end by every operation that reads, most of which are interrupted.
 async fn read_interrupted(conn: &mut Connection, rng: &mut fastrand::Rng) -> Result<usize> {
     let mut offset = 0;
-    let mut buf = vec![0; 5000];
+    let mut buf = vec![0; 9000];
     loop {
         let polls = rng.usize(0..4);
         let size = rng.usize(1..=buf.len());

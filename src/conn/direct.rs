@@ -1,7 +1,8 @@
-//! A connection whose owner moves bytes between the socket and memory of his own, past both queues: the blocking style.
+//! A connection whose owner moves bytes between the socket and memory of his own, past the queues: the blocking style, and the async
+//! style where it reads to a large buffer.
 //!
 //! The queues are for what cannot go past them: bytes that TLS has opened or sealed, and the beginning of a message that did not
-//! come whole. There is no timer either; whoever waits asks until when.
+//! come whole. In the blocking style there is no timer either; whoever waits asks until when.
 
 use std::time::Duration;
 

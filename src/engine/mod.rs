@@ -10,13 +10,15 @@
 //!   listen, open, connect        ------>
 //!   accept_now, unlisten         ------>  a connection that waits; the listener itself
 //!   receive / pause              ------>  (interest; nothing is returned)
+//!   offer                        ------>  (whether receptions are offered first)
+//!   receive_now(buffer)          ------>  what was offered, if it still stands
 //!   send(outgoing)               ------>  Submitted::Done, or later a Sent completion
 //!   send_now(bytes)              ------>  how many of them the kernel took
 //!   shutdown, close              ------>
 //!   unacked                      ------>  bytes sent that the peer's kernel has not acknowledged
 //!   wait(until)                  ------>  one system call, at most, for all of the above
 //!                                <------  next(): Accepted, AcceptFailed, Connected, Received,
-//!                                           HungUp, ReceiveEnded, Broken, Failed, Sent, Bounced,
+//!                                           Readable, HungUp, ReceiveEnded, Broken, Failed, Sent, Bounced,
 //!                                           Closed, Woken
 //! ```
 //!
@@ -29,6 +31,10 @@
 //!    there), or `ReceiveEnded` (the peer's FIN), or `Failed`. `ReceiveEnded` comes at most once, after all data. While a
 //!    token is paused, and not all of its data was received, `HungUp` tells that the peer has ended: at most once, before
 //!    `ReceiveEnded`, and not at all if that can be told.
+//!    After `offer` an engine may report `Readable` first, if it would have to make a call to receive. Until the next `wait`
+//!    `receive_now` makes that call with the reader's own buffer; what does not fit comes with it as a chunk. It gives nothing if
+//!    nothing is there, and never an end or a failure: those are reported. What nobody takes, the engine receives in
+//!    the next turn, so an offer has no need to be answered. On io_uring there are none: bytes are in a chunk when it knows of them.
 //! 4. **Sending.** At most one send per token is in flight. The bytes move into the engine with [`Outgoing`] and move
 //!    back with the completion, also when the token is closed meanwhile: a buffer that the kernel may read is never
 //!    freed or changed before its final completion. A completion may tell of fewer bytes than were given; the worker
@@ -190,6 +196,10 @@ pub(crate) enum Completion {
     Received {
         token: Token,
         chunk: Chunk,
+    },
+    /// Bytes may be there for [`Engine::receive_now`], until the next `wait`.
+    Readable {
+        token: Token,
     },
     /// The peer has ended, and nobody receives what came before that.
     HungUp {
@@ -412,6 +422,26 @@ impl Engine {
 
     pub(crate) fn pause(&mut self, token: Token) {
         backend!(self, engine => engine.pause(token));
+    }
+
+    /// Has receptions offered before they are made, or no longer; then one that is on offer is made in this turn.
+    pub(crate) fn offer(&mut self, token: Token, offers: bool) {
+        match self {
+            #[cfg(target_os = "linux")]
+            Engine::Uring(_) => {}
+            Engine::Readiness(engine) => engine.offer(token, offers),
+            Engine::Simulated(engine) => engine.offer(token, offers),
+        }
+    }
+
+    /// Receives what [`Completion::Readable`] has offered: how many bytes are in `into`, and what did not fit there.
+    pub(crate) fn receive_now(&mut self, token: Token, into: &mut [u8]) -> Option<(usize, Option<Chunk>)> {
+        match self {
+            #[cfg(target_os = "linux")]
+            Engine::Uring(_) => None,
+            Engine::Readiness(engine) => engine.receive_now(token, into),
+            Engine::Simulated(engine) => engine.receive_now(token, into),
+        }
     }
 
     /// Says that about so many `send`s follow before the next `wait`: few are cheapest made at once, many together.

@@ -7,13 +7,13 @@
 //! cancellation points, and pay for that with two atomic operations each once a process has a second thread.
 //! `MSG_NOSIGNAL` goes with every send, so that a broken connection is an error and never SIGPIPE.
 
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::Shutdown;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
+use rustix::net::{RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags};
 use socket2::{Domain, SockAddr, SockRef};
 
 use crate::address::{Address, UnixName};
@@ -22,6 +22,17 @@ use crate::sockets;
 
 pub(crate) fn receive(socket: BorrowedFd<'_>, into: &mut [u8]) -> Result<usize, Errno> {
     rustix::net::recv(socket, into, RecvFlags::DONTWAIT).map(|(n, _)| n)
+}
+
+/// Receives to `first`, and what does not fit there to `rest`.
+pub(crate) fn receive_scattered(
+    socket: BorrowedFd<'_>,
+    first: &mut [u8],
+    rest: &mut [u8],
+) -> Result<usize, Errno> {
+    let mut none = RecvAncillaryBuffer::default();
+    let mut slices = [IoSliceMut::new(first), IoSliceMut::new(rest)];
+    rustix::net::recvmsg(socket, &mut slices, &mut none, RecvFlags::DONTWAIT).map(|received| received.bytes)
 }
 
 /// Waits for bytes, if the socket is a blocking one, for as long as its receive timeout says.

@@ -31,7 +31,7 @@ use crate::server::{Admission, ServerEvent};
 use crate::time::Time;
 use crate::tls::{BUFFERFUL, Info};
 
-/// From this size on a message that can leave at once is not copied into the queue.
+/// From this size on a message that can leave at once is not copied into the queue, and a reader's buffer is received to at once.
 const DIRECT_MIN: usize = 4 * 1024;
 /// Up to this size neither, if it is likely to be the only one of its pass. In between, the copy costs less than it may
 /// save: a system call, if other messages follow.
@@ -53,6 +53,8 @@ pub(crate) struct Link {
     /// In event style, what the connection's events go to. Away while it is being called.
     pub(super) handler: Cell<Option<Box<dyn Handler>>>,
     pub(crate) reader: Waiter,
+    /// Whether who reads can receive by itself.
+    offer: Cell<Offer>,
     timer: Cell<Option<TimerId>>,
     /// Whom the socket is connected to, be it a proxy.
     peer: Address,
@@ -119,6 +121,20 @@ pub(crate) struct Rare {
     pub(super) awaits_tls: Cell<bool>,
 }
 
+/// How far it is agreed between engine and reader that the latter receives by itself, to a buffer of its own.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+enum Offer {
+    /// The engine makes no offers,
+    #[default]
+    Unasked,
+    /// or would make some, and nobody waits for one,
+    Unawaited,
+    /// or somebody does,
+    Awaited,
+    /// or there is one.
+    Made,
+}
+
 /// Whether anybody wants to know what has arrived.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
 enum Delivery {
@@ -160,6 +176,7 @@ impl Link {
             sends: Cell::new(0),
             handler: Cell::new(None),
             reader: Waiter::default(),
+            offer: Cell::default(),
             timer: Cell::new(None),
             peer,
             is_admitted: Cell::new(false),
@@ -294,6 +311,62 @@ impl Link {
         let result = command(&mut self.conn.borrow_mut());
         self.mark_dirty();
         result
+    }
+
+    /// Receives to `buf`, past the inbox, what the engine has offered, and says how much; `None` if there is no offer.
+    #[inline]
+    pub(crate) fn receive_now(self: &Rc<Self>, buf: &mut [u8]) -> Option<usize> {
+        match self.offer.get() {
+            Offer::Unasked => None,
+            Offer::Made => {
+                self.offer.set(Offer::Unawaited);
+                self.take_offer(buf)
+            }
+            _ => {
+                self.offer.set(Offer::Unawaited);
+                None
+            }
+        }
+    }
+
+    fn take_offer(self: &Rc<Self>, buf: &mut [u8]) -> Option<usize> {
+        let mut conn = self.conn.borrow_mut();
+        if !conn.reads_past_inbox() {
+            return None;
+        }
+        let (n, rest) = self.worker.engine.borrow_mut().receive_now(self.token, buf)?;
+        let all = n + rest.as_ref().map_or(0, |rest| rest.len());
+        let is_wanted = conn.received(all, self.worker.now());
+        debug_assert!(is_wanted, "the connection was open");
+        conn.message_read();
+        conn.stop_awaiting();
+        if let Some(rest) = rest {
+            conn.deliver(rest);
+            if conn.has_enough() {
+                // The engine has to stop before it reads the next chunk.
+                drop(conn);
+                self.mark_dirty();
+            }
+        }
+        Some(n)
+    }
+
+    /// Somebody waits who would receive to a buffer of `room` bytes by itself.
+    #[inline]
+    pub(crate) fn await_offer(&self, room: usize) {
+        if room >= DIRECT_MIN
+            && !self.conn.borrow().is_sealed()
+            && self.offer.replace(Offer::Awaited) == Offer::Unasked
+        {
+            self.worker.engine.borrow_mut().offer(self.token, true);
+        }
+    }
+
+    /// Nobody waits any more.
+    pub(crate) fn forgo_offer(&self) {
+        if self.offer.get() != Offer::Unasked {
+            self.offer.set(Offer::Unawaited);
+        }
     }
 
     /// Sends `bytes`, for which the queue has room. [`Link::sent`] has to follow.
@@ -497,6 +570,17 @@ impl Worker {
         if full {
             // The engine has to stop before it reads the next chunk.
             self.advance(link);
+        }
+    }
+
+    /// The engine offers a reception: it is for the reader, if one waits that can make it.
+    pub(crate) fn offered(&self, link: &Link) {
+        if link.offer.get() == Offer::Awaited {
+            link.offer.set(Offer::Made);
+            link.reader.wake(&self.tasks);
+        } else {
+            link.offer.set(Offer::Unasked);
+            self.engine.borrow_mut().offer(link.token, false);
         }
     }
 

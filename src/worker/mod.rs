@@ -526,6 +526,11 @@ impl Worker {
                     self.received(&link, chunk);
                 }
             }
+            Completion::Readable { token } => {
+                if let Some(link) = self.slots.get(token) {
+                    self.offered(&link);
+                }
+            }
             Completion::Sent { token, mut outgoing, result } => {
                 self.with_link(token, |conn, now| match result {
                     Ok(n) => conn.sent(&mut outgoing, n, now),

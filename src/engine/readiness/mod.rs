@@ -10,6 +10,9 @@
 //! there. Urgent data (MSG_OOB) is not supported: a peer
 //! that sends some may find what follows it unread until it sends more.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -23,7 +26,7 @@ use mio::{Events, Interest, Poll};
 use rustix::io::Errno;
 
 use super::alarm::Alarm;
-use super::buffer::{Chunk, ChunkPool, Outgoing, SLICES_MAX};
+use super::buffer::{CHUNK_SIZE, Chunk, ChunkPool, Outgoing, SLICES_MAX};
 use super::listening::{Listening, Next};
 use super::{
     Completion, Listener, ListenerId, RECEIVE_BUDGET, Share, Socket, Source, Submitted, Token, Waker, grow,
@@ -78,6 +81,17 @@ struct Connection {
     /// A failure has been reported.
     failed: bool,
     queued: bool,
+    /// Receptions are offered to whoever reads, before the engine makes them.
+    offers: bool,
+    /// One is, until the next `wait`.
+    offered: bool,
+    /// The last one filled the reader's buffer, which had so much room: more than that may have come.
+    overflows: bool,
+    room: usize,
+    /// More than that had come: a chunk takes it in one piece.
+    too_large: bool,
+    /// What a reader's call found out, to be reported.
+    found: Option<Errno>,
     outgoing: Option<Box<Outgoing>>,
     share: Share,
 }
@@ -221,6 +235,12 @@ impl Readiness {
             hung_up: false,
             failed: false,
             queued: false,
+            offers: false,
+            offered: false,
+            overflows: false,
+            room: 0,
+            too_large: false,
+            found: None,
             outgoing: None,
             share: Share::default(),
         });
@@ -253,6 +273,23 @@ impl Readiness {
                 self.enqueue(Source::Connection(token.index));
             }
         }
+    }
+
+    pub(crate) fn offer(&mut self, token: Token, offers: bool) {
+        let Some(connection) = self.connection(token) else { return };
+        (connection.offers, connection.offered) = (offers, false);
+        if !offers && connection.has_work() {
+            self.enqueue(Source::Connection(token.index));
+        }
+    }
+
+    pub(crate) fn receive_now(&mut self, token: Token, into: &mut [u8]) -> Option<(usize, Option<Chunk>)> {
+        let connection = self.connections.get_mut(token.index as usize)?.as_mut()?;
+        let is_offered = connection.generation == token.generation && std::mem::take(&mut connection.offered);
+        if !is_offered || !connection.may_read() {
+            return None;
+        }
+        connection.read_into(into, &self.chunks)
     }
 
     pub(crate) fn pause(&mut self, token: Token) {
@@ -330,9 +367,14 @@ impl Readiness {
 
     pub(crate) fn wait(&mut self, until: Option<Time>) -> io::Result<()> {
         self.turn += 1;
-        for source in std::mem::take(&mut self.later) {
-            self.enqueue(source);
+        let mut later = std::mem::take(&mut self.later);
+        for source in later.drain(..) {
+            // Most receptions that were offered have been made.
+            if self.has_work(source) {
+                self.enqueue(source);
+            }
         }
+        self.later = later;
         let pending = !self.queue.is_empty() || !self.finished.is_empty();
         let timeout = match until {
             _ if pending => Some(Duration::ZERO),
@@ -398,6 +440,15 @@ impl Readiness {
         }
     }
 
+    fn has_work(&self, source: Source) -> bool {
+        match source {
+            Source::Connection(index) => {
+                self.connections[index as usize].as_ref().is_some_and(Connection::has_work)
+            }
+            Source::Listener(_) => true,
+        }
+    }
+
     fn enqueue(&mut self, source: Source) {
         let queued = match source {
             Source::Connection(index) => self.connections[index as usize].as_mut().map(|c| &mut c.queued),
@@ -426,7 +477,17 @@ impl Readiness {
             self.later.push(Source::Connection(index));
             return None;
         }
+        if connection.offers && connection.makes_offer() {
+            // If nobody takes it until then.
+            self.later.push(Source::Connection(index));
+            return Some(Completion::Readable { token });
+        }
         let read = connection.read(&self.chunks);
+        if connection.offers
+            && let Ok(Some(chunk)) = &read
+        {
+            connection.too_large = chunk.len() > connection.room && connection.room > 0;
+        }
         if connection.has_work() {
             self.again(index);
         }
@@ -469,6 +530,12 @@ impl Connection {
         self.armed && self.readable && !self.ended && !self.connecting
     }
 
+    /// Offers what may have come to the reader; not twice in vain, nor where an end is known, which is the engine's to tell.
+    fn makes_offer(&mut self) -> bool {
+        self.offered = !self.offered && !self.read_closed && !self.too_large;
+        self.offered
+    }
+
     /// Ends what was begun before: a connect, a send, or the connection itself.
     fn finish(&mut self, token: Token) -> Option<Completion> {
         if self.connecting {
@@ -496,7 +563,10 @@ impl Connection {
         if may_read || self.failed || !std::mem::take(&mut self.broken) {
             return None;
         }
-        let error = socket::failure(self.socket.as_fd())?;
+        let error = match self.found.take() {
+            Some(error) => error.into(),
+            None => socket::failure(self.socket.as_fd())?,
+        };
         (self.failed, self.hung_up) = (true, true);
         Some(error)
     }
@@ -519,6 +589,53 @@ impl Connection {
         self.connecting = false;
         (self.ended, self.failed) = (result.is_err(), result.is_err());
         Some(result)
+    }
+
+    /// Reads what is there to where the reader wants it, and what does not fit there to a chunk. An end, or a failure, is left to
+    /// the next step.
+    fn read_into(&mut self, into: &mut [u8], chunks: &Rc<ChunkPool>) -> Option<(usize, Option<Chunk>)> {
+        let room = into.len();
+        let mut n = 0;
+        let read = if self.overflows {
+            // One call for all, as long as it is likely that all do not fit.
+            chunks.fill(|rest| {
+                let all = socket::receive_scattered(self.socket.as_fd(), into, rest)?;
+                n = all.min(room);
+                Ok(all - n)
+            })
+        } else {
+            socket::receive(self.socket.as_fd(), into).map(|all| {
+                n = all;
+                None
+            })
+        };
+        match read {
+            Ok(_) if n == 0 => {
+                self.read_closed = true;
+                None
+            }
+            Ok(rest) => {
+                self.readable = match &rest {
+                    _ if self.read_closed => true,
+                    Some(rest) => rest.len() == CHUNK_SIZE,
+                    None => n == room && !self.overflows,
+                };
+                (self.overflows, self.room, self.too_large) = (n == room, room, rest.is_some());
+                Some((n, rest))
+            }
+            Err(Errno::AGAIN) => {
+                self.readable = false;
+                None
+            }
+            // The next turn has another try.
+            Err(Errno::INTR) => None,
+            Err(error) => {
+                // The system tells it only once, and nothing is left to be received.
+                self.found = Some(error);
+                (self.broken, self.ended) = (true, true);
+                None
+            }
+        }
     }
 
     /// Reads what is there; `None` at the peer's end.

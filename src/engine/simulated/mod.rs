@@ -29,7 +29,7 @@ use self::connection::{End, EndId};
 pub use self::faults::Faults;
 pub(crate) use self::network::{Endpoint, Listening, Network};
 use self::network::{Ready, State};
-use super::buffer::{ChunkPool, Outgoing, PiecePool};
+use super::buffer::{Chunk, ChunkPool, Outgoing, PiecePool};
 use super::{
     ACCEPT_BUDGET, Completion, HANDED_MAX, Listener, ListenerId, RECEIVE_BUDGET, Share, Socket, Submitted,
     Token, Waker,
@@ -190,6 +190,29 @@ impl Simulated {
             slot.receiving = true;
             self.network.state().push_now(self.id, Ready::Slot(token));
         }
+    }
+
+    pub(crate) fn offer(&mut self, token: Token, offers: bool) {
+        if let Some(slot) = slot(&mut self.slots, token) {
+            (slot.offers, slot.offered) = (offers, None);
+            self.network.state().push_now(self.id, Ready::Slot(token));
+        }
+    }
+
+    pub(crate) fn receive_now(&mut self, token: Token, into: &mut [u8]) -> Option<(usize, Option<Chunk>)> {
+        let slot = slot(&mut self.slots, token)?;
+        let mut state = self.network.state();
+        let is_offered = slot.offered.take() == Some(self.turn);
+        if !is_offered || !matches!(slot.due(&state), Some(Due::Received)) {
+            return None;
+        }
+        let n = state.read(slot.end, into);
+        let overflows = n == into.len() && state.end(slot.end).is_some_and(End::has_unread);
+        let rest = overflows.then(|| {
+            let Ok::<_, Infallible>(rest) = self.chunks.fill(|rest| Ok(state.read(slot.end, rest)));
+            rest.expect("there is more")
+        });
+        Some((n, rest))
     }
 
     pub(crate) fn pause(&mut self, token: Token) {
@@ -368,9 +391,21 @@ impl Simulated {
         let slot = slot(&mut self.slots, token)?;
         let mut state = self.network.state();
         let due = slot.due(&state)?;
-        if matches!(due, Due::Received) && !slot.share.take(self.turn, RECEIVE_BUDGET) {
-            self.deferred.push(Ready::Slot(token));
-            return None;
+        if matches!(due, Due::Received) {
+            if slot.offered == Some(self.turn) {
+                return None;
+            }
+            if !slot.share.take(self.turn, RECEIVE_BUDGET) {
+                self.deferred.push(Ready::Slot(token));
+                return None;
+            }
+            let offers = slot.offers && slot.offered.is_none();
+            slot.offered = offers.then_some(self.turn);
+            if offers {
+                // If nobody takes it until then.
+                self.deferred.push(Ready::Slot(token));
+                return Some(Completion::Readable { token });
+            }
         }
         Some(match due {
             Due::Connected(result) => {
@@ -460,6 +495,9 @@ struct Slot {
     end: EndId,
     connecting: bool,
     receiving: bool,
+    /// Receptions are offered to whoever reads; the last one was, in this turn.
+    offers: bool,
+    offered: Option<u64>,
     /// The peer's FIN was told.
     ended: bool,
     /// It was told that it is to come.
@@ -497,6 +535,8 @@ impl Slot {
             end,
             connecting: false,
             receiving: false,
+            offers: false,
+            offered: None,
             ended: false,
             hung_up: false,
             failed: false,

@@ -339,7 +339,7 @@ impl Side {
                 self.waiting.append(&mut piece);
             }
             Completion::Received { .. } | Completion::HungUp { .. } | Completion::Closed { .. } => {}
-            Completion::Woken => {}
+            Completion::Readable { .. } | Completion::Woken => {}
             Completion::ReceiveEnded { .. } => self.ended = true,
             Completion::Sent { outgoing, result, .. } => {
                 self.in_flight = false;

@@ -311,6 +311,7 @@ impl Harness {
                 link.received += chunk.len();
                 self.chunks.push_back((start, chunk));
             }
+            Completion::Readable { .. } => panic!("what came is in a buffer already"),
             Completion::HungUp { token } => {
                 let link = self.link(token);
                 assert!(link.connected && link.closing.is_none() && !link.failed, "of one that stands");

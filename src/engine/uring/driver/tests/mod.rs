@@ -217,6 +217,7 @@ impl World {
             Completion::Closed { token, outgoing: Some(outgoing) } => {
                 format!("{} closed with {}", token.index, outgoing.len())
             }
+            Completion::Readable { token } => format!("{} readable", token.index),
             Completion::Woken => String::from("woken"),
         }
     }
