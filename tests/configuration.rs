@@ -21,9 +21,10 @@ fn local() -> Server {
 
 #[test]
 fn a_port_in_use_is_named_with_its_cause() {
-    // Not where the system connects from, or a client of another test might take the port when it is free.
-    let host = if cfg!(target_os = "linux") { "127.77.0.3:0" } else { "127.0.0.1:0" };
-    let first = Server::bind(host).workers(1).start(|_: Connection| async { Ok(()) }).unwrap();
+    let first = Server::bind(format!("{}:0", common::HOST))
+        .workers(1)
+        .start(|_: Connection| async { Ok(()) })
+        .unwrap();
     let address = first.local_addr();
     let error = refusal(Server::bind(address).workers(1));
     assert_eq!(error.to_string(), format!("listen on {address}: address already in use"));

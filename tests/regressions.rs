@@ -1129,7 +1129,8 @@ fn resuming_right_after_suspending_finds_its_addresses_free() {
     let name = "resuming_right_after_suspending_finds_its_addresses_free";
     let _watchdog = Watchdog::new(name);
     for backend in backends(name) {
-        let server = Server::bind("127.0.0.1:0").listen("127.0.0.1:0").workers(2).backend(backend);
+        let any = format!("{HOST}:0");
+        let server = Server::bind(&any).listen(&*any).workers(2).backend(backend);
         let server = server.start_events(|| Echo).unwrap();
         for round in 0..300u32 {
             server.suspend();
@@ -1150,7 +1151,8 @@ fn resuming_right_after_suspending_finds_its_addresses_free() {
 fn a_server_that_cannot_resume_keeps_nobody_waiting() {
     let _watchdog = Watchdog::new("a_server_that_cannot_resume_keeps_nobody_waiting");
     let path = std::env::temp_dir().join(format!("wharf-cannot-resume-{}", std::process::id()));
-    let server = Server::bind("127.0.0.1:0").listen("127.0.0.1:0").workers(1).handover(Handover::at(&path));
+    let any = format!("{HOST}:0");
+    let server = Server::bind(&any).listen(&*any).workers(1).handover(Handover::at(&path));
     let (server, told) =
         told(server, |event| matches!(event, ServerEvent::Suspended { .. }).then(String::new));
     let server = server.start_events(|| Echo).unwrap();

@@ -181,6 +181,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// What a unit of [`World::time`] is on real sockets: short, for most machines are quick; and what it is the second time, if the
 /// first was too short for a machine that has other things to do as well.
 const UNITS: [Duration; 2] = [Duration::from_millis(30), Duration::from_millis(300)];
+/// Where servers listen on real sockets whose port is to be free when they have closed it: not where the system connects from, or a
+/// client might take it.
+pub(crate) const HOST: &str = if cfg!(target_os = "linux") { "127.77.0.1" } else { "127.0.0.1" };
 /// Seeds for each preset of faults.
 const SEEDS: u64 = 3;
 
@@ -361,7 +364,7 @@ impl World {
 
     fn server(&self) -> Server {
         match &self.network {
-            Network::Real(backend) => Server::bind("127.0.0.1:0").workers(2).backend(*backend),
+            Network::Real(backend) => Server::bind(format!("{HOST}:0")).workers(2).backend(*backend),
             // One worker or two, as the seed has it.
             Network::Simulated { seed, .. } => Server::bind("10.0.0.1:0").workers(1 + (*seed as usize) % 2),
         }
