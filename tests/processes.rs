@@ -182,6 +182,8 @@ fn five_thousand_idle_connections_are_gone_at_the_second_word() {
         until("all are let in", || server.connections() == count);
         server.drain(Duration::from_secs(3600));
         until("it refuses", || TcpStream::connect(server.local_addr()).is_err());
+        // Who came just before that is let in, and on the way out.
+        until("they are alone", || server.connections() == count);
         ping(&mut streams[count / 2]).unwrap();
         assert!(!server.is_stopped(), "they may stay for an hour");
         let second = Instant::now();
@@ -367,7 +369,7 @@ fn an_accept_that_fails_for_ever_costs_no_time_and_those_who_are_in_nothing() {
             drop(old);
             let told = served.end();
             let errors: usize = told.strip_prefix("accepted 1 errors ").expect(&told).parse().unwrap();
-            assert!((3..40).contains(&errors), "{backend}: {errno}: {told}");
+            assert!((2..60).contains(&errors), "{backend}: {errno}: {told}");
             std::fs::remove_file(file).unwrap();
         }
     }
