@@ -667,6 +667,8 @@ scenario! {
             let mut mute = Client::connect(silent).await.unwrap();
             let late = mute.connect_tls(&connector(), NAME).within(moment).await.unwrap_err();
             assert!(late.is_timeout(), "{late}");
+            // Its server waits for an end, and a drain for its server.
+            mute.reset().await;
 
             conn.send(b"T").await.unwrap();
             conn.connect_tls(&connector(), NAME).await.unwrap();
