@@ -156,6 +156,8 @@ fn p2_connect_never_waits_says_what_is_wrong_with_it_and_its_time_covers_all() {
         late.connect().unwrap();
         rig.all();
         assert!(late.error().unwrap().is_timeout() && began.elapsed() >= moment);
+        // Or the end of what was given up would be waited for.
+        drop(mute);
         drop((socket, lost, found, late));
         rig.end(&[&server]);
     });
@@ -442,7 +444,8 @@ fn p8_a_message_that_does_not_fit_is_refused_whole_and_overflow_can_end_the_conn
             .when_full(WhenFull::Disconnect);
         let small = SocketOptions::default().send_buffer(16 << 10).receive_buffer(16 << 10);
         let flood = rig.server().limits(strict).sockets(small).start_events(|| Flood).unwrap();
-        let slow = TcpStream::connect(flood.local_addr()).unwrap();
+        // The end may come before the connect is over.
+        let slow = TcpStream::connect(flood.local_addr());
         while flood.stats().closed(CloseReason::Limit(Bound::SendQueue)) == 0 {
             thread::yield_now();
         }
