@@ -619,10 +619,11 @@ scenario! {
             let pool = SharedPool::new(Client::new(back), options).expect("the options make sense");
             let (waits, order) = (Arc::<AtomicUsize>::default(), Arc::<Mutex<Vec<_>>>::default());
             let front = InTurn { pool: pool.clone(), waits: waits.clone(), order: order.clone() };
-            let (front, log) = (world.serve(front).local_addr(), order.clone());
+            let (front, log) = (world.serve(front), order.clone());
+            let address = front.local_addr();
             world.run(async move {
                 let held = pool.get().await.expect("a connection");
-                let mut conn = Client::connect(front).await.expect("a connection");
+                let mut conn = Client::connect(address).await.expect("a connection");
                 conn.send(b"ping").await.expect("there is room");
                 until("it waits there", || waits.load(Ordering::SeqCst) == 1).await;
                 // Clocks of two threads are the same to a microsecond or so.
@@ -637,6 +638,8 @@ scenario! {
                 conn.recv_exact(&mut [0; 4]).await.expect("it was served too");
             });
             assert_eq!(*log.lock().expect("nobody panics"), expected);
+            // With what it keeps idle: the server behind would wait for that.
+            world.stop(&front);
         }
     }
 }
