@@ -550,7 +550,7 @@ mod blocking {
     fn the_same_server_started_twice_finds_its_port_taken() {
         let _watchdog = Watchdog::new("the_same_server_started_twice_finds_its_port_taken");
         let echo = |server: Server| server.start(|conn| Echo.run(conn));
-        let first = echo(Server::bind("127.0.0.1:0").workers(1)).unwrap();
+        let first = echo(Server::bind(format!("{HOST}:0")).workers(1)).unwrap();
         let same = Server::bind(first.local_addr()).workers(1);
         let error = echo(same.clone()).unwrap_err();
         assert_eq!(error.io_kind(), Some(std::io::ErrorKind::AddrInUse), "{error}");

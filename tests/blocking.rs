@@ -283,8 +283,8 @@ fn a_silent_peer_is_ended() {
         (Deadlines::default().first_byte(None).idle(SOON), Deadline::Idle),
         (Deadlines::default().age(SOON), Deadline::Age),
     ] {
-        let (mut conn, mut socket) = with_socket(deadlines.linger(Duration::from_millis(10)));
         let began = Instant::now();
+        let (mut conn, mut socket) = with_socket(deadlines.linger(Duration::from_millis(10)));
         let error = conn.recv(&mut [0; 4]).expect_err("nothing came");
         took(began, SOON);
         assert_eq!(error.close_reason(), Some(CloseReason::Timeout(expected)));
@@ -298,9 +298,9 @@ fn a_peer_that_falls_silent_after_some_messages_is_ended_as_soon() {
     let (mut conn, mut socket) = with_socket(Deadlines::default().idle(idle));
     let mut began = Instant::now();
     for _ in 0..3 {
+        began = Instant::now();
         socket.write_all(b"hi").expect("it stands");
         conn.recv_exact(&mut [0; 2]).expect("it stands");
-        began = Instant::now();
     }
     let error = conn.recv(&mut [0; 1]).expect_err("nothing comes");
     assert_eq!(error.close_reason(), Some(CloseReason::Timeout(Deadline::Idle)));
@@ -321,8 +321,8 @@ fn a_peer_that_drips_a_message_is_ended() {
 #[test]
 fn a_deadline_of_ones_own_ends_the_connection() {
     let (mut conn, _socket) = with_socket(Deadlines::default());
-    conn.set_deadline(SOON);
     let began = Instant::now();
+    conn.set_deadline(SOON);
     let error = conn.recv(&mut [0; 4]).expect_err("nothing came");
     took(began, SOON);
     assert_eq!(error.close_reason(), Some(CloseReason::Timeout(Deadline::Handler)));

@@ -74,8 +74,13 @@ fn silent_beside(address: SocketAddr) -> (Listener, Vec<TcpStream>) {
     let silent = Listener::bind(Listen::at(format!("127.0.0.2:{}", address.port())).sockets(one)).unwrap();
     let peer = silent.local_addr().socket().unwrap();
     let mut waiting = Vec::new();
-    while let Ok(socket) = TcpStream::connect_timeout(&peer, Duration::from_millis(100)) {
-        waiting.push(socket);
+    // One that comes too late may be this thread's, which had to wait for a processor.
+    let mut late = 0;
+    while late < 3 {
+        match TcpStream::connect_timeout(&peer, Duration::from_millis(100)) {
+            Ok(socket) => waiting.push(socket),
+            Err(_) => late += 1,
+        }
         assert!(waiting.len() < 100, "the backlog is never full");
     }
     (silent, waiting)
@@ -94,13 +99,13 @@ fn an_address_that_does_not_answer_costs_the_delay_and_no_more() {
         assert_eq!(conn.peer_addr(), address);
         assert_echoes(&mut conn);
     }
-    let within = Duration::from_millis(120);
+    let within = Duration::from_millis(1500);
     let late = named(address.port(), [[127, 0, 0, 2].into(), NOBODY[0]]);
     let error =
         late.attempt_delay(Duration::from_millis(50)).connect_within(within).open_blocking().unwrap_err();
     let port = address.port();
     let told = format!(
-        "connect to many.test:{port}: timed out after 120ms; 127.0.0.2:{port}: no answer; {}:{port}: connection refused",
+        "connect to many.test:{port}: timed out after 1.5s; 127.0.0.2:{port}: no answer; {}:{port}: connection refused",
         NOBODY[0]
     );
     assert_eq!(error.to_string(), told);
@@ -337,7 +342,7 @@ fn a_proxy_that_stalls_or_goes_ends_the_connect_in_time() {
     );
     let goes = proxy(|near| near.read(&mut [0; 1024]).map(|_| None), SocketAddr::new(NOBODY[0], 9));
     for (proxy, within, told) in [
-        (silent, Duration::from_millis(60), "timed out after 60ms, waiting for the proxy's answer from "),
+        (silent, Duration::from_millis(700), "timed out after 700ms, waiting for the proxy's answer from "),
         (goes, PATIENCE, "the proxy ended the connection before it had answered"),
     ] {
         for proxy in [Proxy::socks5(proxy).unwrap(), Proxy::http(proxy).unwrap()] {
@@ -397,7 +402,7 @@ fn a_unix_socket_whose_backlog_is_full_is_waited_for() {
     let path = directory.join("socket");
     let one = SocketOptions::default().backlog(1);
     let mut listener = Listener::bind(Listen::at(format!("unix:{}", path.display())).sockets(one)).unwrap();
-    let client = Client::new(listener.local_addr()).connect_within(Duration::from_millis(50));
+    let client = Client::new(listener.local_addr()).connect_within(Duration::from_millis(300));
     let mut waiting = Vec::new();
     let error = loop {
         match client.open_blocking() {

@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use wharf::sim::Simulation;
@@ -120,9 +121,12 @@ scenario! {
     }
 }
 
-/// A port that is free at this moment.
+/// A port that is free, and stays so: nobody else here asks for it, and the system takes those that it hands out from above.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static ASKED: AtomicU16 = AtomicU16::new(0);
+    let first = 10_000 + std::process::id() as u16 % 10_000;
+    let ports = std::iter::repeat_with(|| first + ASKED.fetch_add(1, Ordering::SeqCst));
+    ports.take(10_000).find(|port| TcpListener::bind(("0.0.0.0", *port)).is_ok()).unwrap()
 }
 
 scenario! {

@@ -21,7 +21,10 @@ fn local() -> Server {
 
 #[test]
 fn a_port_in_use_is_named_with_its_cause() {
-    let first = local().start(|_: Connection| async { Ok(()) }).unwrap();
+    let first = Server::bind(format!("{}:0", common::HOST))
+        .workers(1)
+        .start(|_: Connection| async { Ok(()) })
+        .unwrap();
     let address = first.local_addr();
     let error = refusal(Server::bind(address).workers(1));
     assert_eq!(error.to_string(), format!("listen on {address}: address already in use"));

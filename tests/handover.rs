@@ -25,7 +25,7 @@ use wharf::sim::Simulation;
 use wharf::{Backend, Connection, ErrorKind, Handover, Listen, Phase, Server, ServerEvent, ServerHandle};
 
 use common::behaviours::Echo;
-use common::{Behaviour, Watchdog, backends};
+use common::{Behaviour, HOST, Watchdog, backends};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -417,7 +417,7 @@ fn a_suspended_server_hands_over_what_it_has_not_closed() {
     for backend in backends(NAME) {
         let _watchdog = Watchdog::new(NAME);
         let folder = Folder::new("closed", backend);
-        let first = echo(replaceable("127.0.0.1:0", &folder, backend)).unwrap();
+        let first = echo(replaceable(&format!("{HOST}:0"), &folder, backend)).unwrap();
         let address = first.local_addr();
         first.suspend();
         while TcpStream::connect(address).is_ok() {

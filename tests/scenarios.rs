@@ -8,7 +8,7 @@ mod common;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
@@ -1475,15 +1475,21 @@ scenario! {
 #[derive(Clone)]
 struct Burst {
     sizes: &'static [usize],
-    /// How long it keeps its thread busy before.
-    busy: Duration,
+    /// Keeps its thread busy before, until the test has it go on.
+    gate: Option<Arc<Gate>>,
     /// Bytes that were in the kernel when the last message was accepted.
     sent_at_once: Arc<AtomicU64>,
 }
 
 impl Burst {
     fn of(sizes: &'static [usize]) -> Burst {
-        Burst { sizes, busy: Duration::ZERO, sent_at_once: Arc::default() }
+        Burst { sizes, gate: None, sent_at_once: Arc::default() }
+    }
+
+    fn wait(&self) {
+        if let Some(gate) = &self.gate {
+            gate.pass();
+        }
     }
 
     fn messages(&self) -> impl Iterator<Item = Vec<u8>> {
@@ -1504,7 +1510,7 @@ impl Behaviour for Burst {
 
     async fn run(self, mut conn: Connection) -> Result<()> {
         conn.recv(&mut [0]).await?;
-        std::thread::sleep(self.busy);
+        self.wait();
         for message in self.messages() {
             conn.send(&message).await?;
         }
@@ -1519,7 +1525,7 @@ impl Behaviour for Burst {
 
 impl Handler for Burst {
     fn received(&mut self, conn: &mut event::Connection<'_>, _: &[u8]) -> Flow {
-        std::thread::sleep(self.busy);
+        self.wait();
         for message in self.messages() {
             let before = conn.counts().sent as usize + conn.queued();
             if conn.send(&message).is_err() {
@@ -1531,6 +1537,34 @@ impl Handler for Burst {
         }
         self.sent_at_once.fetch_max(conn.counts().sent, Ordering::SeqCst);
         Flow::Close
+    }
+}
+
+/// Where a handler waits, with all of its thread, for the test.
+#[derive(Default)]
+struct Gate {
+    /// Who has come, and who may go on.
+    counts: Mutex<(usize, usize)>,
+    opened: Condvar,
+}
+
+impl Gate {
+    fn pass(&self) {
+        let mut counts = self.counts.lock().unwrap();
+        counts.0 += 1;
+        let turn = counts.0;
+        while counts.1 < turn {
+            counts = self.opened.wait(counts).unwrap();
+        }
+    }
+
+    fn arrived(&self) -> usize {
+        self.counts.lock().unwrap().0
+    }
+
+    fn open(&self) {
+        self.counts.lock().unwrap().1 += 1;
+        self.opened.notify_all();
     }
 }
 
@@ -1613,19 +1647,26 @@ scenario! {
 scenario! {
     fn large_messages_on_connections_that_were_reset_are_counted_as_lost(world) {
         let mut burst = Burst::of(&[50_000, 10, 50_000]);
-        if !world.is_simulated() {
-            // The reset comes while the server looks elsewhere, so that its send is what meets it.
-            burst.busy = Duration::from_millis(30);
-        }
+        // The reset comes while the server looks elsewhere, so that its send is what meets it.
+        let gate = (!world.is_simulated()).then(Arc::<Gate>::default);
+        burst.gate = gate.clone();
         let server = world.serve_with(burst, |server| server.limits(roomy()));
         let (address, watched) = (server.local_addr(), server.clone());
         world.run(async move {
-            for _ in 0..4 {
+            for nth in 1..=4 {
                 let mut conn = Client::connect(address).await.unwrap();
                 conn.send(b"x").await.unwrap();
                 until("the server has it", || watched.connections() == 1).await;
-                wharf::sleep(Duration::from_millis(5)).await;
+                match &gate {
+                    Some(gate) => until("its handler is at work", || gate.arrived() == nth).await,
+                    None => wharf::sleep(Duration::from_millis(5)).await,
+                }
                 assert_eq!(conn.reset().await, CloseReason::LocalReset);
+                if let Some(gate) = &gate {
+                    // The kernel has sent the reset, and may take a moment to deliver it.
+                    wharf::sleep(Duration::from_millis(20)).await;
+                    gate.open();
+                }
                 until("the server knows", || watched.connections() == 0).await;
             }
         });
@@ -1644,7 +1685,8 @@ scenario! {
 fn connections_are_spread_over_the_workers() {
     let _watchdog = Watchdog::new("connections_are_spread_over_the_workers");
     let (behaviour, notes) = Watched::new(Echo);
-    let server = wharf::Server::bind("127.0.0.1:0").workers(4);
+    // A worker that the machine leaves waiting is not one that is blocked.
+    let server = wharf::Server::bind("127.0.0.1:0").workers(4).watchdog(None);
     let server = server.start_events(move || behaviour.clone().handler()).unwrap();
     let address = server.local_addr();
     wharf::run(async move {

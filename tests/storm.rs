@@ -405,6 +405,9 @@ fn a_storm_of_operations_given_up_loses_nothing() {
         storm(Wire::Plain, backend, operations);
         #[cfg(feature = "tls")]
         storm(Wire::Tls, backend, operations / 2);
-        assert_eq!(open(), before, "{backend}: descriptors");
+        let ended = Instant::now();
+        while open() != before {
+            assert!(ended.elapsed() < STANDSTILL, "{backend}: {} descriptors, and {before} before", open());
+        }
     }
 }

@@ -33,12 +33,12 @@ fn end(server: &ServerHandle) -> wharf::Stats {
 
 /// One short visit; what it receives has to be right.
 async fn visit(wire: Wire, address: std::net::SocketAddr, number: usize) -> Result<()> {
-    let mut conn = wire.client(address).open().within(Duration::from_secs(5)).await?;
+    let mut conn = wire.client(address).open().within(Duration::from_secs(30)).await?;
     let size = 1 + number * 37 % 5000;
     for _ in 0..3 {
         conn.send(&pattern(0..size)).await?;
         let mut echo = vec![0; size];
-        conn.recv_exact(&mut echo).within(Duration::from_secs(5)).await?;
+        conn.recv_exact(&mut echo).within(Duration::from_secs(30)).await?;
         assert_pattern(&echo, 0);
     }
     match number % 3 {

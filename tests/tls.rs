@@ -399,7 +399,7 @@ scenario! {
 scenario! {
     /// A name in the address is what the certificate has to be for.
     fn a_server_has_to_be_who_its_address_says(world) {
-        let addresses = AUTHORITY.identity(if world.is_simulated() { "10.0.0.1" } else { "127.0.0.1" });
+        let addresses = AUTHORITY.identity(if world.is_simulated() { "10.0.0.1" } else { HOST });
         let server = world.serve_with(Tell, accepting(ServerTls::new(addresses)));
         let named = world.serve_with(Tell, secure);
         let (address, of_named) = (server.local_addr(), named.local_addr());

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use wharf::{Server, ServerHandle};
 
-use super::{Behaviour, Network, Style, World};
+use super::{Behaviour, HOST, Network, Style, World};
 
 /// Asks for the server to be killed and started again; made by [`World::with_outages`].
 #[derive(Clone, Default)]
@@ -125,9 +125,7 @@ impl World {
         let behaviour = behaviour.clone();
         let started = match (&mut self.network, self.style) {
             (Network::Real(backend), style) => {
-                // Not where the system connects from, or a connect might take the port while the server is dead.
-                let host = if cfg!(target_os = "linux") { "127.77.0.1:0" } else { "127.0.0.1:0" };
-                let at = at.map_or_else(|| String::from(host), |at| at.to_string());
+                let at = at.map_or_else(|| format!("{HOST}:0"), |at| at.to_string());
                 let server = Server::bind(at).workers(2).backend(*backend);
                 match style {
                     Style::Async => server.start(move |conn| behaviour.clone().run(conn)),

@@ -119,13 +119,13 @@ fn a_curl_that_speaks_plain_http_is_sent_away_at_once() {
         return;
     }
     on_each(|backend| {
-        let site = site(backend, ecdsa_tls());
+        let long = Duration::from_secs(60);
+        let site = site(backend, ecdsa_tls().handshake_within(long));
         let began = Instant::now();
         let outcome = Program::run(&mut curl(&site, "http", &[]));
         // 1: the answer is no HTTP, but an alert.
         assert_eq!(outcome.code, Some(1), "{}", outcome.all);
         assert_eq!(site.refused(), CloseReason::Tls(TlsFault::NotTls));
-        // The deadline of a handshake is 5 s.
-        assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+        assert!(began.elapsed() < long / 2, "it is not the deadline of the handshake: {:?}", began.elapsed());
     });
 }

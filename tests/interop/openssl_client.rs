@@ -333,7 +333,7 @@ fn an_s_client_that_stops_within_the_handshake_is_given_up() {
         return;
     }
     on_each(|backend| {
-        let within = Duration::from_millis(300);
+        let within = Duration::from_millis(1500);
         let (papers, site) = (Papers::new(), Site::echo(backend, ecdsa_tls().handshake_within(within)));
         let began = Instant::now();
         let silent = std::net::TcpStream::connect(site.address()).unwrap();

@@ -104,10 +104,11 @@ fn p1_the_target_is_set_before_and_nothing_happens_until_connect() {
         for round in 1..=2 {
             socket.connect().unwrap();
             until_state(&socket, State::is_connected);
-            while server.connections() == 0 {
+            let soon = Instant::now() + SOON;
+            while server.stats().accepted < round {
+                assert!(Instant::now() < soon, "it is the same target again");
                 thread::yield_now();
             }
-            assert_eq!(server.stats().accepted, round, "it is the same target again");
             socket.close();
             until_state(&socket, State::is_disconnected);
         }
@@ -155,6 +156,8 @@ fn p2_connect_never_waits_says_what_is_wrong_with_it_and_its_time_covers_all() {
         late.connect().unwrap();
         rig.all();
         assert!(late.error().unwrap().is_timeout() && began.elapsed() >= moment);
+        // Or the end of what was given up would be waited for.
+        drop(mute);
         drop((socket, lost, found, late));
         rig.end(&[&server]);
     });
@@ -441,7 +444,8 @@ fn p8_a_message_that_does_not_fit_is_refused_whole_and_overflow_can_end_the_conn
             .when_full(WhenFull::Disconnect);
         let small = SocketOptions::default().send_buffer(16 << 10).receive_buffer(16 << 10);
         let flood = rig.server().limits(strict).sockets(small).start_events(|| Flood).unwrap();
-        let slow = TcpStream::connect(flood.local_addr()).unwrap();
+        // The end may come before the connect is over.
+        let slow = TcpStream::connect(flood.local_addr());
         while flood.stats().closed(CloseReason::Limit(Bound::SendQueue)) == 0 {
             thread::yield_now();
         }
@@ -590,13 +594,17 @@ fn p12_connections_are_limited_in_total_and_for_each_address_and_by_nothing_that
 
         let open = rig.server().start_events(|| Echo).unwrap();
         let address = open.local_addr();
-        let began = Instant::now();
-        run(&rig, async move {
-            for _ in 0..300 {
-                let_in(address).await;
-            }
-        });
-        assert!(began.elapsed() < Duration::from_secs(3), "300 take {:?}", began.elapsed());
+        let three_hundred = || {
+            let began = Instant::now();
+            run(&rig, async move {
+                for _ in 0..300 {
+                    let_in(address).await;
+                }
+            });
+            began.elapsed()
+        };
+        // At a hundred in a second they would take two of them at least, each time; here it is the machine that may.
+        assert!((0..10).any(|_| three_hundred() < Duration::from_secs(2)), "300 take too long");
         assert_eq!(open.stats().refusals(), 0);
         assert!(
             open.set_limits(Limits::default().accept_rate(AcceptRate::new(100))).is_ok(),

@@ -8,7 +8,7 @@ use std::thread;
 
 use rustix::process::Signal;
 
-use crate::process::{Process, Server, accept, combinations, listen, skipped, wharf};
+use crate::process::{Folder, Process, Server, accept, combinations, listen, skipped, wharf};
 
 #[test]
 fn many_bytes_through_echo_come_back_unchanged() {
@@ -72,16 +72,18 @@ fn ends_when_the_peer_has_ended_although_input_is_open() {
 
 #[test]
 fn a_peer_that_only_reads_gets_all_of_the_input() {
+    // More than is on its way before the peer ends; and in a file, so that it never has to be waited for.
+    const BYTES: usize = 32 << 20;
+    let folder = Folder::new("only-reads");
+    let input = folder.path("input");
+    std::fs::write(&input, vec![5; BYTES]).unwrap();
     let (listener, address) = listen();
-    let mut process = start(&address);
+    let process = Process::fed_by(File::open(input).unwrap(), &mut wharf(["connect", &address]));
     let mut peer = accept(listener);
     peer.shutdown(Shutdown::Write).unwrap();
-    let mut input = process.stdin();
-    let sending = thread::spawn(move || input.write_all(&vec![5; 8 << 20]));
     let mut received = Vec::new();
     peer.read_to_end(&mut received).unwrap();
-    assert_eq!(received.len(), 8 << 20);
-    sending.join().unwrap().unwrap();
+    assert_eq!(received.len(), BYTES);
     assert_eq!(process.outcome().code, Some(0));
 }
 

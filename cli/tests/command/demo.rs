@@ -5,8 +5,9 @@ use crate::process::{Outcome, Process, backends, combinations, skipped, wharf};
 #[test]
 fn a_short_demo_finds_every_message_right() {
     for (backend, style) in combinations() {
-        for size in ["1", "1000", "3000000"] {
-            let game = ["demo", "--duration", "200ms", "--clients", "5", "--size", size];
+        // Those who send much are few: its end waits ten seconds for them, and a busy machine seals slowly.
+        for (size, clients) in [("1", "5"), ("1000", "5"), ("3000000", "2")] {
+            let game = ["demo", "--duration", "200ms", "--clients", clients, "--size", size];
             let args = ["--style", style, "--backend", backend];
             assert_right_on(backend, &Process::run(wharf(game).args(args), Vec::new()));
         }

@@ -74,7 +74,12 @@ pub(crate) struct Process {
 impl Process {
     /// Starts it with all of its streams in our hands, but for those that `command` says something about.
     pub(crate) fn start(command: &mut Command) -> Process {
-        let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        Process::fed_by(Stdio::piped(), command)
+    }
+
+    /// The same with an input that is there already.
+    pub(crate) fn fed_by(input: impl Into<Stdio>, command: &mut Command) -> Process {
+        let mut child = command.stdin(input).stderr(Stdio::piped()).spawn().expect("it starts");
         let stderr = lines_of(child.stderr.take().expect("stderr is a pipe"));
         Process { stdout: child.stdout.take(), stderr, child }
     }
