@@ -4,7 +4,7 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use common::tls::{AUTHORITY, NAME, acceptor, client, connector, server_tls};
 use rustls::version::{TLS12, TLS13};
 use wharf::blocking::{self, Connection, Listener};
 use wharf::tls::Acceptor;
-use wharf::{Client, CloseReason, Deadline, Result, Server, TlsFault};
+use wharf::{Client, CloseReason, Deadline, Deadlines, Result, Server, TlsFault};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const SOON: Duration = Duration::from_millis(60);
@@ -130,6 +130,26 @@ fn a_server_that_is_not_trusted_is_refused() {
     assert!(matches!(error.tls_fault(), Some(TlsFault::Certificate(_))), "{error}");
     let stats = server.drain(PATIENCE).wait().expect("it ends");
     assert_eq!((stats.handshakes, stats.handshakes_failed), (0, 1));
+}
+
+#[test]
+fn who_speaks_no_tls_reads_an_alert_and_an_end_in_order() {
+    let server = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let address = server.local_addr().expect("it has one");
+    // As long as this test may have to come to read.
+    let client = client(address).deadlines(Deadlines::default().linger(PATIENCE));
+    let client = thread::spawn(move || client.open_blocking().map(drop));
+    let (mut peer, _) = server.accept().expect("it connects");
+    peer.set_read_timeout(Some(PATIENCE)).expect("it can");
+    peer.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").expect("it stands");
+    let error = client.join().expect("it does not panic").expect_err("that is no TLS");
+    assert!(error.tls_fault().is_some(), "{error}");
+    let mut heard = Vec::new();
+    peer.read_to_end(&mut heard).expect("an end in order");
+    // The client is done with it, so that a reset would be here: behind the end reading alone does not tell it.
+    assert!(peer.take_error().expect("it can be asked").is_none());
+    let alert = heard.last_chunk::<7>().expect("a greeting, and behind it an alert");
+    assert!(matches!(alert, [21, 3, _, 0, 2, 2, _]), "{alert:?}");
 }
 
 #[test]

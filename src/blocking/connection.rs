@@ -190,6 +190,13 @@ impl Connection {
         self.end()
     }
 
+    /// Closes gracefully and does not wait for the peer: where no other thread can, it is reset.
+    pub(crate) fn part(mut self) {
+        if let Some(line) = self.line.take() {
+            linger::part(line);
+        }
+    }
+
     pub(super) fn end(&mut self) -> CloseReason {
         let ended = self.line().drive(|line| Ok(line.end()));
         ended.unwrap_or(CloseReason::Local)

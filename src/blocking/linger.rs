@@ -16,6 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::line::{Line, Step, wait_for_any};
+use crate::error::CloseReason;
 
 /// More than so many are not waited for here.
 const LINES_MAX: usize = 1024;
@@ -38,16 +39,30 @@ struct State {
 }
 
 /// Sees a line off whose owner has dropped it.
-pub(super) fn leave(mut line: Box<Line>) {
-    line.part();
-    if let Some(place) = line.place().cloned() {
-        return place.give_back(line);
-    }
-    if let Step::Wait(_) = line.end()
-        && let Err(mut line) = LINGERING.take(line)
-    {
+pub(super) fn leave(line: Box<Line>) {
+    if let Err(mut line) = see_off(line) {
         // Then there is nobody else who could wait.
         drop(line.drive(|line| Ok(line.end())));
+    }
+}
+
+/// The same for an owner who has no time to wait himself.
+pub(super) fn part(line: Box<Line>) {
+    if let Err(mut line) = see_off(line) {
+        line.reset(CloseReason::LocalReset);
+    }
+}
+
+/// Gives the line back if its peer has to be waited for, and nobody else can.
+fn see_off(mut line: Box<Line>) -> Result<(), Box<Line>> {
+    line.part();
+    if let Some(place) = line.place().cloned() {
+        place.give_back(line);
+        return Ok(());
+    }
+    match line.end() {
+        Step::Wait(_) => LINGERING.take(line),
+        Step::Done(_) => Ok(()),
     }
 }
 

@@ -76,8 +76,12 @@ fn begin(
     let mut conn = Connection::new(line);
     let mut timed = conn.within(within);
     if let Err(cause) = dress(client, way, candidate, &mut timed, progress) {
-        // Nobody is to wait for a peer with whom it came to nothing.
-        conn.reset();
+        match &cause {
+            // An alert may be on its way, which a reset would overtake or throw away.
+            Cause::Tls { .. } => conn.part(),
+            // Nobody is to wait for a peer with whom it came to nothing.
+            _ => drop(conn.reset()),
+        }
         return Err(cause);
     }
     Ok(conn)

@@ -90,12 +90,8 @@ impl Way {
             return Ok(peers.into_iter().map(|peer| Candidate { peer, asked: None }).collect());
         }
         let found = find(&self.target, client, progress, &simulated).await.map_err(failed)?;
-        let asked = found.iter().filter_map(Address::socket).take(ASKED_MAX);
-        // If one of the proxy's addresses is dead, the next one is asked for the same.
-        let pairs = asked.flat_map(|asked| {
-            peers.iter().map(move |peer| Candidate { peer: peer.clone(), asked: Some(asked) })
-        });
-        Ok(pairs.take(resolve::ADDRESSES_MAX).collect())
+        let asked: Vec<_> = found.iter().filter_map(Address::socket).take(ASKED_MAX).collect();
+        Ok(pairs(&peers, &asked))
     }
 
     /// What the proxy is asked for at a candidate.
@@ -105,6 +101,14 @@ impl Way {
             None => Cow::Borrowed(&self.target),
         }
     }
+}
+
+/// Each of the proxy's addresses with each that it is asked for. If one of the proxy's is dead, the next one is asked for the same. A proxy
+/// with so many addresses that all would be too much loses some of them, so that each of the target's has its turn.
+fn pairs(peers: &[Address], asked: &[SocketAddr]) -> Vec<Candidate> {
+    let peers = &peers[..peers.len().min(resolve::ADDRESSES_MAX / asked.len().max(1))];
+    let to = |asked| peers.iter().map(move |peer| Candidate { peer: peer.clone(), asked: Some(asked) });
+    asked.iter().copied().flat_map(to).collect()
 }
 
 /// The addresses of `endpoint`, in the order in which they are tried.
@@ -161,5 +165,27 @@ pub(super) fn refusal(reason: CloseReason) -> Cause {
         CloseReason::Network(kind) => Cause::Os(kind.into()),
         CloseReason::PeerReset => Cause::Os(ErrorKind::ConnectionReset.into()),
         reason => Cause::Closed(reason),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_many_addresses_a_proxy_has_it_is_asked_for_each_of_the_targets() {
+        let ports =
+            |from: u16, count| (from..from + count).map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        for proxies in 0..=20 {
+            for targets in 0..=ASKED_MAX as u16 {
+                let peers: Vec<_> = ports(1, proxies).map(Address::Ip).collect();
+                let asked: Vec<_> = ports(100, targets).collect();
+                let pairs = pairs(&peers, &asked);
+                assert!(pairs.len() <= resolve::ADDRESSES_MAX);
+                let begun = pairs.iter().filter(|pair| Some(&pair.peer) == peers.first());
+                let begun: Vec<_> = begun.filter_map(|pair| pair.asked).collect();
+                assert!(proxies == 0 || begun == asked, "{proxies} and {targets}: {begun:?}");
+            }
+        }
     }
 }

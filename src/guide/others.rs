@@ -8,6 +8,7 @@
 //! | axum, tower | `hyper`, and hyper-util | serve the router by hyper: `interop/examples/axum.rs` |
 //! | what takes `tokio::io::AsyncRead` and `AsyncWrite` | `tokio` | hand it the connection |
 //! | what takes the traits of futures-io | `futures-io` | hand it the connection |
+//! | what takes `AsyncBufRead` of either | the same | a `Buffered` of the connection, which copies nothing as a `BufReader` would |
 //! | what needs a tokio runtime: timers, sockets, database clients | `tokio` | [`Server::tokio`](crate::Server), or `wharf::tokio::run` for a client |
 //! | codecs of tokio-util | `tokio-util` | `framing::Coded` |
 //! | what takes `std::io::Read` and `Write` | - | [`blocking::Connection`](crate::blocking::Connection) |
@@ -17,11 +18,11 @@
 //!
 //! ```
 //! # #[cfg(feature = "tokio")] {
-//! use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-//! use wharf::{Connection, Server};
+//! use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
+//! use wharf::{Buffered, Connection, Server};
 //!
 //! let server = Server::bind("127.0.0.1:0").start(|conn: Connection| async move {
-//!     let mut conn = BufReader::new(conn);
+//!     let mut conn = Buffered::new(conn);
 //!     let mut line = String::new();
 //!     while conn.read_line(&mut line).await? > 0 {
 //!         conn.write_all(line.as_bytes()).await?;

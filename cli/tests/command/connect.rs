@@ -8,6 +8,10 @@ use std::thread;
 
 use rustix::process::Signal;
 
+#[cfg(target_os = "linux")]
+use crate::faults::traced;
+#[cfg(target_os = "linux")]
+use crate::process::backends;
 use crate::process::{Folder, Process, Server, accept, combinations, listen, skipped, wharf};
 
 #[test]
@@ -29,6 +33,26 @@ fn a_name_is_looked_up() {
     let target = format!("localhost:{}", server.address.port());
     let outcome = Process::run(&mut wharf(["connect", &target]), b"by name".to_vec());
     assert_eq!((outcome.code, outcome.stdout.as_slice()), (Some(0), &b"by name"[..]), "{outcome:?}");
+}
+
+/// Each call is paid for by each connect of a relay: one asks whether it is over, and one whether it met itself.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_connect_that_goes_well_asks_the_kernel_nothing_twice() {
+    let server = Server::start("echo", "async", &[]);
+    for backend in backends() {
+        let trace = "trace=connect,getpeername,getsockname,getsockopt";
+        let args = ["connect", &server.address.to_string(), "--backend", backend];
+        let Some(mut command) = traced(&["-e", trace], &args) else { return };
+        let outcome = Process::run(&mut command, b"hello".to_vec());
+        assert_eq!((outcome.code, outcome.stdout.as_slice()), (Some(0), &b"hello"[..]), "{outcome:?}");
+        let calls = |name: &str| outcome.stderr.matches(&format!("{name}(")).count();
+        assert_eq!(calls("getsockname"), 1, "{outcome:?}");
+        if *backend == "readiness" {
+            let asked = (calls("connect"), calls("getpeername"), calls("getsockopt"));
+            assert_eq!(asked, (1, 1, 0), "{outcome:?}");
+        }
+    }
 }
 
 #[test]

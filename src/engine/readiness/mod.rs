@@ -576,7 +576,10 @@ impl Connection {
         if !self.writable {
             return None;
         }
-        let result = match socket::failure(self.socket.as_fd()) {
+        // What has failed is told as an error or an end, so a connect that goes well is asked about once.
+        let may_have_failed = self.broken || self.read_closed || cfg!(not(target_os = "linux"));
+        let failure = if may_have_failed { socket::failure(self.socket.as_fd()) } else { None };
+        let result = match failure {
             Some(error) => Err(error),
             None => match socket::is_connected(self.socket.as_fd()) {
                 Ok(false) => {
