@@ -192,8 +192,8 @@ impl ServerHandle {
 
     /// The connections at this moment, oldest first.
     ///
-    /// Each is told as it was when its thread last began an operation, or looked again in one that waits: so for one whose handler
-    /// computes, what it has done since is missing.
+    /// Each is told as it was when its thread last received or sent something at once, began an operation that may wait, or looked again
+    /// in one: so for one whose handler computes, what the last operation did may be missing.
     ///
     /// ```
     /// use wharf::blocking::{Connection, Listener};
