@@ -248,6 +248,34 @@ fn connections_are_listed_with_what_they_do() {
 }
 
 #[test]
+fn what_was_exchanged_at_once_is_listed_while_the_handler_computes() {
+    let (tell, told) = mpsc::channel();
+    let (go, gate) = mpsc::channel();
+    let gate = Mutex::new(gate);
+    let handler = move |mut conn: Connection| {
+        for _ in 0..3 {
+            let n = conn.recv(&mut [0; 8])?;
+            conn.send(b"answer")?;
+            tell.send(n).expect("the test waits");
+            gate.lock().expect("nobody panics").recv().expect("the test goes on");
+        }
+        Ok(())
+    };
+    let server = listener().serve(handler).expect("it starts");
+    let mut socket = connect(&server);
+    let mut received = 0;
+    for round in 1..=3 {
+        socket.write_all(b"ask").expect("it stands");
+        received += told.recv_timeout(PATIENCE).expect("it is served") as u64;
+        let counts = server.list()[0].counts;
+        assert_eq!((counts.received, counts.sent), (received, 6 * round));
+        go.send(()).expect("the handler waits");
+    }
+    drop(socket);
+    server.drain(PATIENCE).wait().expect("it ends");
+}
+
+#[test]
 fn a_connection_that_is_sent_away_ends_in_order_and_no_other_does() {
     let server = listener().serve(echo).expect("it starts");
     let (mut goes, mut stays) = (served(&server), served(&server));

@@ -117,12 +117,11 @@ impl Door {
         let (limits, deadlines) = shared.office.terms();
         match Line::new(socket, peer.clone(), &limits, &deadlines) {
             Ok(line) => {
-                let conn = Connection::new(line);
-                if let Err(error) = self.pool.submit(Box::new(move || visit.run(conn))) {
-                    // The connection was closed with the job, and its place given back.
+                let visit = visit.with(Connection::new(line));
+                if let Err(error) = self.pool.submit(Box::new(move || visit.run())) {
+                    // The connection was refused with the job, and its place given back.
                     event!(error, %error, "no thread for a connection");
                     let _ = error;
-                    shared.office.refuse(peer, Rule::Descriptors);
                     shared.office.await_caller(None, Some(PAUSE_MIN));
                 }
             }

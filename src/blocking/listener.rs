@@ -307,7 +307,10 @@ pub(super) fn try_accept(listener: BorrowedFd<'_>) -> io::Result<Option<(OwnedFd
 pub(super) fn wait_for(fds: &[BorrowedFd<'_>], left: Option<Duration>) {
     let mut fds: Vec<_> = fds.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
     let timeout = left.and_then(|left| Timespec::try_from(left).ok());
-    let _ = poll(&mut fds, timeout.as_ref());
+    // Whoever waits looks again, whatever comes of it; but one time after the other, if the system is short of what a wait needs.
+    if poll(&mut fds, timeout.as_ref()).is_err_and(|error| error != Errno::INTR) {
+        thread::sleep(PAUSE_MIN);
+    }
 }
 
 /// What goes wrong while accepting, and how often it did in a row.

@@ -195,12 +195,6 @@ impl Office {
         &self.memory
     }
 
-    /// A connection holds `now` bytes instead of `before`.
-    pub(super) fn hold(&self, before: usize, now: usize) {
-        self.memory.tell(before, now);
-        self.judge_memory();
-    }
-
     /// Tells if memory has become short, or is no longer.
     pub(super) fn judge_memory(&self) {
         if !self.memory.judge() {

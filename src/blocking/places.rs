@@ -3,8 +3,9 @@
 //! A thread that waits for bytes is in recv(2), where nothing but its socket can reach it. Shutting the socket down for reading wakes
 //! it and tells the peer nothing; the thread then ends its connection itself. One that waits otherwise hears the alert, or looks.
 //!
-//! Nobody can ask such a thread how its connection is. So it notes that at its place, by a few stores, whenever it begins an operation or looks
-//! again in one: while it waits, what is noted is true.
+//! Nobody can ask such a thread how its connection is. So it notes that at its place: all of it, by a few stores, when it begins an operation
+//! that may wait or looks again in one, and by one store what a message adds that was received or sent at once. While it waits, what
+//! is noted is true. What is asked of it is one word of its place, so that the usual message looks at nothing else of its server's.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -65,17 +66,25 @@ pub(super) struct Place {
     peer: Address,
     proxied: OnceLock<Proxied>,
     label: Mutex<Option<Arc<str>>>,
-    is_sent_away: AtomicBool,
-    seen: Seen,
+    notes: Notes,
     socket: Mutex<Weak<OwnedFd>>,
     left: Mutex<Left>,
     /// The connection has come back, or the server stops.
     changed: Condvar,
 }
 
-/// How a connection is, as its thread has noted. Each figure stands for itself.
+/// The server stops: the connection is reset.
+const STOP: u8 = 1;
+/// A handle has it closed.
+const GO_AWAY: u8 = 2;
+
+/// What the handles ask of a connection's thread, and how the connection is, as that has noted: one cache line, which nothing else
+/// shares. Each figure stands for itself.
 #[derive(Debug, Default)]
-struct Seen {
+#[repr(align(64))]
+struct Notes {
+    /// [`STOP`], [`GO_AWAY`].
+    asked: AtomicU8,
     state: AtomicU8,
     received: AtomicU64,
     sent: AtomicU64,
@@ -83,7 +92,7 @@ struct Seen {
     discarded: AtomicU64,
     queued: AtomicUsize,
     unread: AtomicUsize,
-    /// The bytes in its buffers, which the budget knows of.
+    /// The bytes in its buffers, which the budget knows of. Changed under the lock of [`Place::left`].
     held: AtomicUsize,
 }
 
@@ -94,7 +103,7 @@ enum Left {
     Out,
     /// Its owner has dropped it.
     Back(Box<Line>),
-    /// Nobody waits for it any more.
+    /// Nobody waits for it any more, and what it holds is not counted.
     Forsaken,
 }
 
@@ -110,7 +119,7 @@ impl Places {
         }))
     }
 
-    /// A place for another connection, until it is [removed](Places::remove).
+    /// A place for another connection, until it is [removed](Places::remove). Who comes after the server was stopped finds that there.
     pub(super) fn take(self: &Arc<Self>, peer: Address) -> Arc<Place> {
         let mut table = lock(&self.table);
         let index = table.free.pop().unwrap_or_else(|| {
@@ -119,6 +128,8 @@ impl Places {
         });
         let entry = &mut table.entries[index as usize];
         let token = Token { index, generation: entry.generation };
+        // Under the table's lock: who is not in it yet when all are told looks here afterwards.
+        let asked = if self.is_stopped() { STOP } else { 0 };
         let place = Place {
             places: self.clone(),
             id: ConnectionId::without_worker(token),
@@ -127,8 +138,7 @@ impl Places {
             peer,
             proxied: OnceLock::new(),
             label: Mutex::default(),
-            is_sent_away: AtomicBool::new(false),
-            seen: Seen::default(),
+            notes: Notes { asked: AtomicU8::new(asked), ..Notes::default() },
             socket: Mutex::default(),
             left: Mutex::new(Left::Out),
             changed: Condvar::new(),
@@ -147,6 +157,7 @@ impl Places {
         table.free.push(index);
         drop(table);
         drop(removed);
+        place.settle();
     }
 
     fn all(&self) -> Vec<Arc<Place>> {
@@ -165,7 +176,7 @@ impl Places {
     /// Has those who are meant end their connections.
     pub(super) fn send_away(&self, whom: Whom) {
         for place in self.all().iter().filter(|place| whom.is(place.id, place.peer())) {
-            place.is_sent_away.store(true, Ordering::SeqCst);
+            place.ask(GO_AWAY);
             place.rouse();
         }
     }
@@ -177,7 +188,10 @@ impl Places {
 
     pub(super) fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
-        self.all().iter().for_each(|place| place.wake());
+        for place in self.all() {
+            place.ask(STOP);
+            place.wake();
+        }
         self.stopping.raise();
     }
 
@@ -190,7 +204,7 @@ impl Place {
     /// Whoever sits here can be reached by his socket from now on.
     pub(super) fn enter(&self, socket: &Arc<OwnedFd>) {
         *lock(&self.socket) = Arc::downgrade(socket);
-        if self.places.is_stopped() {
+        if self.is_stopped() {
             self.wake();
         }
     }
@@ -265,20 +279,14 @@ impl Place {
     }
 
     fn describe(&self, now: Instant) -> ConnectionInfo {
-        let Seen { state, received, sent, unsent, discarded, queued, unread, .. } = &self.seen;
-        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let Notes { state, queued, unread, .. } = &self.notes;
         ConnectionInfo {
             id: self.id,
             peer: self.peer().clone(),
             listener: Some(0),
             age: now.saturating_duration_since(self.opened),
             state: state_of(state.load(Ordering::Relaxed)),
-            counts: Counts {
-                received: count(received),
-                sent: count(sent),
-                unsent: count(unsent),
-                discarded: count(discarded),
-            },
+            counts: self.counts(),
             queued: queued.load(Ordering::Relaxed),
             unread: unread.load(Ordering::Relaxed),
             label: lock(&self.label).clone(),
@@ -286,22 +294,70 @@ impl Place {
     }
 
     /// Notes how the connection is, by whoever has it. It holds so many bytes beside its queues.
-    #[inline]
     pub(super) fn note(&self, conn: &Conn<Block>, beside: usize) {
         let Counts { received, sent, unsent, discarded } = conn.counts();
         let (queued, unread) = (conn.pending(), conn.unread());
-        let seen = &self.seen;
-        seen.state.store(conn.state() as u8, Ordering::Relaxed);
-        seen.received.store(received, Ordering::Relaxed);
-        seen.sent.store(sent, Ordering::Relaxed);
-        seen.unsent.store(unsent, Ordering::Relaxed);
-        seen.discarded.store(discarded, Ordering::Relaxed);
-        seen.queued.store(queued, Ordering::Relaxed);
-        seen.unread.store(unread, Ordering::Relaxed);
-        let (before, now) = (seen.held.load(Ordering::Relaxed), queued + unread + beside);
-        if before != now {
-            seen.held.store(now, Ordering::Relaxed);
-            self.places.office.hold(before, now);
+        let notes = &self.notes;
+        notes.state.store(conn.state() as u8, Ordering::Relaxed);
+        notes.received.store(received, Ordering::Relaxed);
+        notes.sent.store(sent, Ordering::Relaxed);
+        notes.unsent.store(unsent, Ordering::Relaxed);
+        notes.discarded.store(discarded, Ordering::Relaxed);
+        notes.queued.store(queued, Ordering::Relaxed);
+        notes.unread.store(unread, Ordering::Relaxed);
+        let held = queued + unread + beside;
+        if notes.held.load(Ordering::Relaxed) != held {
+            self.hold(held);
+        }
+    }
+
+    /// Notes that it has received so much, where nothing else has changed.
+    #[inline]
+    pub(super) fn note_received(&self, received: u64) {
+        self.notes.received.store(received, Ordering::Relaxed);
+    }
+
+    /// The same for what it has sent.
+    #[inline]
+    pub(super) fn note_sent(&self, sent: u64) {
+        self.notes.sent.store(sent, Ordering::Relaxed);
+    }
+
+    /// What was exchanged, as it was noted last.
+    pub(super) fn counts(&self) -> Counts {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let Notes { received, sent, unsent, discarded, .. } = &self.notes;
+        Counts {
+            received: count(received),
+            sent: count(sent),
+            unsent: count(unsent),
+            discarded: count(discarded),
+        }
+    }
+
+    /// The connection holds `now` bytes.
+    fn hold(&self, now: usize) {
+        let left = lock(&self.left);
+        if matches!(*left, Left::Forsaken) {
+            return;
+        }
+        let before = self.notes.held.swap(now, Ordering::Relaxed);
+        self.places.office.memory().tell(before, now);
+        drop(left);
+        self.places.office.judge_memory();
+    }
+
+    /// The server is done with the connection, and with what it holds. A line that nobody has taken is closed: it holds its place, which
+    /// would hold it for ever.
+    fn settle(&self) {
+        let mut left = lock(&self.left);
+        let before = self.notes.held.swap(0, Ordering::Relaxed);
+        self.places.office.memory().tell(before, 0);
+        let was = std::mem::replace(&mut *left, Left::Forsaken);
+        drop(left);
+        drop(was);
+        if before > 0 {
+            self.places.office.judge_memory();
         }
     }
 
@@ -310,15 +366,23 @@ impl Place {
         self.places.office.memory().is_short()
     }
 
-    /// Whether a handle has it closed.
-    #[inline]
-    pub(super) fn is_sent_away(&self) -> bool {
-        self.is_sent_away.load(Ordering::Relaxed)
+    fn ask(&self, what: u8) {
+        self.notes.asked.fetch_or(what, Ordering::SeqCst);
     }
 
+    /// Whether its thread can go on: it is neither stopped nor sent away.
     #[inline]
+    pub(super) fn asks_nothing(&self) -> bool {
+        self.notes.asked.load(Ordering::Relaxed) == 0
+    }
+
+    /// Whether a handle has it closed.
+    pub(super) fn is_sent_away(&self) -> bool {
+        self.notes.asked.load(Ordering::Relaxed) & GO_AWAY != 0
+    }
+
     pub(super) fn is_stopped(&self) -> bool {
-        self.places.stopped.load(Ordering::Relaxed)
+        self.notes.asked.load(Ordering::Relaxed) & STOP != 0
     }
 
     pub(super) fn is_draining(&self) -> bool {
@@ -351,16 +415,6 @@ impl Place {
         if let Some(socket) = lock(&self.socket).upgrade() {
             // One that is not connected any more wakes its thread by that.
             let _ = rustix::net::shutdown(&*socket, Shutdown::Read);
-        }
-    }
-}
-
-impl Drop for Place {
-    /// Its connection is gone, and what that held with it.
-    fn drop(&mut self) {
-        let held = self.seen.held.load(Ordering::Relaxed);
-        if held > 0 {
-            self.places.office.hold(held, 0);
         }
     }
 }

@@ -1,10 +1,11 @@
 //! A thread for each connection: [`Listener::serve`], what its threads share, and the handle of what it starts.
 
 use std::cell::Cell;
-use std::fmt;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
+use std::{fmt, io};
 
 use super::connection::Connection;
 use super::door::Door;
@@ -15,7 +16,7 @@ use super::pool::Pool;
 use crate::address::Address;
 use crate::config::{Access, Deadlines, Limits, ProxyProtocol};
 use crate::error::{Cause, Error, Operation, Result};
-use crate::server::{ConnectionInfo, Desk, Listen, ListenerInfo, Phase, Snapshot, Stats, Whom};
+use crate::server::{ConnectionInfo, Desk, Listen, ListenerInfo, Phase, Snapshot, SocketFile, Stats, Whom};
 #[cfg(feature = "tls")]
 use crate::tls::Acceptor;
 
@@ -42,23 +43,9 @@ where
     H: Fn(Connection) -> Result<()> + Send + Sync + 'static,
 {
     let failed = |error| Error::os(Operation::Start, error);
-    let threads = listener.threads;
-    let max = connections_max(&listener.limits, threads);
-    let desk = Desk::new(listener.access, listener.limits, max);
-    let office = Office::new(desk, listener.deadlines, listener.hooks).map_err(failed)?;
-    let shared = Arc::new(Shared {
-        address: listener.address,
-        proxies: listener.listen.proxy().cloned(),
-        listen: listener.listen,
-        #[cfg(feature = "tls")]
-        acceptor: listener.acceptor,
-        threads,
-        places: Places::new(office.clone()).map_err(failed)?,
-        office,
-        handler: Box::new(handler),
-    });
-    let pool = Pool::new(String::from("wharf-conn"), threads);
-    let door = Door::new(shared.clone(), pool, listener.socket, listener.file);
+    let (shared, socket, file) = share(listener, handler).map_err(failed)?;
+    let pool = Pool::new(String::from("wharf-conn"), shared.threads);
+    let door = Door::new(shared.clone(), pool, socket, file);
     let thread = thread::Builder::new().name(String::from("wharf-accept"));
     let keeper = shared.clone();
     let keep = move || {
@@ -67,6 +54,32 @@ where
     };
     thread.spawn(keep).map_err(failed)?;
     Ok(ServerHandle { shared })
+}
+
+/// What of a listener is shared, and what is its door's.
+pub(super) fn share<H>(
+    listener: Listener,
+    handler: H,
+) -> io::Result<(Arc<Shared>, OwnedFd, Option<SocketFile>)>
+where
+    H: Fn(Connection) -> Result<()> + Send + Sync + 'static,
+{
+    let threads = listener.threads;
+    let max = connections_max(&listener.limits, threads);
+    let desk = Desk::new(listener.access, listener.limits, max);
+    let office = Office::new(desk, listener.deadlines, listener.hooks)?;
+    let shared = Shared {
+        address: listener.address,
+        proxies: listener.listen.proxy().cloned(),
+        listen: listener.listen,
+        #[cfg(feature = "tls")]
+        acceptor: listener.acceptor,
+        threads,
+        places: Places::new(office.clone())?,
+        office,
+        handler: Box::new(handler),
+    };
+    Ok((Arc::new(shared), listener.socket, listener.file))
 }
 
 fn connections_max(limits: &Limits, threads: usize) -> usize {
@@ -179,8 +192,8 @@ impl ServerHandle {
 
     /// The connections at this moment, oldest first.
     ///
-    /// Each is told as it was when its thread last began an operation, or looked again in one that waits: so for one whose handler
-    /// computes, what it has done since is missing.
+    /// Each is told as it was when its thread last received or sent something at once, began an operation that may wait, or looked again
+    /// in one: so for one whose handler computes, what the last operation did may be missing.
     ///
     /// ```
     /// use wharf::blocking::{Connection, Listener};

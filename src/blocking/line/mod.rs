@@ -29,6 +29,7 @@ use crate::error::{Cause, CloseReason, Deadline, Error, Operation, Result};
 use crate::time::Time;
 
 use delivery::Delivered;
+use receiving::SCRATCH;
 use waiting::Wanted;
 pub(super) use waiting::wait_for_any;
 pub(super) use watch::Watch;
@@ -46,12 +47,16 @@ pub(crate) struct Line {
     bounds_silence: bool,
     /// Where received bytes are put first that do not go to the reader as they are; made when there are some.
     scratch: Vec<u8>,
+    /// It is made, and here or in use.
+    has_scratch: bool,
     /// When the handshake has to be over.
     handshake_at: Option<Time>,
     /// Its remotes, or its halves.
     watch: Option<Arc<Watch>>,
     /// Its place in the server whose connection it is.
     place: Option<Arc<Place>>,
+    /// That place knows how it is. What is received or sent at once is told there as it comes.
+    is_noted: bool,
     /// How far the peer had acknowledged the stream when the socket was closed, for who has asked before.
     delivered: Delivered,
 }
@@ -94,9 +99,11 @@ impl Line {
             timeout: None,
             bounds_silence: false,
             scratch: Vec::new(),
+            has_scratch: false,
             handshake_at: None,
             watch: None,
             place: None,
+            is_noted: false,
             delivered: Delivered::Unasked,
         })
     }
@@ -107,6 +114,7 @@ impl Line {
             place.enter(socket);
         }
         self.place = Some(place);
+        self.is_noted = false;
     }
 
     pub(super) fn place(&self) -> Option<&Arc<Place>> {
@@ -154,6 +162,7 @@ impl Line {
 impl Line {
     /// Carries out what the core asks for, as far as that goes without waiting.
     fn advance(&mut self) {
+        self.is_noted = false;
         let now = self.now();
         while let Some(action) = self.conn.next_action(now) {
             match action {
@@ -279,13 +288,32 @@ impl Line {
 
     /// Changes the deadlines of the core.
     pub(super) fn with_clock(&mut self, change: impl FnOnce(&mut Conn<Block>, Time)) {
+        self.is_noted = false;
         let now = self.now();
         change(&mut self.conn, now);
     }
 
-    /// Does what other threads have asked for.
-    #[inline]
+    /// Does what other threads have asked for, and tells the server whose it is how it is, before what may change that.
     fn heed(&mut self) {
+        self.heed_others();
+        self.is_noted = false;
+    }
+
+    /// The same before what is over at once, or waits for bytes and changes nothing until they come. Where nothing is asked and nothing
+    /// new to be told, as with most messages, that is all there is to see.
+    #[inline]
+    fn heed_at_once(&mut self) {
+        let knows = match &self.place {
+            Some(place) => self.is_noted && place.asks_nothing(),
+            None => true,
+        };
+        if !knows || self.watch.is_some() {
+            self.heed_others();
+        }
+    }
+
+    #[cold]
+    fn heed_others(&mut self) {
         if let Some(watch) = &self.watch {
             watch.take_nudge();
             match watch.asked() {
@@ -297,20 +325,25 @@ impl Line {
         self.heed_server();
     }
 
-    /// Tells the server whose it is how it is, and does what that wants.
-    #[inline]
     fn heed_server(&mut self) {
         let Some(place) = &self.place else { return };
         if !self.scratch.is_empty() && place.memory_is_short() {
             self.scratch = Vec::new();
+            self.has_scratch = false;
         }
-        place.note(&self.conn, self.scratch.len());
+        self.note(place);
+        // As long as it has a buffer, it looks whether memory is short.
+        self.is_noted = !self.has_scratch;
         if place.is_stopped() && !self.conn.is_closed() {
             self.reset(CloseReason::Shutdown);
         } else if place.is_sent_away() && self.conn.is_open() {
             self.with_clock(|conn, now| conn.end(CloseReason::Disconnected, now));
             self.advance();
         }
+    }
+
+    fn note(&self, place: &Place) {
+        place.note(&self.conn, if self.has_scratch { SCRATCH } else { 0 });
     }
 }
 

@@ -50,7 +50,7 @@ impl Line {
         alone: bool,
     ) -> Result<Step<usize>> {
         loop {
-            self.heed();
+            self.heed_at_once();
             if alone && begun == 0 && until.is_none() {
                 match self.receive_untimed(buf) {
                     Some(Tried::Received(n)) => return Ok(Step::Done(n)),
@@ -58,6 +58,7 @@ impl Line {
                     None => {}
                 }
             }
+            self.is_noted = false;
             match self.conn.readable() {
                 Ok(Readable::Bytes(_)) => {
                     let n = if exact { self.conn.read_part(buf) } else { self.conn.read(buf) };
@@ -150,6 +151,7 @@ impl Line {
 
     /// What was read of a message that has not come whole is read next.
     pub(in crate::blocking) fn put_back(&mut self, bytes: &[u8]) {
+        self.is_noted = false;
         self.conn.unread_bytes(bytes);
     }
 
@@ -170,6 +172,9 @@ impl Line {
         let result = receive(self.socket.as_ref()?.as_fd(), buf, true);
         if let Ok(n @ 1..) = result {
             self.conn.received_untimed(n);
+            if let Some(place) = &self.place {
+                place.note_received(self.conn.counts().received);
+            }
             return Some(Tried::Received(n));
         }
         // It has waited in vain, and from now on by the clock: for as long as the kernel was told, which counts in ticks. How long
@@ -280,6 +285,13 @@ impl Line {
     pub(super) fn take_scratch(&mut self) -> Vec<u8> {
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.resize(SCRATCH, 0);
+        if !self.has_scratch {
+            self.has_scratch = true;
+            self.is_noted = false;
+            if let Some(place) = &self.place {
+                self.note(place);
+            }
+        }
         scratch
     }
 }

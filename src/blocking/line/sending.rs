@@ -16,7 +16,7 @@ impl Line {
     /// Hands `bytes` to the kernel, and leaves in them what is not its yet.
     #[inline]
     pub(in crate::blocking) fn send(&mut self, bytes: &mut &[u8], until: Option<Until>) -> Result<Step<()>> {
-        self.heed();
+        self.heed_at_once();
         let mut sent = None;
         if self.conn.sends_past_queue()
             && !bytes.is_empty()
@@ -25,6 +25,9 @@ impl Line {
             let result = socket::send(socket.as_fd(), bytes);
             if result == Ok(bytes.len()) {
                 self.conn.sent_whole(bytes.len());
+                if let Some(place) = &self.place {
+                    place.note_sent(self.conn.counts().sent);
+                }
                 *bytes = &[];
                 return Ok(Step::Done(()));
             }
@@ -44,6 +47,7 @@ impl Line {
         mut sent: Option<Result<usize, Errno>>,
         until: Option<Until>,
     ) -> Result<Step<()>> {
+        self.is_noted = false;
         loop {
             // What the kernel took is counted before anything else may happen.
             if sent.is_none() {
