@@ -181,3 +181,18 @@ fn a_failure_in_an_offers_place_is_told_also_while_nobody_receives() {
     let Completion::Failed { error, .. } = completion else { panic!("{completion:?}") };
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
 }
+
+/// The system tells the cause once, to the reader.
+#[test]
+fn a_failure_in_an_offers_place_is_also_what_writers_are_told() {
+    let mut scene = reset_in_an_offers_place();
+    for _ in 0..2 {
+        let error = scene.engine.send_now(TOKEN, b"late").expect_err("nobody is there");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
+    let error = scene.engine.shutdown(TOKEN).expect_err("nobody is there");
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    let completion = scene.next();
+    let Completion::Failed { error, .. } = completion else { panic!("{completion:?}") };
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+}
