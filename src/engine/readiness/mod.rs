@@ -329,7 +329,8 @@ impl Readiness {
 
     pub(crate) fn shutdown(&mut self, token: Token) -> io::Result<()> {
         let Some(connection) = self.connection(token) else { return Ok(()) };
-        socket::shutdown(connection.socket.as_fd()).map_err(|error| connection.found.map_or(error, Errno::into))
+        socket::shutdown(connection.socket.as_fd())
+            .map_err(|error| connection.found.map_or(error, Errno::into))
     }
 
     pub(crate) fn close(&mut self, token: Token, reset: bool) {
