@@ -199,7 +199,7 @@ fn a_failure_in_an_offers_place_is_also_what_writers_are_told() {
 }
 
 /// What happens to a connection whose receptions may be offered.
-#[derive(Clone, Debug)]
+#[derive(Copy, Clone, Debug)]
 enum Step {
     /// The peer sends so much.
     Comes(usize),
