@@ -7,19 +7,34 @@ mod common;
 
 use std::future::poll_fn;
 use std::pin::pin;
+use std::sync::{Arc, Mutex, mpsc};
 use std::task::Poll;
 use std::time::Duration;
 
-use wharf::{Client, CloseReason, Connection, Limits, Result};
+use wharf::{Client, CloseReason, Connection, Deadlines, Limits, Result};
 
 use common::*;
 
-/// Reads the pattern to its end: now to a large buffer, now to a small one, now by chunks, or a whole message.
+/// Polls `future` so many times, with a turn of the others in between, and gives it up if it is not done then.
+async fn poll_for<F: Future>(times: u8, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    for time in 0..times {
+        if time > 0 {
+            futures_lite::future::yield_now().await;
+        }
+        if let Poll::Ready(output) = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await {
+            return Some(output);
+        }
+    }
+    None
+}
+
+/// Reads the pattern to its end: now to a large buffer, now to a small one, now by chunks, or a whole message; and gives reads up.
 async fn read_by_turns(conn: &mut Connection, rng: &mut fastrand::Rng) -> Result<usize> {
     let mut offset = 0;
     let mut buf = vec![0; 20_000];
     loop {
-        let n = match rng.u8(0..8) {
+        let n = match rng.u8(0..11) {
             0..4 => {
                 let size = rng.usize(4096..=buf.len());
                 conn.recv(&mut buf[..size]).await?
@@ -38,10 +53,38 @@ async fn read_by_turns(conn: &mut Connection, rng: &mut fastrand::Rng) -> Result
                 buf[..bytes.len()].copy_from_slice(bytes);
                 bytes.len()
             }
-            _ => {
+            7 => {
                 futures_lite::future::yield_now().await;
                 continue;
             }
+            // A read that is given up, at once or after some time, has taken bytes only if it says so.
+            8 => {
+                let size = rng.usize(4096..=buf.len());
+                let looks = rng.u8(1..4);
+                match poll_for(looks, conn.recv(&mut buf[..size])).await {
+                    Some(received) => received?,
+                    None => continue,
+                }
+            }
+            // One that is forgotten for a while has what came meanwhile.
+            9 => {
+                let size = rng.usize(4096..=buf.len());
+                let mut recv = pin!(conn.recv(&mut buf[..size]));
+                match poll_for(1, recv.as_mut()).await {
+                    Some(received) => received?,
+                    None => {
+                        for _ in 0..rng.u8(0..4) {
+                            futures_lite::future::yield_now().await;
+                        }
+                        recv.await?
+                    }
+                }
+            }
+            _ => match poll_for(1, conn.recv_exact(&mut buf[..6000])).await {
+                Some(Err(error)) if error.is_ended() => continue,
+                Some(received) => received.map(|()| 6000)?,
+                None => continue,
+            },
         };
         if n == 0 {
             return Ok(offset);
@@ -234,4 +277,64 @@ scenario! {
         world.wait_until("the server knows", || server.stats().closed(CloseReason::PeerReset) == 1);
         assert_eq!(world.stop(&server).panics, 0);
     }
+}
+
+/// A worker is kept busy for longer than a peer may be silent, and the peer's bytes come meanwhile. When the worker looks again,
+/// something else has its turn before the read.
+fn a_peer_is_not_silent_whose_bytes_wait_for_a_busy_worker(world: &mut World) {
+    const IDLE: Duration = Duration::from_millis(50);
+    const LEN: usize = 5000;
+    let (wait, waits) = mpsc::channel();
+    let (arrived, has_arrived) = mpsc::channel();
+    let has_arrived = Arc::new(Mutex::new(has_arrived));
+    let server = world.serve_async(
+        |server| server.deadlines(Deadlines::default().idle(IDLE)),
+        move |conn| {
+            let (wait, has_arrived) = (wait.clone(), has_arrived.clone());
+            async move {
+                let (mut read, mut write) = conn.split();
+                let mut buf = [0; 2 * LEN];
+                {
+                    let mut recv = pin!(read.recv(&mut buf));
+                    assert!(
+                        poll_for(1, recv.as_mut()).await.is_none(),
+                        "nothing is said before this side waits"
+                    );
+                    // No deadline is looked at from here on until the bytes are there.
+                    wait.send(()).unwrap();
+                    has_arrived.lock().unwrap().recv().unwrap();
+                    std::thread::sleep(2 * IDLE);
+                    while write.counts().received < LEN as u64 {
+                        futures_lite::future::yield_now().await;
+                    }
+                    assert_eq!(recv.await?, LEN);
+                }
+                assert_pattern(&buf[..LEN], 0);
+                write.send(b"ok").await
+            }
+        },
+    );
+    let address = server.local_addr();
+    world.run(async move {
+        let mut conn = Client::connect(address).await.unwrap();
+        let mut word = [0; 2];
+        waits.recv().unwrap();
+        conn.send(&pattern(0..LEN)).await.unwrap();
+        conn.delivered().await.unwrap();
+        arrived.send(()).unwrap();
+        conn.recv_exact(&mut word).await.unwrap();
+        assert_eq!(&word, b"ok");
+    });
+    assert_eq!(world.stop(&server).panics, 0);
+}
+
+#[test]
+fn a_peer_is_not_silent_whose_bytes_wait_for_a_busy_worker_on_readiness() {
+    on_readiness("busy_worker", Style::Async, a_peer_is_not_silent_whose_bytes_wait_for_a_busy_worker);
+}
+
+#[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "io_uring is a part of Linux")]
+fn a_peer_is_not_silent_whose_bytes_wait_for_a_busy_worker_on_uring() {
+    on_uring("busy_worker", Style::Async, a_peer_is_not_silent_whose_bytes_wait_for_a_busy_worker);
 }

@@ -62,6 +62,22 @@ impl<C: Received> Conn<C> {
         self.clock.written();
     }
 
+    /// Bytes came, of which the first `n` are with the reader already; the `rest` it had no room for.
+    pub(crate) fn received_past_inbox(&mut self, n: usize, rest: Option<C>, now: Time) {
+        debug_assert!(self.reads_past_inbox(), "others come first, or the connection is over");
+        self.received(n + rest.as_ref().map_or(0, |rest| rest.len()), now);
+        self.message_read();
+        self.stop_awaiting();
+        if let Some(rest) = rest {
+            self.deliver(rest);
+        }
+    }
+
+    /// The engine knows of bytes that nobody has received yet: the peer is not silent.
+    pub(crate) fn noticed(&mut self, now: Time) {
+        self.clock.received(0, now, &self.profile.deadlines);
+    }
+
     /// Received bytes went to the reader as they are; with them a message is complete, or it is nobody's beginning.
     pub(crate) fn message_read(&mut self) {
         self.clock.message_over();

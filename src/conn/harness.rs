@@ -23,6 +23,8 @@ const SEND_MAX: usize = 1000;
 const HANDED_MAX: usize = 150;
 /// What one reception brings at most here; smaller than a real chunk, so that bounds are met often.
 const RECEIVE_MAX: usize = 200;
+/// What a reader has room for that receives by itself.
+const ROOM: usize = 50;
 
 /// One thing that can happen to a connection.
 #[derive(Copy, Clone, Debug)]
@@ -30,6 +32,8 @@ pub(crate) enum Step {
     Connected,
     /// So many bytes come, if the engine may report any.
     Receive(u16),
+    /// So many come while a reader waits that receives by itself, and has room for [`ROOM`].
+    ReceivePastInbox(u16),
     PeerEnds,
     /// The peer's end is known while nobody receives.
     HangsUp,
@@ -76,7 +80,7 @@ impl Step {
     /// Reads a step from two bytes, for the fuzzer.
     pub(crate) fn from_bytes(kind: u8, amount: u8) -> Step {
         let n = u16::from(amount) * 4;
-        match kind % 28 {
+        match kind % 29 {
             0 => Step::Connected,
             1 => Step::Receive(n),
             2 => Step::PeerEnds,
@@ -104,6 +108,7 @@ impl Step {
             24 => Step::HangsUp,
             25 => Step::HalfBreaks,
             26 => Step::Short(amount % 2 == 1),
+            27 => Step::ReceivePastInbox(n),
             _ => Step::Pass(n),
         }
     }
@@ -208,6 +213,10 @@ impl Harness {
                 self.conn.connected(self.now);
             }
             Step::Receive(n) if live && self.armed && !self.peer_ended => self.receive(usize::from(n)),
+            Step::ReceivePastInbox(n) if live && self.armed && self.conn.reads_past_inbox() => {
+                assert!(!self.peer_ended, "nothing comes behind an end");
+                self.receive_past_inbox(usize::from(n));
+            }
             Step::PeerEnds if live && self.armed && !self.peer_ended => {
                 self.peer_ended = true;
                 self.conn.receive_ended(self.now);
@@ -283,6 +292,16 @@ impl Harness {
         if self.conn.received(n, self.now) {
             self.conn.deliver(chunk);
         }
+    }
+
+    fn receive_past_inbox(&mut self, n: usize) {
+        let n = n.clamp(1, ROOM + CHUNK_SIZE);
+        let bytes = stretch(self.received, n);
+        let (read, rest) = bytes.split_at(n.min(ROOM));
+        self.received += n;
+        self.check_read(read);
+        let rest = (!rest.is_empty()).then(|| Chunk::copied(rest));
+        self.conn.received_past_inbox(read.len(), rest, self.now);
     }
 
     fn end_send(&mut self, n: usize) {

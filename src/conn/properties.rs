@@ -13,6 +13,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => Just(Step::Connected),
         12 => n().prop_map(Step::Receive),
+        6 => n().prop_map(Step::ReceivePastInbox),
         12 => n().prop_map(Step::SendEnds),
         8 => n().prop_map(Step::SendsInline),
         8 => n().prop_map(Step::SendsPastQueue),

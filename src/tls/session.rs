@@ -762,7 +762,7 @@ impl<C: Received> Session<C> {
 }
 
 // What drives it from outside.
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 impl<C: Received> Session<C> {
     /// A session that stands, with keys that are never renewed.
     pub(super) fn standing(
@@ -785,6 +785,7 @@ impl<C: Received> Session<C> {
         })))
     }
 
+    #[cfg(fuzzing)]
     pub(super) fn control_of_any_kind(
         &mut self,
         kind: u8,

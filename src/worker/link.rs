@@ -335,18 +335,12 @@ impl Link {
             return None;
         }
         let (n, rest) = self.worker.engine.borrow_mut().receive_now(self.token, buf)?;
-        let all = n + rest.as_ref().map_or(0, |rest| rest.len());
-        let is_wanted = conn.received(all, self.worker.now());
-        debug_assert!(is_wanted, "the connection was open");
-        conn.message_read();
-        conn.stop_awaiting();
-        if let Some(rest) = rest {
-            conn.deliver(rest);
-            if conn.has_enough() {
-                // The engine has to stop before it reads the next chunk.
-                drop(conn);
-                self.mark_dirty();
-            }
+        let is_more = rest.is_some();
+        conn.received_past_inbox(n, rest, self.worker.now());
+        if is_more && conn.has_enough() {
+            // The engine has to stop before it reads the next chunk.
+            drop(conn);
+            self.mark_dirty();
         }
         Some(n)
     }
@@ -540,6 +534,11 @@ impl Worker {
         link.timer.set(None);
         let mut conn = link.conn.borrow_mut();
         conn.timer_fired();
+        if link.offer.get() == Offer::Made && conn.reads_past_inbox() {
+            // It was there in time, and nobody has looked: the engine receives it in this turn.
+            link.offer.set(Offer::Unawaited);
+            conn.noticed(self.now());
+        }
         while conn.expire(self.now()) {}
         drop(conn);
         self.advance(link);

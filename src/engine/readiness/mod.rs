@@ -328,10 +328,9 @@ impl Readiness {
     }
 
     pub(crate) fn shutdown(&mut self, token: Token) -> io::Result<()> {
-        match self.connection(token) {
-            Some(connection) => socket::shutdown(connection.socket.as_fd()),
-            None => Ok(()),
-        }
+        let Some(connection) = self.connection(token) else { return Ok(()) };
+        socket::shutdown(connection.socket.as_fd())
+            .map_err(|error| connection.found.map_or(error, Errno::into))
     }
 
     pub(crate) fn close(&mut self, token: Token, reset: bool) {
@@ -716,7 +715,8 @@ impl Connection {
                     return None;
                 }
                 Err(Errno::INTR) => {}
-                Err(error) => return Some(Err(error.into())),
+                // Once a reader has met the cause, the system says EPIPE for any.
+                Err(error) => return Some(Err(self.found.unwrap_or(error).into())),
             }
         }
     }

@@ -82,7 +82,8 @@ impl Faults {
         self
     }
 
-    /// Probability that bytes are cut: into one more segment on the way, or by a receive that gets only a part.
+    /// Probability that bytes are cut: into one more segment on the way, or by a receive that gets only a part, or that finds nothing
+    /// where it was told that there is something.
     pub fn splits(mut self, probability: f64) -> Faults {
         self.splits = bounded(probability);
         self

@@ -203,7 +203,7 @@ impl Simulated {
         let slot = slot(&mut self.slots, token)?;
         let mut state = self.network.state();
         let is_offered = slot.offered.take() == Some(self.turn);
-        if !is_offered || !matches!(slot.due(&state), Some(Due::Received)) {
+        if !is_offered || !matches!(slot.due(&state), Some(Due::Received)) || state.spares_offer() {
             return None;
         }
         let n = state.read(slot.end, into);
@@ -399,7 +399,7 @@ impl Simulated {
                 self.deferred.push(Ready::Slot(token));
                 return None;
             }
-            let offers = slot.offers && slot.offered.is_none();
+            let offers = slot.offers && slot.offered.is_none() && !state.spares_offer();
             slot.offered = offers.then_some(self.turn);
             if offers {
                 // If nobody takes it until then.

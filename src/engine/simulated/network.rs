@@ -315,6 +315,12 @@ impl State {
         probability > 0.0 && self.rng.f64() < probability
     }
 
+    /// Whether an offer comes to nothing although there are bytes: an engine may receive without one, and a reader's call may be
+    /// interrupted.
+    pub(super) fn spares_offer(&mut self) -> bool {
+        self.chance(self.faults.splits)
+    }
+
     /// When something arrives that leaves now.
     pub(super) fn arrival(&mut self) -> Time {
         let (min, max) = (self.faults.delay_min.as_nanos(), self.faults.delay_max.as_nanos());

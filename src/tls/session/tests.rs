@@ -7,10 +7,12 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self as provider, cipher_suite};
+use rustls::crypto::cipher::{AeadKey, Iv};
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
 
 use super::*;
+use crate::tls::info::Agreed;
 use crate::tls::{ClientSide, ServerSide, Verification};
 
 const NAME: &str = "server.test";
@@ -600,4 +602,102 @@ fn what_has_ended_the_stream_is_not_taken_for_a_leave() {
     server.end();
     exchange(&mut client, &mut server, usize::MAX);
     assert!(client.session.peer_has_ended() && !client.session.has_been_left());
+}
+
+/// What a session does with buffers.
+#[derive(Clone, Debug)]
+enum Doing {
+    Writes(usize),
+    /// So much of what is queued leaves.
+    Sends(usize),
+    /// A record of such a length comes in parts, each in a chunk.
+    Hears(usize, usize),
+    Ends,
+}
+
+fn doing() -> impl Strategy<Value = Doing> {
+    prop_oneof![
+        6 => (1usize..600).prop_map(Doing::Writes),
+        3 => (1usize..50_000).prop_map(Doing::Writes),
+        6 => (1usize..40_000).prop_map(Doing::Sends),
+        3 => (0usize..2000, 1usize..700).prop_map(|(len, part)| Doing::Hears(len, part)),
+        1 => Just(Doing::Ends),
+    ]
+}
+
+/// A pool whose buffers have been full of `old` bytes.
+fn used_before(old: u8) -> Rc<PiecePool> {
+    let pool = PiecePool::new();
+    for mut buffer in [1, 1, 1, PIECE_SIZE, PIECE_SIZE, PIECE_SIZE].map(|len| pool.lease(len)) {
+        let capacity = buffer.capacity();
+        buffer.extend_to_fill(capacity).fill(old);
+        pool.give(buffer);
+    }
+    pool
+}
+
+/// What leaves, and what is read, where the buffers have held `old` bytes.
+fn said_and_heard(version: Version, doings: &[Doing], old: u8) -> (Vec<u8>, Vec<u8>) {
+    let secrets =
+        || rustls::ConnectionTrafficSecrets::Aes256Gcm { key: AeadKey::from([7; 32]), iv: Iv::new([7; 12]) };
+    let sealer = || Sealer::new(version, 0, &secrets()).expect("a known cipher");
+    let opener = Opener::new(version, 0, &secrets()).expect("a known cipher");
+    let info = Info::new(Agreed {
+        version,
+        cipher: "",
+        alpn: None,
+        server_name: None,
+        is_resumed: false,
+        is_stapled: false,
+        verification: Verification::Unasked,
+        chain: Box::default(),
+    });
+    let mut peer = sealer();
+    let mut end = End {
+        session: Session::standing(version, true, sealer(), opener, info),
+        queue: Outgoing::default(),
+        pool: used_before(old),
+        heard: Vec::new(),
+        news: Vec::new(),
+    };
+    let mut said = Vec::new();
+    for doing in doings.iter().chain([&Doing::Sends(usize::MAX)]) {
+        match *doing {
+            Doing::Writes(n) => end.say(&vec![b'w'; n]),
+            Doing::Ends => end.end(),
+            Doing::Sends(n) => {
+                end.session.seal(&mut end.queue, &end.pool);
+                let n = n.min(end.queue.len());
+                let mut bytes = std::collections::VecDeque::new();
+                end.queue.copy_to(&mut bytes, n);
+                end.queue.advance(n, &end.pool);
+                said.extend(bytes);
+            }
+            Doing::Hears(len, part) => {
+                let mut wire = Refillable::default();
+                peer.seal_from(APPLICATION_DATA, &vec![b'h'; len], &mut wire);
+                wire.chunks(part).for_each(|bytes| end.hear(bytes));
+            }
+        }
+    }
+    (said, end.heard)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+
+    /// A buffer was another connection's before. Nothing may depend on what that has left there, for it may be in plain text.
+    #[test]
+    fn nothing_that_leaves_or_is_read_depends_on_what_was_in_the_buffers(
+        version in prop_oneof![Just(Version::Tls12), Just(Version::Tls13)],
+        doings in prop::collection::vec(doing(), 1..12),
+    ) {
+        let told = said_and_heard(version, &doings, 0x5a);
+        prop_assert!(told == said_and_heard(version, &doings, 0xa5), "bytes of others are in it");
+        let written: usize = doings.iter().take_while(|doing| !matches!(doing, Doing::Ends)).map(|doing| match doing {
+            Doing::Writes(n) => *n,
+            _ => 0,
+        }).sum();
+        prop_assert!(told.0.len() > written || written == 0, "all that was written has left");
+    }
 }
