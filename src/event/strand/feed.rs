@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
+use super::room::Refusal;
 use super::{Command, Ended, Event, Info, Origin, Rest, Sending, Strand};
 use crate::client::ConnectState;
 use crate::error::{CloseReason, Error, Operation, Result};
@@ -102,6 +103,7 @@ impl Strand {
         let mut inner = self.lock();
         match inner.left.len() {
             left if inner.unconsumed > left => Rest::Handled,
+            1.. if inner.refusal != Refusal::None || inner.is_offered_again => Rest::Handled,
             0 => Rest::Nothing,
             left => Rest::Awaited(left, std::mem::take(&mut inner.is_next_left)),
         }
@@ -160,6 +162,7 @@ impl Strand {
         if let Some(sending) = inner.in_flight.pop_back() {
             inner.sent(sending, Err(error.clone()), &mut ended);
         }
+        inner.has_room(self.limits.send_max);
         self.schedule_telling(inner, ended);
     }
 
@@ -178,6 +181,7 @@ impl Strand {
         if inner.produces() && result.is_ok() && has_room {
             inner.writable();
         }
+        inner.has_room(self.limits.send_max);
         self.schedule_telling(inner, ended);
     }
 
@@ -211,6 +215,8 @@ impl Strand {
         ended.extend(inner.closers.drain(..).map(|told| (told, Ok(()))));
         (inner.is_driven, inner.driver) = (false, None);
         (inner.closing, inner.reset) = (None, None);
+        // There will be no room: what came is told now.
+        inner.refusal = Refusal::None;
         let panicked = inner.panicked.take();
         inner.change(State::Disconnected(why));
         self.schedule_telling(inner, ended);
