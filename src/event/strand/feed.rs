@@ -143,12 +143,18 @@ impl Strand {
     }
 
     pub(in crate::event) fn has_commands(&self) -> bool {
-        !self.lock().commands.is_empty()
+        let inner = self.lock();
+        inner.reset.is_none() && !inner.commands.is_empty()
     }
 
     /// What to do next. A message counts as in flight from here on.
+    ///
+    /// Nothing while a reset waits for the task to look: the close behind a handler's panic must not come before it.
     pub(in crate::event) fn next_command(&self) -> Option<Command> {
         let mut inner = self.lock();
+        if inner.reset.is_some() {
+            return None;
+        }
         let command = inner.commands.pop_front()?;
         let Command::Send(bytes, sending) = command else { return Some(command) };
         inner.in_flight.push_back(sending);
