@@ -46,8 +46,7 @@ impl Inner {
     fn offer_again(&mut self) {
         let epoch = self.epoch;
         // Where there is something of an earlier connection, what is left may be of that one.
-        let is_needless =
-            |(of, event): &(u64, Event)| *of != epoch || matches!(event, Event::Received(_));
+        let is_needless = |(of, event): &(u64, Event)| *of != epoch || matches!(event, Event::Received(_));
         if self.is_over || self.left.is_empty() || self.events.iter().any(is_needless) {
             return;
         }
