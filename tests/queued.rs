@@ -2,8 +2,6 @@
 
 mod common;
 
-use std::io::{self, Read as _, Write as _};
-use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -365,35 +363,6 @@ fn a_panic_of_one_handler_or_of_making_it_touches_no_other_connection() {
         }
         assert_eq!(server.stats().panics, 2);
     });
-}
-
-/// Runs each job where it is, so before the worker's task that has told of something has gone on.
-struct Inline;
-
-impl Executor for Inline {
-    fn execute(&self, job: Job) -> Result<(), Job> {
-        job.run();
-        Ok(())
-    }
-}
-
-#[test]
-fn a_panic_that_comes_while_its_connection_is_at_work_resets_it_too_and_is_counted() {
-    let name = "a_panic_that_comes_while_its_connection_is_at_work";
-    let _watchdog = Watchdog::patient(name, Duration::from_secs(60));
-    for backend in backends(name) {
-        let panics = |_: &SocketHandle| {
-            Callbacks::new().incoming(|_, bytes| panic!("as told by {} bytes", bytes.len()))
-        };
-        let server = Server::bind("127.0.0.1:0").workers(1).backend(backend);
-        let server = server.start_queued(&Queue::new(Inline), panics).unwrap();
-        let mut peer = TcpStream::connect(server.local_addr().to_string()).unwrap();
-        peer.write_all(b"?").unwrap();
-        let end = peer.read(&mut [0]).expect_err("it is no end in order");
-        assert_eq!(end.kind(), io::ErrorKind::ConnectionReset);
-        let stats = server.drain(Duration::from_secs(5)).wait().unwrap();
-        assert_eq!((stats.panics, stats.closed(CloseReason::HandlerPanicked)), (1, 1), "{stats:?}");
-    }
 }
 
 #[test]
