@@ -13,7 +13,7 @@ use common::{Watchdog, assert_pattern, backends, pattern, recv_all};
 use wharf::event::{
     Callbacks, Executor, Flow, Job, JobQueue, PollQueue, Queue, QueuedHandler, Socket, SocketHandle, State,
 };
-use wharf::{Client, CloseReason, Deadlines, Limits, Rule, Server};
+use wharf::{Client, CloseReason, Deadlines, ErrorKind, Limits, Rule, Server};
 
 /// A place for what handlers tell.
 #[derive(Clone, Default)]
@@ -255,6 +255,77 @@ fn a_slow_queue_holds_the_peers_of_a_server_up_and_loses_nothing() {
         assert_eq!(total.load(Ordering::SeqCst), size);
         assert!(most.load(Ordering::SeqCst) <= bound + 65 * 1024, "{}", most.load(Ordering::SeqCst));
     });
+}
+
+/// Answers one byte with more than there is ever room for, and leaves it until all of that is sent.
+struct Answers {
+    left: usize,
+    /// Whether it hears of each message that it has gone.
+    hears: bool,
+    notes: Notes,
+}
+
+impl QueuedHandler for Answers {
+    fn received(&mut self, socket: &SocketHandle, bytes: Bytes) -> Flow {
+        assert_eq!(&bytes[..], b"?");
+        let before = self.left;
+        while self.left > 0 {
+            let piece = pattern(ANSWER - self.left..ANSWER - self.left + PIECE);
+            let sent = match self.hears {
+                true => socket.send_then(piece, |_, _| ()),
+                false => socket.send(piece),
+            };
+            if let Err(error) = sent {
+                assert!(error.kind() == ErrorKind::Limit && self.left < before, "not for nothing: {error}");
+                self.notes.add("refused");
+                return Flow::Consumed(0);
+            }
+            self.left -= PIECE;
+        }
+        self.notes.add("answered");
+        Flow::Consumed(1)
+    }
+
+    fn ended(&mut self, _: &SocketHandle) -> Flow {
+        self.notes.add("ended");
+        Flow::Close
+    }
+}
+
+const PIECE: usize = 1024;
+const ANSWER: usize = 128 * PIECE;
+
+#[test]
+fn what_a_handler_leaves_when_a_send_is_refused_is_offered_again_when_there_is_room_and_the_end_behind_it() {
+    for hears in [false, true] {
+        play("what_a_handler_leaves_is_offered_again", |stage| {
+            let (notes, got) = (Notes::default(), Arc::new(AtomicUsize::new(0)));
+            let (theirs, all) = (notes.clone(), got.clone());
+            // It may leave no more than one byte: one that waits for room is not too long.
+            let limits =
+                Limits::default().send_marks(2 * PIECE, 4 * PIECE).send_max(8 * PIECE).receive_buffer(1);
+            let (address, _) = stage.serve_queued(
+                |server| server.limits(limits),
+                move |_| Answers { left: ANSWER, hears, notes: theirs.clone() },
+            );
+            let client = stage.socket(
+                &address,
+                Callbacks::new().incoming(move |_, bytes| {
+                    assert_pattern(&bytes, all.load(Ordering::SeqCst));
+                    all.fetch_add(bytes.len(), Ordering::SeqCst);
+                    Flow::Continue
+                }),
+            );
+            client.connect().unwrap();
+            client.send("?").unwrap();
+            client.finish();
+            stage.until("all is told", || notes.has("ended") && client.state().is_disconnected());
+            assert_eq!(got.load(Ordering::SeqCst), ANSWER);
+            assert_eq!((notes.count("answered"), notes.lines().last().unwrap().as_str()), (1, "ended"));
+            // Elsewhere the worker may be quicker than the handler.
+            assert!(notes.count("refused") > 0 || !stage.is_simulated());
+        });
+    }
 }
 
 #[test]

@@ -130,9 +130,6 @@ async fn carry(strand: &Arc<Strand>, conn: Connection) -> CloseReason {
         poll_fn(|cx| {
             // First of all: what changes behind this wakes the task again.
             strand.register(cx.waker());
-            if let Some(payload) = strand.take_panic() {
-                link.panicked(payload);
-            }
             if !is_stopping && strand.is_stopping() {
                 is_stopping = true;
                 // Behind what was sent, like any close.
@@ -150,6 +147,10 @@ async fn carry(strand: &Arc<Strand>, conn: Connection) -> CloseReason {
             }
             if let Some(reason) = strand.take_reset() {
                 link.command(|conn| conn.reset(reason));
+            }
+            // Behind the reset that it comes with: a closed connection has nobody look again.
+            if let Some(payload) = strand.take_panic() {
+                link.panicked(payload);
             }
             has_received = has_received || receiving.as_mut().poll(cx).is_ready();
             message.look(strand.rest(), &link);

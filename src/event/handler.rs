@@ -39,8 +39,27 @@ pub trait QueuedHandler: Send + 'static {
     /// Bytes have come: all that have since the last call, up to [`Limits::receive_buffer`](crate::Limits::receive_buffer) and
     /// one read.
     ///
-    /// [`Flow::Consumed`] consumes the first so many; the rest is offered again in front of what comes next. Only called if
-    /// [`receives`](QueuedHandler::receives).
+    /// [`Flow::Consumed`] consumes the first so many; the rest is offered again in front of what comes next. If the socket has refused
+    /// a message that a handler of it sent, with something left, nothing is offered before there is room: then the rest is offered again,
+    /// with what has come meanwhile or alone. Until then the peer has to wait, its end is not told, and
+    /// [`Deadlines::receive_rate`](crate::Deadlines::receive_rate) stands still. A handler that leaves a whole `receive_buffer`, and
+    /// was not refused, loses its connection. Only called if [`receives`](QueuedHandler::receives).
+    ///
+    /// ```
+    /// use bytes::Bytes;
+    /// use wharf::event::{Flow, QueuedHandler, SocketHandle};
+    ///
+    /// struct Echo;
+    ///
+    /// impl QueuedHandler for Echo {
+    ///     fn received(&mut self, socket: &SocketHandle, bytes: Bytes) -> Flow {
+    ///         match socket.send(bytes) {
+    ///             Ok(()) => Flow::Continue,
+    ///             Err(_) => Flow::Consumed(0), // there is no room: offer them again when there is
+    ///         }
+    ///     }
+    /// }
+    /// ```
     fn received(&mut self, socket: &SocketHandle, bytes: Bytes) -> Flow {
         let _ = (socket, bytes);
         Flow::Continue
@@ -53,8 +72,8 @@ pub trait QueuedHandler: Send + 'static {
         Flow::Continue
     }
 
-    /// The peer has ended its side, behind its last byte. Closes by default; a handler that still has something to send can go
-    /// on. Only called if [`receives`](QueuedHandler::receives).
+    /// The peer has ended its side, behind its last byte: all were offered, those again that had to wait for room. Closes by default;
+    /// a handler that still has something to send can go on. Only called if [`receives`](QueuedHandler::receives).
     fn ended(&mut self, socket: &SocketHandle) -> Flow {
         let _ = socket;
         Flow::Close

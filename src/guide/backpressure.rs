@@ -15,7 +15,7 @@
 //! |---|---|
 //! | Async | `send(..).await` waits until there is room |
 //! | Event | `send` refuses the whole message; when there is room again, what `received` left is offered again, and `writable` is called |
-//! | Event, on a queue | `send` refuses what does not fit in `send_max`; `writable` is called when all is with the kernel |
+//! | Event, on a queue | `send` refuses what does not fit in `send_max`; when half of that is free again, what `received` left is offered again; `writable` is called when all is with the kernel |
 //! | Blocking | `send` returns when the kernel has all of it; there is no queue but for what TLS has sealed |
 //! | [`Remote`](crate::Remote), from any thread | messages wait on their way, up to `send_max`; then it refuses |
 //!

@@ -18,6 +18,7 @@ pub(crate) mod stage;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io::Write as _;
@@ -248,7 +249,8 @@ fn is_uring_required() -> bool {
 }
 
 /// A scenario that sets deadlines in real time fails also where the machine stands still for longer than a deadline. So what fails
-/// has to fail again with ten times as much time; what does not measure time has no such excuse.
+/// has to fail again with ten times as much time; what does not measure time has no such excuse. Nothing tells the one from the other
+/// for certain, so what failed is told in any case, and with `WHARF_ONCE=1` once is enough.
 fn on_real(backend: Backend, name: &str, style: Style, scenario: impl Fn(&mut World)) {
     let play = |unit| {
         let _watchdog = Watchdog::new(name);
@@ -263,13 +265,24 @@ fn on_real(backend: Backend, name: &str, style: Style, scenario: impl Fn(&mut Wo
         played.map_err(|panic| (panic, is_timed.get()))
     };
     match play(UNITS[0]) {
-        Err((_, true)) => {
-            let line = format!("\n*** AGAIN, with more time: {name} ({style:?}, {backend}) ***\n");
+        Err((panic, true)) if !is_once_enough() => {
+            let why = said(&*panic);
+            let line = format!("\n*** AGAIN, with more time: {name} ({style:?}, {backend}): {why} ***\n");
             let _ = std::io::stderr().write_all(line.as_bytes());
             play(UNITS[1]).unwrap_or_else(|(panic, _)| resume_unwind(panic));
         }
         outcome => outcome.unwrap_or_else(|(panic, _)| resume_unwind(panic)),
     }
+}
+
+fn is_once_enough() -> bool {
+    std::env::var("WHARF_ONCE").is_ok_and(|value| value == "1")
+}
+
+/// What a panic has said.
+fn said(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("it has panicked")
 }
 
 pub(crate) fn on_simulation(name: &str, style: Style, scenario: impl Fn(&mut World)) {
@@ -334,6 +347,11 @@ impl World {
     /// `units` of time that this world can afford: seconds if time is virtual, and else tens of milliseconds.
     pub(crate) fn time(&self, units: f64) -> Duration {
         self.is_timed.set(true);
+        self.untimed(units)
+    }
+
+    /// The same, for what is right however late anybody is: a scenario with nothing else is not tried again.
+    pub(crate) fn untimed(&self, units: f64) -> Duration {
         match self.network {
             Network::Real(_) => self.unit.mul_f64(units),
             Network::Simulated { .. } => Duration::from_secs(1).mul_f64(units),

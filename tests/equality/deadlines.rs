@@ -1,12 +1,10 @@
 //! Deadlines: of connects, of connections, of operations. All of them are total.
 
-use std::time::Duration;
-
 use wharf::{CloseReason, Deadline, Deadlines, ErrorKind, ReceiveRate};
 
 use super::cell::{Role, Style};
 use super::scenario::Scenario;
-use super::script::{Script, Step, Stop, Told, send};
+use super::script::{Script, Step, Stop, send};
 use super::stage::{Options, Stage};
 use super::streams::NO_OPERATIONS;
 
@@ -20,23 +18,6 @@ fn ends_at(
     let reason = CloseReason::Timeout(deadline);
     let (subject, _) = stage.play((subject, Options::deadlines(deadlines)), (peer, Options::default()));
     assert_eq!(subject.outcome(), (Stop::Closed(reason), reason));
-}
-
-/// What is done in time has no end but the usual one. A machine may be late where time is real, which is no fault of the connection's: then it
-/// is tried again with a longer unit of time.
-fn ends_in_order(stage: &mut Stage<'_>, mut play: impl FnMut(&mut Stage<'_>, Duration) -> Told) {
-    let in_order = (Stop::Done, CloseReason::Local);
-    let tries = if stage.is_simulated() { 1 } else { 3 };
-    let mut outcomes = Vec::new();
-    for units in [1.0, 4.0, 12.0].into_iter().take(tries) {
-        let unit = stage.time(units);
-        let outcome = play(stage, unit).outcome();
-        if outcome == in_order {
-            return;
-        }
-        outcomes.push(outcome);
-    }
-    panic!("it never is: {outcomes:?}");
 }
 
 /// Deadlines for peers that are slow on purpose: without the least rate, which a drip is below.
@@ -57,10 +38,10 @@ pub(crate) fn a_silent_peer_is_ended_in_order_at_the_idle_deadline() -> Scenario
 
 pub(crate) fn a_slow_peer_is_not_ended_at_the_idle_deadline() -> Scenario {
     Scenario::new(|stage| {
-        ends_in_order(stage, |stage, unit| {
-            let options = Options::deadlines(unhurried().idle(10 * unit));
-            stage.play(([Step::Receive(8)], options), ([Step::Drip(2 * unit)], Options::default())).0
-        });
+        let options = Options::deadlines(unhurried().idle(stage.time(20.0)));
+        let drip = [Step::Drip(stage.time(1.0))];
+        let (subject, _) = stage.play(([Step::Receive(25)], options), (drip, Options::default()));
+        assert_eq!(subject.outcome(), (Stop::Done, CloseReason::Local));
     })
     .in_time()
 }
@@ -103,12 +84,12 @@ pub(crate) fn a_deadline_that_it_sets_is_total_for_all_that_follows() -> Scenari
 
 pub(crate) fn a_deadline_that_it_lifts_ends_nothing() -> Scenario {
     Scenario::new(|stage| {
-        ends_in_order(stage, |stage, unit| {
-            let deadline = Step::Deadline(Some(6 * unit));
-            let subject = [deadline, Step::Receive(1), Step::Deadline(None), Step::Receive(9)];
-            let drip = [Step::Drip(2 * unit)];
-            stage.play((subject, Options::deadlines(unhurried())), (drip, Options::default())).0
-        });
+        let deadline = Step::Deadline(Some(stage.time(20.0)));
+        let subject = [deadline, Step::Receive(1), Step::Deadline(None), Step::Receive(24)];
+        let drip = [Step::Drip(stage.time(1.0))];
+        let options = Options::deadlines(unhurried());
+        let (subject, _) = stage.play((subject, options), (drip, Options::default()));
+        assert_eq!(subject.outcome(), (Stop::Done, CloseReason::Local));
     })
     .in_time()
 }

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use wharf::{Client, Connection, Error, Result};
+use bytes::Bytes;
+use wharf::{Client, Connection, Error, Remote, Result};
 
 use crate::common::until;
 
+use super::in_events::PIECE;
 use super::script::{Handle, Script, Step, Stop, Telling};
 
 /// Performs a script on a connection that a server has accepted.
@@ -99,8 +101,26 @@ async fn take(conn: &mut Connection, step: &Step, telling: &Telling) -> Result<(
         Step::Fail => unreachable!("it is the script that fails"),
         Step::Await(gate) => until("the gate is open", || gate.is_open()).await,
         Step::Drip(every) => drip(conn, *every).await?,
+        Step::Exchange(bytes, gate) => {
+            pour(conn.remote(), bytes.clone());
+            until("the gate is open", || gate.is_open()).await;
+            let mut received = vec![0; bytes.len()];
+            conn.recv_exact(&mut received).await?;
+            telling.note().received.extend_from_slice(&received);
+        }
     }
     Ok(())
+}
+
+/// Sends all of it, beside whatever else is done.
+fn pour(remote: Remote, bytes: Bytes) {
+    drop(wharf::spawn(async move {
+        for at in (0..bytes.len()).step_by(PIECE) {
+            let piece = bytes.slice(at..bytes.len().min(at + PIECE));
+            let sent = || remote.send(piece.clone()).is_ok() || remote.close_reason().is_some();
+            until("there is room", sent).await;
+        }
+    }));
 }
 
 async fn drip(conn: &mut Connection, every: Duration) -> Result<()> {

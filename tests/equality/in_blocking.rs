@@ -92,7 +92,7 @@ fn take(conn: &mut Connection, step: &Step, telling: &Telling) -> Result<()> {
                 thread::sleep(Duration::from_millis(1));
             }
         }
-        Step::Drip(_) => unreachable!("it is for peers"),
+        Step::Drip(_) | Step::Exchange(..) => unreachable!("it is for peers"),
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use wharf::{CloseReason, Error, Result};
 use super::script::{Handle, Script, Step, Stop, Telling};
 
 /// The largest piece that is queued at once: in this style a message is queued whole or not at all.
-const PIECE: usize = 16 * 1024;
+pub(super) const PIECE: usize = 16 * 1024;
 
 /// What a handler has before it: a connection, on a worker or on a queue.
 pub(crate) trait Line {
@@ -88,9 +88,12 @@ impl Performing {
                     self.ended
                 }
                 Some(Step::Echo) => {
-                    if !rest.is_empty() && conn.send(rest).is_ok() {
-                        self.receive(rest);
-                        used = bytes.len();
+                    for piece in rest.chunks(PIECE) {
+                        if conn.send(piece).is_err() {
+                            break;
+                        }
+                        self.receive(piece);
+                        used += piece.len();
                     }
                     self.ended && used == bytes.len()
                 }
@@ -119,7 +122,8 @@ impl Performing {
                     | Step::ReceiveLate(..)
                     | Step::Fail
                     | Step::Await(_)
-                    | Step::Drip(_)),
+                    | Step::Drip(_)
+                    | Step::Exchange(..)),
                 ) => {
                     unreachable!("a handler of events has no {step:?}")
                 }

@@ -46,6 +46,7 @@ suite! {
         a_peer_that_does_not_read_holds_it_back_within_its_bound,
         a_peer_that_never_reads_is_ended_by_the_write_deadline,
         while_it_does_not_read_its_peer_is_held_back,
+        what_it_cannot_answer_yet_waits_and_is_answered_when_there_is_room,
         what_a_late_receive_got_is_received_by_the_next,
         what_a_late_send_has_not_sent_can_follow,
     }

@@ -40,6 +40,8 @@ pub(crate) enum Step {
     Await(Gate),
     /// Sends a byte after each such time, until the connection is at its end. For peers.
     Drip(Duration),
+    /// Sends all of it whatever comes, and, from when the scenario opens the gate, receives as much. For peers.
+    Exchange(Bytes, Gate),
 }
 
 /// What one side does, in order. Behind the last step it closes.
@@ -51,10 +53,10 @@ impl Script {
         self.0.get(at)
     }
 
-    /// Whether a side of that style can perform it: one that waits, or is late, has operations, and a drip is async.
+    /// Whether a side of that style can perform it: one that waits, or is late, has operations, and what is for peers is async.
     pub(crate) fn is_for(&self, style: Style) -> bool {
         self.0.iter().all(|step| match step {
-            Step::Drip(_) => style == Style::Async,
+            Step::Drip(_) | Step::Exchange(..) => style == Style::Async,
             Step::Await(_) | Step::SendInAttempts(..) | Step::ReceiveLate(..) | Step::Fail => {
                 matches!(style, Style::Async | Style::Blocking)
             }

@@ -119,6 +119,29 @@ pub(crate) fn while_it_does_not_read_its_peer_is_held_back() -> Scenario {
     )
 }
 
+pub(crate) fn what_it_cannot_answer_yet_waits_and_is_answered_when_there_is_room() -> Scenario {
+    Scenario::new(|stage| {
+        let (message, gate) = (pattern(0..LONG), Gate::default());
+        let mut options = narrow();
+        options.limits = options.limits.receive_buffer(4096);
+        let peer = [Step::Exchange(message.clone().into(), gate.clone()), Step::Finish, Step::ReceiveAll];
+        let pair = stage.begin(([Step::Echo], options), (peer, narrow()));
+        let mut still = (0, 0);
+        stage.until("it has come to a halt", || {
+            let received = pair.subject.note().received.len();
+            still = if received == still.0 { (received, still.1 + 1) } else { (received, 0) };
+            received > 0 && still.1 > 100
+        });
+        gate.open();
+        // The peer's end follows when all of it has come back: nothing new calls for the last answer.
+        let (subject, peer) = stage.end(&pair);
+        assert_eq!(subject.outcome(), (Stop::Done, CloseReason::Peer));
+        assert_eq!(peer.outcome(), (Stop::Done, CloseReason::Local));
+        assert!(subject.received == message && peer.received == message);
+        assert!(subject.pending_max <= NARROW + BOUNCED, "{}", subject.pending_max);
+    })
+}
+
 pub(crate) fn what_a_late_receive_got_is_received_by_the_next() -> Scenario {
     Scenario::new(|stage| {
         let (message, gate) = (pattern(0..10), Gate::default());

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
+use super::room::Refusal;
 use super::{Command, Ended, Event, Info, Origin, Rest, Sending, Strand};
 use crate::client::ConnectState;
 use crate::error::{CloseReason, Error, Operation, Result};
@@ -102,6 +103,7 @@ impl Strand {
         let mut inner = self.lock();
         match inner.left.len() {
             left if inner.unconsumed > left => Rest::Handled,
+            1.. if inner.refusal != Refusal::None || inner.is_offered_again => Rest::Handled,
             0 => Rest::Nothing,
             left => Rest::Awaited(left, std::mem::take(&mut inner.is_next_left)),
         }
@@ -141,12 +143,18 @@ impl Strand {
     }
 
     pub(in crate::event) fn has_commands(&self) -> bool {
-        !self.lock().commands.is_empty()
+        let inner = self.lock();
+        inner.reset.is_none() && !inner.commands.is_empty()
     }
 
     /// What to do next. A message counts as in flight from here on.
+    ///
+    /// Nothing while a reset waits for the task to look: the close behind a handler's panic must not come before it.
     pub(in crate::event) fn next_command(&self) -> Option<Command> {
         let mut inner = self.lock();
+        if inner.reset.is_some() {
+            return None;
+        }
         let command = inner.commands.pop_front()?;
         let Command::Send(bytes, sending) = command else { return Some(command) };
         inner.in_flight.push_back(sending);
@@ -160,6 +168,7 @@ impl Strand {
         if let Some(sending) = inner.in_flight.pop_back() {
             inner.sent(sending, Err(error.clone()), &mut ended);
         }
+        inner.has_room(self.limits.send_max);
         self.schedule_telling(inner, ended);
     }
 
@@ -178,6 +187,7 @@ impl Strand {
         if inner.produces() && result.is_ok() && has_room {
             inner.writable();
         }
+        inner.has_room(self.limits.send_max);
         self.schedule_telling(inner, ended);
     }
 
@@ -211,6 +221,8 @@ impl Strand {
         ended.extend(inner.closers.drain(..).map(|told| (told, Ok(()))));
         (inner.is_driven, inner.driver) = (false, None);
         (inner.closing, inner.reset) = (None, None);
+        // There will be no room: what came is told now.
+        inner.refusal = Refusal::None;
         let panicked = inner.panicked.take();
         inner.change(State::Disconnected(why));
         self.schedule_telling(inner, ended);

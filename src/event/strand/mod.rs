@@ -7,6 +7,7 @@
 //! being run; so handlers run in order and never two at once, on whatever threads.
 
 mod feed;
+mod room;
 mod turn;
 
 use std::any::Any;
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
+use self::room::Refusal;
 use self::turn::Handling;
 use super::completion::Dependency;
 use super::members::Membership;
@@ -120,6 +122,10 @@ struct Inner {
     left: Bytes,
     /// What is left is the beginning of another message than what was left before.
     is_next_left: bool,
+    /// Whether a send of its handler was refused, so that what is left waits for room.
+    refusal: Refusal,
+    /// One of the events offers what is left, with nothing new behind it.
+    is_offered_again: bool,
 
     commands: VecDeque<Command>,
     /// Handed to the connection, and not yet known to be handed to the kernel.
@@ -300,6 +306,9 @@ impl Strand {
                 inner.reset.get_or_insert(CloseReason::Limit(Bound::SendQueue));
                 wake(inner);
             } else {
+                if is_full && inner.running == Some(thread::current().id()) {
+                    inner.refusal = Refusal::Standing;
+                }
                 drop(inner);
             }
             let error = Error::new(Operation::Send, cause).at(&*self.address);
@@ -498,7 +507,7 @@ impl Strand {
 
     /// The same; tells first what has ended, so that it has when its handlers run.
     fn schedule_telling(self: &Arc<Self>, mut inner: MutexGuard<'_, Inner>, ended: Ended) {
-        let due = !inner.events.is_empty() && !inner.is_over && !inner.is_scheduled;
+        let due = inner.next_event().is_some() && !inner.is_over && !inner.is_scheduled;
         inner.is_scheduled |= due;
         drop(inner);
         for (dependency, result) in ended {
@@ -549,6 +558,8 @@ impl Inner {
             unconsumed: 0,
             left: Bytes::new(),
             is_next_left: false,
+            refusal: Refusal::None,
+            is_offered_again: false,
             commands: VecDeque::new(),
             in_flight: VecDeque::new(),
             charged: 0,
@@ -599,6 +610,7 @@ impl Inner {
         self.info = Info::default();
         (self.has_finished, self.has_writable) = (false, false);
         self.deadline = None;
+        (self.refusal, self.is_offered_again) = (Refusal::None, false);
         (self.closing, self.reset) = (None, None);
     }
 

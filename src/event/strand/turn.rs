@@ -8,6 +8,7 @@ use std::thread;
 
 use bytes::{Bytes, BytesMut};
 
+use super::room::Refusal;
 use super::{Calls, Event, Origin, Strand, wake};
 use crate::error::{Bound, CloseReason};
 use crate::event::{Flow, QueuedHandler, SocketHandle};
@@ -39,7 +40,8 @@ impl Strand {
         if inner.is_over {
             return false;
         }
-        let Some((epoch, event)) = inner.events.pop_front() else {
+        let next = inner.next_event();
+        let Some((epoch, event)) = next.and_then(|at| inner.events.remove(at)) else {
             inner.is_scheduled = false;
             return false;
         };
@@ -68,7 +70,10 @@ impl Strand {
                     inner.left = Bytes::new();
                 }
             }
-            Event::Received(_) => left = Some(std::mem::take(&mut inner.left)),
+            Event::Received(_) => {
+                left = Some(std::mem::take(&mut inner.left));
+                inner.is_offered_again = false;
+            }
             Event::Call { cost: costs, is_receive, .. } => {
                 cost = *costs;
                 if *is_receive {
@@ -107,6 +112,7 @@ impl Strand {
                 inner.writable();
             }
         }
+        inner.look_for_what_waits();
         // There may be credit now.
         wake(inner);
         true
@@ -159,15 +165,23 @@ impl Strand {
         inner.running = None;
         inner.handler = Some(handler);
         inner.charged -= cost;
+        let was_offered = called.left.is_some();
         inner.unconsumed -= called.consumed;
         inner.is_next_left |= called.consumed > 0;
         inner.left = match called.left {
             Some(left) => left,
             None => std::mem::take(&mut inner.left),
         };
+        // What is left for want of room is not a message that is too long.
+        let was_refused = inner.refusal != Refusal::None;
+        match cost {
+            0 => inner.look_for_what_waits(),
+            _ => inner.has_room(self.limits.send_max),
+        }
         let is_current = epoch == inner.epoch && inner.is_driven;
         if is_current {
-            if called.consumed == 0 && inner.left.len() >= self.limits.receive_buffer.max(1) {
+            let is_stuck = was_offered && called.consumed == 0 && !was_refused;
+            if is_stuck && inner.left.len() >= self.limits.receive_buffer.max(1) {
                 inner.reset.get_or_insert(CloseReason::Limit(Bound::ReceiveBuffer));
             }
             match called.flow {
@@ -203,7 +217,7 @@ fn call(handler: &mut dyn QueuedHandler, socket: &SocketHandle, event: Event, le
             Flow::Continue
         }
         Event::Received(bytes) => {
-            let offered = joined(&left.unwrap_or_default(), bytes);
+            let offered = joined(left.unwrap_or_default(), bytes);
             let flow = handler.received(socket, offered.clone());
             let consumed = match flow {
                 Flow::Consumed(n) => n.min(offered.len()),
@@ -248,12 +262,15 @@ impl Drop for Handling {
     }
 }
 
-fn joined(left: &Bytes, bytes: BytesMut) -> Bytes {
+fn joined(left: Bytes, bytes: BytesMut) -> Bytes {
     if left.is_empty() {
         return bytes.freeze();
     }
+    if bytes.is_empty() {
+        return left;
+    }
     let mut whole = BytesMut::with_capacity(left.len() + bytes.len());
-    whole.extend_from_slice(left);
+    whole.extend_from_slice(&left);
     whole.extend_from_slice(&bytes);
     whole.freeze()
 }
