@@ -176,8 +176,10 @@ impl Stage {
 
     fn stop(&mut self, server: &ServerHandle) {
         server.drain(Duration::from_secs(5));
-        if let Network::Simulated(simulation) = &mut self.network {
-            simulation.run();
+        match &mut self.network {
+            // Handlers on the queue hear of their ends from whoever polls it.
+            Network::Real(_) => self.until("its connections end", || server.connections() == 0),
+            Network::Simulated(simulation) => simulation.run(),
         }
         server.wait().expect("the server ends");
     }
