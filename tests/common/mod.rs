@@ -534,11 +534,7 @@ impl World {
     pub(crate) fn nobody(&mut self) -> Nobody {
         match &mut self.network {
             Network::Real(_) => Nobody::with_a_full_backlog(),
-            Network::Simulated { simulation, .. } => {
-                let address = SocketAddr::from(([10, 0, 0, 3], 7788));
-                simulation.blackhole(address.ip());
-                Nobody { address, _backlog: Vec::new(), _listener: None }
-            }
+            Network::Simulated { simulation, .. } => Nobody::simulated(simulation),
         }
     }
 
@@ -630,6 +626,12 @@ impl Nobody {
         let backlog = std::iter::from_fn(knock).take(64).collect::<Vec<_>>();
         assert!(backlog.len() < 64, "a backlog of none has an end");
         Nobody { address, _backlog: backlog, _listener: Some(listener) }
+    }
+
+    fn simulated(simulation: &mut Simulation) -> Nobody {
+        let address = SocketAddr::from(([10, 0, 0, 3], 7788));
+        simulation.blackhole(address.ip());
+        Nobody { address, _backlog: Vec::new(), _listener: None }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {

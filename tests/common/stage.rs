@@ -8,7 +8,7 @@ use wharf::event::{PollQueue, QueuedHandler, Service, Socket, SocketHandle};
 use wharf::sim::{Faults, Simulation};
 use wharf::{Backend, Client, Connection, Deadlines, Result, Server, ServerHandle};
 
-use super::{Watchdog, backends, seeds};
+use super::{Nobody, Watchdog, backends, seeds};
 
 /// A service, a queue, and a network with servers.
 pub(crate) struct Stage {
@@ -156,6 +156,14 @@ impl Stage {
                 }
                 done()
             }
+        }
+    }
+
+    /// An address at which a connect is answered neither by yes nor by no.
+    pub(crate) fn silent(&mut self) -> Nobody {
+        match &mut self.network {
+            Network::Real(_) => Nobody::with_a_full_backlog(),
+            Network::Simulated(simulation) => Nobody::simulated(simulation),
         }
     }
 
