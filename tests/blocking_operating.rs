@@ -1,5 +1,8 @@
 //! Operating a blocking server: suspending it, looking into it, sending connections away, and what it tells of itself.
 
+#[path = "common/threads.rs"]
+mod threads;
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -14,6 +17,8 @@ use wharf::{
     ServerEvent, Whom,
 };
 
+use threads::echo;
+
 /// Nothing takes that long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -22,16 +27,6 @@ const HERE: &str = if cfg!(target_os = "linux") { "127.0.47.11:0" } else { "127.
 
 fn listener() -> Listener {
     Listener::bind(HERE).expect("a port is free")
-}
-
-fn echo(mut conn: Connection) -> Result<()> {
-    let mut buf = [0; 4096];
-    loop {
-        match conn.recv(&mut buf)? {
-            0 => return Ok(()),
-            n => conn.send(&buf[..n])?,
-        }
-    }
 }
 
 fn address(server: &ServerHandle) -> SocketAddr {

@@ -1,5 +1,8 @@
 //! The blocking style's servers: a thread for each connection, within bounds, and how they end.
 
+#[path = "common/threads.rs"]
+mod threads;
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,7 +11,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use wharf::blocking::{Connection, Listener, ServerHandle};
-use wharf::{Access, CloseReason, Deadline, Deadlines, Limits, OverLimit, Phase, Result, Rule};
+use wharf::{Access, CloseReason, Deadline, Deadlines, Limits, OverLimit, Phase, Rule};
+
+use threads::echo;
 
 /// Nothing takes that long.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -16,16 +21,6 @@ const SOON: Duration = Duration::from_millis(60);
 
 fn listener() -> Listener {
     Listener::bind("127.0.0.1:0").expect("a port is free")
-}
-
-fn echo(mut conn: Connection) -> Result<()> {
-    let mut buf = [0; 4096];
-    loop {
-        match conn.recv(&mut buf)? {
-            0 => return Ok(()),
-            n => conn.send(&buf[..n])?,
-        }
-    }
 }
 
 fn connect(server: &ServerHandle) -> TcpStream {
@@ -36,7 +31,7 @@ fn connect(server: &ServerHandle) -> TcpStream {
 }
 
 /// What a client reads first. If it is refused by a reset, that may come before its connect is over.
-fn first_read(server: &ServerHandle) -> std::result::Result<usize, ErrorKind> {
+fn first_read(server: &ServerHandle) -> Result<usize, ErrorKind> {
     let address = server.local_addr().socket().expect("it is TCP");
     let read = TcpStream::connect(address).and_then(|mut socket| {
         socket.set_read_timeout(Some(PATIENCE))?;

@@ -2,6 +2,8 @@
 #![cfg(feature = "tls")]
 
 mod common;
+#[path = "common/threads.rs"]
+mod threads;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -12,6 +14,7 @@ use std::time::{Duration, Instant};
 use common::Wire;
 use common::tls::{AUTHORITY, NAME, acceptor, client, connector, server_tls};
 use rustls::version::{TLS12, TLS13};
+use threads::echo;
 use wharf::blocking::{self, Connection, Listener};
 use wharf::tls::Acceptor;
 use wharf::{Client, CloseReason, Deadline, Deadlines, Result, Server, TlsFault};
@@ -21,16 +24,6 @@ const SOON: Duration = Duration::from_millis(60);
 
 fn listener() -> Listener {
     Listener::bind("127.0.0.1:0").expect("a port is free")
-}
-
-fn echo(mut conn: Connection) -> Result<()> {
-    let mut buf = [0; 4096];
-    loop {
-        match conn.recv(&mut buf)? {
-            0 => return Ok(()),
-            n => conn.send(&buf[..n])?,
-        }
-    }
 }
 
 /// Has messages of many lengths echoed.

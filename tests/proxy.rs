@@ -11,27 +11,20 @@ use std::time::Duration;
 use wharf::event::{self, Flow, Handler};
 use wharf::{
     Address, Bound, Client, CloseReason, Connection, Deadline, ErrorKind, Limits, Network, Proxied,
-    ProxyFault, ProxyProtocol, Result, Rule, Server,
+    ProxyProtocol, Result, Rule, Server,
 };
 
 use common::behaviours::{Discard, Echo};
+use common::proxy_headers::{V1, V2_ENDS, bad_headers, v2};
 use common::*;
 
-const V1: &[u8] = b"PROXY TCP4 192.0.2.7 198.51.100.1 40000 443\r\n";
-const V2_SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 const ENDS: &str = "192.0.2.7:40000 by Some(192.0.2.7:40000) to Some(198.51.100.1:443)";
-
-fn v2(command: u8, family: u8, body: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(body.len()).unwrap().to_be_bytes();
-    [V2_SIGNATURE, &[command, family], &length, body].concat()
-}
 
 /// The same ends, with a value of so many bytes behind them.
 fn v2_with_value(bytes: usize) -> Vec<u8> {
-    let ends = [192, 0, 2, 7, 198, 51, 100, 1, 0x9C, 0x40, 0x01, 0xBB];
     let length = u16::try_from(bytes).unwrap().to_be_bytes();
     let value = [&[2], length.as_slice(), &vec![b'v'; bytes]].concat();
-    v2(0x21, 0x11, &[ends.as_slice(), &value].concat())
+    v2(0x21, 0x11, &[V2_ENDS, &value].concat())
 }
 
 /// Says in a line whom the connection is with, then sends back what it receives.
@@ -189,18 +182,7 @@ scenario! {
     fn a_connection_without_a_good_header_is_reset(world) {
         let server = world.serve_with(Tell, trusted);
         let address = server.local_addr();
-        let cases = [
-            (b"GET / HTTP/1.1\r\n\r\n".to_vec(), ProxyFault::Missing),
-            (b"x".to_vec(), ProxyFault::Missing),
-            (b"PROXY UDP4 ".to_vec(), ProxyFault::Family),
-            (b"PROXY TCP4 1.1.1.1 2.2.2.2 1 2\n".to_vec(), ProxyFault::Line),
-            (b"PROXY TCP4 1.1.1.1 2.2.2.256 1 2\r\n".to_vec(), ProxyFault::Address),
-            ([b"PROXY UNKNOWN ".as_slice(), &[b'x'; 107]].concat(), ProxyFault::TooLong),
-            (v2(0x31, 0x11, &[0; 12]), ProxyFault::Version),
-            (v2(0x22, 0x11, &[0; 12]), ProxyFault::Command),
-            (v2(0x21, 0x11, &[0; 11]), ProxyFault::Length),
-            (v2(0x21, 0x11, &[1; 14]), ProxyFault::Tlv),
-        ];
+        let cases = bad_headers();
         let faults = cases.clone().map(|(_, fault)| fault);
         world.run(async move {
             for (bytes, fault) in cases {

@@ -14,6 +14,7 @@ pub(crate) mod behaviours;
 #[cfg(target_os = "linux")]
 pub(crate) mod child;
 pub(crate) mod outage;
+pub(crate) mod proxy_headers;
 pub(crate) mod stage;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
